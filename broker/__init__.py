@@ -1,0 +1,1 @@
+"""The broker through which AI agents act: policy, sandbox, approvals and a ledger around every tool call."""
