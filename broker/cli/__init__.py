@@ -1,0 +1,1 @@
+"""The command line: a file per command group; every command has ``--json``."""
