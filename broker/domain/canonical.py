@@ -11,7 +11,7 @@ import rfc8785
 
 from broker.errors import FieldViolation, InvalidArgumentError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 MAX_DEPTH = 32
@@ -112,24 +112,19 @@ def _no_constant(name: str) -> float:
 
 
 def _check(value: object, field: str, path: tuple[str | int, ...]) -> None:
-    where = field + pointer(*path)
-    if isinstance(value, str):
-        _check_text(value, where)
-    elif isinstance(value, bool) or value is None:
-        return
-    elif isinstance(value, int):
-        if abs(value) > MAX_SAFE_INTEGER:
-            raise _refuse(where, "is an integer beyond 2^53-1; send it as a string")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _refuse(where, "is a number beyond the range of a double")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key, field + pointer(*path))
+            _check(item, field, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _check(item, field, (*path, index))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key, where)
-            _check(item, field, (*path, key))
+    elif isinstance(value, str):
+        _check_text(value, field + pointer(*path))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _refuse(field + pointer(*path), "is a number beyond the range of a double")
+    elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        raise _refuse(field + pointer(*path), "is an integer beyond 2^53-1; send it as a string")
 
 
 def _check_text(text: str, where: str) -> None:

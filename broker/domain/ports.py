@@ -56,6 +56,10 @@ class LedgerTable(Protocol):
         """Moves an agent's own chain on."""
 
 
+SEAL_OVERHEAD = 28
+"""Bytes by which a sealed chunk is longer than its plain text: a 96-bit nonce and a 128-bit tag."""
+
+
 @dataclass(frozen=True, slots=True)
 class VaultRow:
     """One encrypted object. ``wrapped`` holds its keys, encrypted under the vault's; without it nothing can be read."""
@@ -125,6 +129,9 @@ class IdentityTable(Protocol):
 
     def insert_certificate(self, certificate: Certificate) -> None:
         """Adds a certificate; its fingerprint is unique."""
+
+    def certificate(self, fingerprint: str) -> Certificate | None:
+        """By fingerprint."""
 
     def certificates(self) -> Sequence[Certificate]:
         """All, oldest first."""
@@ -274,7 +281,7 @@ class Store(Protocol):
         """Runs ``work`` on a consistent snapshot."""
 
     def data_version(self) -> int:
-        """A number that differs after another process has committed; cheap enough to ask on each RPC."""
+        """A number that differs after anybody, this process or another, has committed; cheap enough to ask on each RPC."""
 
 
 class Recorder(Protocol):

@@ -21,6 +21,7 @@ class EndCause(enum.StrEnum):
     CLIENT = "CLIENT"
     OPERATOR = "OPERATOR"
     ENGINE = "ENGINE"
+    POLICY = "POLICY"
 
 
 class EvidenceSource(enum.StrEnum):

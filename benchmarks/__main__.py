@@ -1,0 +1,49 @@
+"""Runs one benchmark by its name. A benchmark is a module here with ``measure() -> Report``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
+
+import structlog
+
+from benchmarks.report import Report, print_json, print_table
+
+BENCHMARKS: Mapping[str, str] = MappingProxyType(
+    {
+        "call": "one call through the whole broker beside the same container by the docker command",
+        "policy": "one decision at 1,000, 10,000 and 100,000 rules, beside casbin as its manual says, and loading",
+    },
+)
+"""Name of a benchmark, which is the name of its module here, and what it measures."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a benchmark, or lists them; returns the exit code: 0, 1 where a target was missed, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Runs one benchmark.")
+    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="which; without it they are listed")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; a missed target isn't an error then"
+    )
+    options = parser.parse_args(arguments)
+    if options.name is None:
+        for name, summary in BENCHMARKS.items():
+            print(f"{name:10} {summary}")
+        return 0
+    # Standard output is the report's alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # Imported only now: a benchmark may need what another doesn't, such as a container engine's client.
+    report = cast("Report", importlib.import_module(f"benchmarks.{options.name}").measure())
+    if options.json:
+        print_json(report)
+        return 0
+    print_table(report)
+    return 0 if all(measure.met for measure in report.measures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

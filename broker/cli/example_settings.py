@@ -1,0 +1,46 @@
+"""The ``settings.yaml`` that ``broker init`` writes: every setting with its default, commented out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import yaml
+
+from broker.settings import Settings
+
+SAYS: Mapping[str, str] = MappingProxyType(
+    {
+        "listen": "Address of the mutual-TLS listener; port 0 takes a free one.",
+        "unsafe_plaintext_listen": "A second listener without TLS or authentication, for debugging on loopback. Off.",
+        "unsafe_plaintext_agent": "Name of the agent that callers of the plaintext listener are.",
+        "engine": "Address of the container engine, such as unix:///run/docker.sock; empty asks the environment.",
+        "max_running": "Calls that run at one time.",
+        "max_queued": "Calls that wait at one time; more are refused with RESOURCE_EXHAUSTED.",
+        "max_active_per_agent": "Calls of one agent that run or wait.",
+        "max_request_bytes": "Longest request message, in bytes.",
+        "max_arguments_bytes": "Longest arguments of a call, in bytes.",
+        "blob_quota_bytes": "Bytes of blobs that one caller may keep.",
+        "blob_max_bytes": "Bytes of one blob.",
+        "blob_ttl_s": "Seconds for which a blob is kept that no call uses.",
+        "refusal_window_s": "Seconds within which equal refusals of one agent become one counted ledger entry.",
+        "drain_s": "Seconds for which running calls may go on after SIGTERM.",
+        "policy_poll_s": "Seconds between looks at the policy file for changes.",
+        "identity_ttl_days": "Days for which issued certificates are valid, 1 to 825.",
+    }
+)
+"""Setting -> what it does."""
+
+_HEAD = """\
+# Settings of this broker. Each line shows a default: take its leading '#' away and change it.
+# The environment wins over this file: BROKER_LISTEN=127.0.0.1:7443 and so on. A key that isn't known is refused.
+"""
+
+
+def example_settings() -> str:
+    """The text; as it stands it is the same as no file at all."""
+    parts = [_HEAD]
+    for name, field in Settings.model_fields.items():
+        line = yaml.safe_dump({name: field.default}, default_flow_style=False).strip()
+        parts.append(f"\n# {SAYS.get(name, field.description or name)}\n#{line}\n")
+    return "".join(parts)

@@ -1,0 +1,240 @@
+"""``broker init``: makes a state directory, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Annotated
+
+import typer
+from cryptography import x509
+
+from broker.cli.example_settings import example_settings
+from broker.cli.local import JsonOption, StateOption, clock
+from broker.cli.output import OutputModel, console, emit
+from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.identity import Certificate, IdentityKind
+from broker.domain.ids import new_id
+from broker.domain.ports import Transaction
+from broker.errors import InvalidArgumentError
+from broker.identity import ca, files, keys
+from broker.identity.ca import CertificateAuthority
+from broker.identity.names import check_name, trust_domain
+from broker.identity.registry import Registry
+from broker.ledger.genesis import genesis_body
+from broker.ledger.ledger import Ledger
+from broker.policy.default import default_policy
+from broker.settings import DEFAULT_STATE, StatePaths, load_settings
+from broker.store.database import Database
+from broker.vault.keyfile import make_key_file
+from broker.vault.vault import SealedVault
+
+app = typer.Typer()
+
+
+class InitOutput(OutputModel):
+    """A new state directory. ``leftovers`` are those of earlier runs that didn't finish; nothing uses them."""
+
+    state: Path
+    origin: str
+    trust_domain: str
+    operator: str
+    operator_id: str
+    operator_certificate: Path
+    operator_key: Path
+    ca: Path
+    ca_fingerprint: str
+    hosts: tuple[str, ...]
+    leftovers: tuple[Path, ...]
+
+
+@app.command("init")
+def init(
+    *,
+    operator: Annotated[str, typer.Option(help="Name of the first human, who may register others.")] = "operator",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Further host name or address of the server, besides localhost; may be repeated."),
+    ] = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a state directory: database, ledger, keys, CA, server certificate, the first human, policy, settings.
+
+    Example: broker init --state /var/lib/broker --operator ada --host broker.example.com
+
+    It is made beside its place and gets its name at the end, so there is never half of one. One that exists is never
+    changed.
+    """
+    output = create_state(state, operator=operator, hosts=tuple(host or ()))
+    emit(output, as_json=as_json, render=_render)
+
+
+def create_state(state: Path, *, operator: str, hosts: tuple[str, ...]) -> InitOutput:
+    """Makes a state directory and the first human.
+
+    Raises:
+        InvalidArgumentError: something is there already (``STATE_EXISTS``), or a name or host is wrong.
+    """
+    check_name(operator, field="--operator")
+    state = state.absolute()
+    _refuse_existing(state)
+    leftovers = tuple(sorted(state.parent.glob(_pattern(state))))
+    with _draft(state) as draft:
+        made = _fill(draft, operator=operator, hosts=hosts)
+        _move(draft, state)
+    final = StatePaths(state)
+    folder = final.identities / IdentityKind.HUMAN / operator
+    return InitOutput(
+        state=state,
+        origin=made.authority.origin,
+        trust_domain=trust_domain(made.authority.origin),
+        operator=operator,
+        operator_id=made.operator.identity,
+        operator_certificate=folder / "cert.pem",
+        operator_key=folder / "key.pem",
+        ca=final.ca_certificate,
+        ca_fingerprint=ca.fingerprint(made.authority.certificate),
+        hosts=ca.server_hosts(made.server),
+        leftovers=leftovers,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    authority: CertificateAuthority
+    server: x509.Certificate
+    operator: Certificate
+
+
+def _fill(root: Path, *, operator: str, hosts: tuple[str, ...]) -> _Made:
+    paths = StatePaths(root)
+    now = clock()
+    files.write_new(paths.settings, example_settings().encode(), mode=files.PRIVATE)
+    settings = load_settings(root)
+    authority = CertificateAuthority.create(new_id("brk"), now)
+    _write(paths.ca_certificate, ca.pem(authority.certificate), mode=files.PUBLIC)
+    _write(paths.ca_key, keys.key_pem(authority.key))
+    server_key = keys.new_key()
+    server = authority.issue_server(server_key.public_key(), hosts, now)
+    _write(paths.server_certificate, ca.pem(server), mode=files.PUBLIC)
+    _write(paths.server_key, keys.key_pem(server_key))
+    policy = default_policy(operator).encode()
+    _write(paths.policy / "policy.csv", policy)
+    human_key = keys.new_key()
+    human = authority.issue_client(
+        IdentityKind.HUMAN, operator, human_key.public_key(), now, timedelta(days=settings.identity_ttl_days)
+    )
+    folder = paths.identities / IdentityKind.HUMAN / operator
+    _write(folder / "cert.pem", ca.pem(human), mode=files.PUBLIC)
+    _write(folder / "key.pem", keys.key_pem(human_key))
+    _write(folder / "ca.pem", ca.pem(authority.certificate), mode=files.PUBLIC)
+    files.make_private_dir(paths.vault_key.parent)
+    vault = SealedVault(make_key_file(paths.vault_key))
+    ledger = Ledger(authority.origin, new_id("boot"), clock)
+    operator_id = new_id("hum")
+    genesis: JsonObject = {
+        **genesis_body(trust_domain=trust_domain(authority.origin), software=f"agent-broker {version('agent-broker')}"),
+        "operator": operator_id,
+        "ca_fingerprint": ca.fingerprint(authority.certificate),
+        "settings_digest": digest(canonical(settings.model_dump(mode="json"))),
+        "policy_digest": digest(policy),
+    }
+
+    def work(tx: Transaction) -> Certificate:
+        ledger.append(tx, "genesis", genesis)
+        registry = Registry(ledger, vault)
+        registry.register_operator(tx, identity=operator_id, name=operator, now=now)
+        return registry.issue(tx, identity=operator_id, certificate=human, by=operator_id, now=now)
+
+    Database.create(paths.database)
+    with Database.open_sync(paths.database) as store:
+        record = store.write_sync(work)
+    return _Made(authority, server, record)
+
+
+def _write(path: Path, data: bytes, *, mode: int = files.PRIVATE) -> None:
+    files.make_private_dir(path.parent)
+    files.write_new(path, data, mode=mode)
+
+
+def _pattern(state: Path) -> str:
+    return f".{state.name}.init-*"
+
+
+@contextmanager
+def _draft(state: Path) -> Iterator[Path]:
+    """A directory beside the final one (mode 0700), removed if it hasn't been moved into its place."""
+    try:
+        files.make_private_dir(state.parent)
+        draft = Path(mkdtemp(prefix=_pattern(state).removesuffix("*"), dir=state.parent))
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"{state.parent} can't be written: {error.strerror}",
+            reason="STATE_UNWRITABLE",
+            hint="Choose another --state.",
+        ) from error
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _move(draft: Path, state: Path) -> None:
+    for folder in (item for item in draft.rglob("*") if item.is_dir()):
+        files.sync_dir(folder)
+    files.sync_dir(draft)
+    try:
+        # Takes the place of nothing or of an empty directory, and of nothing else.
+        draft.rename(state)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise _exists(state, "was made by somebody else in the meantime") from error
+        raise
+    files.sync_dir(state.parent)
+
+
+def _refuse_existing(state: Path) -> None:
+    if state.is_symlink() and not state.exists():
+        raise _exists(state, "is a link to nothing")
+    if not state.exists():
+        return
+    if not state.is_dir():
+        raise _exists(state, "is not a directory")
+    found = sorted(item.name for item in state.iterdir())
+    if not found:
+        return
+    if StatePaths(state).database.exists():
+        raise _exists(state, f"is a state directory already, with {', '.join(found)}")
+    raise _exists(state, f"is no state directory (no broker.db), and not empty: it has {', '.join(found[:10])}")
+
+
+def _exists(state: Path, what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{state} {what}; nothing has been changed",
+        reason="STATE_EXISTS",
+        hint="Use it as it is (`broker doctor` checks it), or choose another with --state.",
+    )
+
+
+def _render(output: InitOutput) -> None:
+    console.print(f"made {output.state}", soft_wrap=True, markup=False)
+    console.print(f"  trust domain  {output.trust_domain}")
+    console.print(f"  CA            {output.ca_fingerprint}", soft_wrap=True)
+    console.print(f"  server        {', '.join(output.hosts)}", soft_wrap=True)
+    console.print(f"  operator      {output.operator} ({output.operator_certificate})", soft_wrap=True, markup=False)
+    for leftover in output.leftovers:
+        console.print(
+            f"  {leftover} is left from a `broker init` that didn't finish, or that runs now. Nothing uses it; it holds "
+            f"keys. Remove it once no other init runs: rm -r {leftover}",
+            soft_wrap=True,
+            markup=False,
+        )
+    console.print(f"next: broker identity issue agent NAME --owner {output.operator}, then: broker serve")

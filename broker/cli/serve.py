@@ -1,0 +1,101 @@
+"""`broker serve`: runs the broker until SIGTERM or SIGINT, then drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from broker.app import Running, running
+from broker.cli.output import OutputModel, console, emit
+from broker.settings import DEFAULT_STATE, Settings, load_settings
+
+
+class ServeOutput(OutputModel):
+    """Printed once, when the broker takes calls."""
+
+    address: str
+    unsafe_plaintext_address: str
+    boot_id: str
+    version: str
+    tools: int
+    policy_digest: str
+    pid: int
+
+
+def serve(
+    state: Annotated[
+        Path, typer.Option("--state", envvar="BROKER_STATE", help="State directory that `broker init` made.")
+    ] = DEFAULT_STATE,
+    listen: Annotated[
+        str, typer.Option("--listen", help="Address for mutual TLS, such as 127.0.0.1:7443; port 0 takes a free one.")
+    ] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object when ready; logs go to stderr.")
+    ] = False,
+) -> None:
+    """Run the broker.
+
+    It takes calls once the ledger has verified, and says so in one line. SIGTERM or Ctrl-C drains it: what runs may end
+    within `drain_s`, what waits goes on at the next start.
+
+    Example: broker serve --state .state/broker --listen 127.0.0.1:7443
+    """
+    _log_to_stderr(as_json=as_json)
+    settings = load_settings(state)
+    if listen:
+        settings = settings.model_copy(update={"listen": listen})
+    asyncio.run(_serve(state, settings, as_json=as_json))
+
+
+async def _serve(state: Path, settings: Settings, *, as_json: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(state, settings) as broker:
+        emit(_output(broker), as_json=as_json, render=_render)
+        await stop.wait()
+        structlog.get_logger(__name__).info("broker.draining", seconds=settings.drain_s)
+
+
+def _output(broker: Running) -> ServeOutput:
+
+    return ServeOutput(
+        address=broker.address,
+        unsafe_plaintext_address=broker.unsafe_address,
+        boot_id=broker.boot.boot_id,
+        version=broker.boot.version,
+        tools=len(broker.parts.catalogue.names),
+        policy_digest=broker.parts.policy.snapshot.digest,
+        pid=os.getpid(),
+    )
+
+
+def _render(output: ServeOutput) -> None:
+    console.print(f"broker {output.version} takes calls at {output.address} (mutual TLS), {output.tools} tools")
+    if output.unsafe_plaintext_address:
+        console.print(f"UNSAFE: {output.unsafe_plaintext_address} takes calls without TLS or authentication")
+
+
+def _log_to_stderr(*, as_json: bool) -> None:
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() and not as_json else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

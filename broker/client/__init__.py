@@ -1,0 +1,79 @@
+"""The typed client of the broker: ``AsyncBroker`` for asyncio, ``Broker`` for everything else.
+
+    async with AsyncBroker.connect("127.0.0.1:7443", identity=Path("agent"), ca=Path("ca.pem"),
+                                   context=CallContext(workspace="demo")) as broker:
+        call = await broker.run("python.run", {"code": "print(1)"})
+        print(call.stdout_text, call.outcome)
+
+Errors are the classes of ``broker.errors``; see ``broker.client.errors`` for those that the transport makes.
+"""
+
+from broker.client.aio import AsyncBroker
+from broker.client.connection import Endpoint, Identity
+from broker.client.events import EventStream
+from broker.client.models import (
+    Blob,
+    BrokerStatus,
+    Call,
+    CallContext,
+    CallFilter,
+    CompletedCall,
+    Decision,
+    Event,
+    Finished,
+    IdentityInfo,
+    InputFile,
+    Lineage,
+    Outcome,
+    OutputFile,
+    PolicyReload,
+    Schedule,
+    Session,
+    StateChanged,
+    Stderr,
+    Stdout,
+    Tool,
+)
+from broker.client.retry import RetryPolicy
+from broker.client.sync import Broker
+from broker.client.transport import Timeouts
+from broker.domain.call import CallState, Source
+from broker.domain.run import EndCause, EvidenceSource, StreamSummary
+from broker.domain.tier import Tier
+
+__all__ = [
+    "AsyncBroker",
+    "Blob",
+    "Broker",
+    "BrokerStatus",
+    "Call",
+    "CallContext",
+    "CallFilter",
+    "CallState",
+    "CompletedCall",
+    "Decision",
+    "EndCause",
+    "Endpoint",
+    "Event",
+    "EventStream",
+    "EvidenceSource",
+    "Finished",
+    "Identity",
+    "IdentityInfo",
+    "InputFile",
+    "Lineage",
+    "Outcome",
+    "OutputFile",
+    "PolicyReload",
+    "RetryPolicy",
+    "Schedule",
+    "Session",
+    "Source",
+    "StateChanged",
+    "Stderr",
+    "Stdout",
+    "StreamSummary",
+    "Tier",
+    "Timeouts",
+    "Tool",
+]

@@ -1,0 +1,101 @@
+"""The envelope: all that decides what a call will do, in one byte form that can be hashed, recorded and signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from broker.domain.call import CallRequest, Decision, Lineage
+from broker.domain.canonical import canonical, digest
+from broker.domain.run import Job, Profile
+from broker.domain.tier import Tier
+from broker.errors import InternalError
+
+FORMAT = "broker.envelope.v1"
+"""First field of every envelope; another set of fields gets another name."""
+
+
+def envelope(
+    *,
+    call_id: str,
+    request: CallRequest,
+    lineage: Lineage,
+    tool_version: str,
+    profile: Profile,
+    job: Job,
+    file_digests: Mapping[str, str],
+    tier: Tier,
+    decision: Decision,
+    expires: datetime,
+) -> bytes:
+    """The RFC 8785 bytes of a call's envelope; ``envelope_digest`` of them is what is recorded.
+
+    The executor makes it again from the very ``job`` and ``profile`` that it is about to run, and compares.
+
+    Args:
+        call_id: id of the call.
+        request: the request, with the caller's claims.
+        lineage: who stands behind it.
+        tool_version: digest of the specification in force.
+        profile: image digest and limits.
+        job: kind of run, argument vector, code, environment, files and what comes out.
+        file_digests: path of each input file -> ``sha256:...`` of its bytes.
+        tier: the tier at which it runs.
+        decision: what the policy said: effect and rule, not the digest of the whole policy, so that an unrelated edit
+            voids nothing.
+        expires: when the envelope may no longer be used.
+
+    Raises:
+        InternalError: a file of the job has no digest, a digest has no file, the job's arguments aren't the request's,
+            or ``expires`` has no time zone.
+    """
+    if expires.tzinfo is None:
+        raise InternalError("an envelope's expiry needs a time zone", reason="ENVELOPE_INVALID")
+    if {file.path for file in job.files} != set(file_digests) or len(file_digests) != len(job.files):
+        raise InternalError("the job's files and their digests don't match", reason="ENVELOPE_INVALID")
+    if job.arguments != request.arguments_bytes or canonical(request.arguments) != request.arguments_bytes:
+        raise InternalError("the job's arguments are not the request's", reason="ENVELOPE_INVALID")
+    context = request.context
+    content = {
+        "format": FORMAT,
+        "call_id": call_id,
+        "workspace": context.workspace,
+        "workflow": context.workflow,
+        "lineage": {**asdict(lineage), "proofs": list(lineage.proofs)},
+        "tool": {"name": request.tool, "spec_digest": tool_version},
+        "arguments": request.arguments,
+        "arguments_digest": digest(job.arguments),
+        "files": [
+            {
+                "path": file.path,
+                "digest": file_digests[file.path],
+                "size": file.size,
+                "executable": file.executable,
+            }
+            for file in sorted(job.files, key=lambda file: file.path)
+        ],
+        "image_digest": profile.image,
+        "run": {
+            "kind": job.kind,
+            "argv": list(job.argv),
+            "code_digest": digest(job.code.encode("utf-8")),
+            "environment": {"names": sorted(job.env), "digest": digest(canonical(dict(job.env)))},
+            "outputs": {**asdict(job.outputs), "patterns": list(job.outputs.patterns)},
+            "wants_result": job.wants_result,
+        },
+        "egress": [],
+        "limits": asdict(profile.limits),
+        "tier": int(tier),
+        "decision": {
+            "effect": "allow" if decision.allowed else "deny",
+            "rule": decision.rule,
+        },
+        "expires": expires.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    }
+    return canonical(content)
+
+
+def envelope_digest(data: bytes) -> str:
+    """``sha256:`` of an envelope's bytes."""
+    return digest(data)

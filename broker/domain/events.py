@@ -1,0 +1,192 @@
+"""The events of a call and how it ended, as values and as the bytes that are kept of them."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from pydantic import TypeAdapter
+
+from broker.domain.call import CallContext, CallState, Decision, InputFile, Lineage
+from broker.domain.run import EndCause, EvidenceSource, StreamSummary
+from broker.domain.tier import Tier
+from broker.errors import DataLossError
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A result file that came out: its path, the blob with its content, bytes and ``sha256:`` digest."""
+
+    path: str
+    blob: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended, and by whose evidence; what could not be read is ``None``."""
+
+    cause: EndCause
+    cause_source: EvidenceSource
+    detail: str
+    exit_code: int | None = None
+    signal: int | None = None
+    stdout: StreamSummary | None = None
+    stderr: StreamSummary | None = None
+    result_json: str = ""
+    files: tuple[OutputFile, ...] = ()
+    wall_s: float = 0.0
+    cpu_s: float | None = None
+    memory_peak_bytes: int | None = None
+    oom_kills: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The call is in another state now; ``detail`` says why, for a person."""
+
+    state: CallState
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPiece:
+    """A piece of ``stdout`` or ``stderr`` and its position there."""
+
+    stream: str
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event: state and outcome."""
+
+    state: CallState
+    outcome: Outcome
+
+
+EventPayload: TypeAlias = StateChanged | OutputPiece | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """One event; numbers start at 1 and have no gap."""
+
+    number: int
+    time: datetime
+    payload: EventPayload
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    """What is kept, encrypted, of a call's request: enough to show it, to run it later and to replay it."""
+
+    tool: str
+    tool_version: str
+    arguments_json: str
+    files: tuple[InputFile, ...]
+    file_digests: dict[str, str]
+    """Path -> ``sha256:`` digest of the input file."""
+    context: CallContext
+    request_id: str
+    fingerprint: str
+    """Of the certificate that the request came with."""
+    agent_name: str
+    lineage: Lineage
+    decision: Decision
+    data_classes: tuple[str, ...]
+    expires: datetime
+    envelope: str
+    """RFC 8785 text of the envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A call as those see it who may. ``request`` is ``None`` once its content is erased."""
+
+    id: str
+    request: StoredRequest | None
+    state: CallState
+    agent: str
+    tool: str
+    tool_version: str
+    tier: Tier
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    expires: datetime | None
+    last_event: int
+    envelope_digest: str
+    decision_seq: int | None
+    request_id: str
+    outcome: Outcome | None
+
+
+class _Tag(enum.StrEnum):
+    STATE = "state"
+    OUTPUT = "output"
+    FINISHED = "finished"
+
+
+_STATE = TypeAdapter(StateChanged)
+_FINISHED = TypeAdapter(Finished)
+_REQUEST = TypeAdapter(StoredRequest)
+
+
+def encode_event(event: CallEvent) -> bytes:
+    """One line of JSON, then the raw bytes of an output piece."""
+    head: dict[str, object] = {"number": event.number, "time": event.time.isoformat()}
+    match event.payload:
+        case OutputPiece(stream, offset, data):
+            head |= {"tag": _Tag.OUTPUT, "stream": stream, "offset": offset}
+            return json.dumps(head).encode() + b"\n" + data
+        case StateChanged():
+            head["tag"] = _Tag.STATE
+            return json.dumps(head).encode() + b"\n" + _STATE.dump_json(event.payload)
+        case Finished():
+            head["tag"] = _Tag.FINISHED
+            return json.dumps(head).encode() + b"\n" + _FINISHED.dump_json(event.payload)
+
+
+def decode_event(data: bytes) -> CallEvent:
+    """Reads what ``encode_event`` wrote.
+
+    Raises:
+        DataLossError: the bytes are no event.
+    """
+    line, _, rest = data.partition(b"\n")
+    payload: EventPayload
+    try:
+        head = json.loads(line)
+        if head["tag"] == _Tag.OUTPUT:
+            payload = OutputPiece(head["stream"], head["offset"], rest)
+        elif head["tag"] == _Tag.STATE:
+            payload = _STATE.validate_json(rest)
+        else:
+            payload = _FINISHED.validate_json(rest)
+        return CallEvent(head["number"], datetime.fromisoformat(head["time"]), payload)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataLossError("a kept event can't be read", reason="EVENT_UNREADABLE") from error
+
+
+def encode_request(request: StoredRequest) -> bytes:
+    """The bytes under which a request is kept."""
+    return _REQUEST.dump_json(request)
+
+
+def decode_request(data: bytes) -> StoredRequest:
+    """Reads what ``encode_request`` wrote.
+
+    Raises:
+        DataLossError: the bytes are no request.
+    """
+    try:
+        return _REQUEST.validate_json(data)
+    except ValueError as error:
+        raise DataLossError("a kept request can't be read", reason="REQUEST_UNREADABLE") from error

@@ -1,0 +1,220 @@
+"""A tool specification: what a tool is, how it runs, and what one run of it may use.
+
+A specification is data that an operator writes. Its digest covers every field and every file that it names, so a change
+of either is a new version. Values of a call become whole elements of an argument vector and are never spliced into text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from broker.domain.canonical import JsonObject, canonical, digest, pointer
+from broker.domain.command import expand
+from broker.domain.run import Job, JobFile, OutputRules, Profile
+from broker.domain.spec_parts import (
+    Duration,
+    Label,
+    Placeholder,
+    Run,
+    Schema,
+    Shown,
+    SpecFiles,
+    SpecLimits,
+    SpecPart,
+    Text,
+    Whole,
+    env_values,
+    unenforced,
+)
+from broker.domain.tier import Tier
+from broker.errors import InternalError
+
+MAX_RESULT_BYTES = 2**20
+"""Longest structured result: it travels in one message together with the call."""
+
+CODE_NAME = "<code>"
+"""``sys.argv[0]`` of a program that the caller gave."""
+
+_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
+
+
+def _without_effect(value: object) -> object:
+    if value != "no_effect":
+        raise ValueError(
+            "this release can't undo what a tool changes outside its sandbox: only `no_effect` is accepted"
+        )
+    return value
+
+
+class ToolSpec(SpecPart):
+    """One tool."""
+
+    name: Annotated[Text, Field(pattern=_NAME)]
+    """`namespace.name`, in lower case; unique in the broker."""
+    description: Annotated[Text, Field(min_length=10, max_length=4000), Shown]
+    """What it does, for people and for models that choose a tool."""
+    owner: Label
+    """Name of the human who answers for it."""
+    tier: Annotated[Whole, Field(ge=0, le=4)]
+    """Its own risk tier, 0 to 4; a call runs at the higher of this and its workflow's."""
+    image: Label
+    """Name of the sandbox image that it runs in, such as `python`."""
+    run: Run
+    """How it runs."""
+    arguments: Schema
+    """JSON Schema (2020-12) of the arguments: an object without additional properties."""
+    result: Schema | None = None
+    """JSON Schema (2020-12) of what the tool writes to the file that BROKER_RESULT names; absent where it has none."""
+    limits: SpecLimits = SpecLimits()
+    """What one run may use."""
+    files: SpecFiles = SpecFiles()
+    """Which files may go in, and which come out."""
+    env: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]{0,62}$")], Annotated[str, Field(max_length=4096)]],
+        Field(max_length=64, default_factory=dict),
+        AfterValidator(env_values),
+    ]
+    """Environment variables with their values, written out; never secrets."""
+    data_classes: Annotated[tuple[Label, ...], Field(max_length=32)] = ()
+    """Classes of data that it handles, such as `public` or `customer`."""
+    retention: Annotated[Duration, Field(ge=60, le=10 * 366 * 86400)] = 30.0 * 86400
+    """How long events, output and result files of a call are kept."""
+    reversibility: Annotated[Literal["no_effect"], BeforeValidator(_without_effect)] = "no_effect"
+    """Whether its effect can be taken back; this release runs only tools that change nothing outside their sandbox."""
+    egress: Annotated[tuple[Text, ...], unenforced("egress to listed hosts")] = ()
+    """Hosts that it may reach; must be empty in this release, and the sandbox has no network."""
+    secrets: Annotated[tuple[Text, ...], unenforced("secrets kept outside the sandbox")] = ()
+    """Secrets that the broker uses on its behalf; must be empty in this release."""
+    notes: Annotated[Text, Field(max_length=4000), Shown] = ""
+    """What changed in this version and why, for people."""
+
+    @model_validator(mode="after")
+    def _placeholders_fit(self) -> Self:
+        problems = [*self._wrong_placeholders()]
+        if len(set(self.data_classes)) != len(self.data_classes):
+            problems.append((("data_classes",), "names a class twice"))
+        if problems:
+            raise PydanticCustomError(
+                "spec",
+                "{summary}",
+                {
+                    "summary": "; ".join(f"{pointer(*place)} {text}" for place, text in problems),
+                    "places": [list(place) for place, _ in problems],
+                    "texts": [text for _, text in problems],
+                },
+            )
+        return self
+
+    def _wrong_placeholders(self) -> list[tuple[tuple[str | int, ...], str]]:
+        found: list[tuple[tuple[str | int, ...], str]] = []
+        used = list(self.run.elements)
+        if self.run.python is not None and self.run.python.argument is not None:
+            used.append((("run", "python", "argument"), Placeholder(argument=self.run.python.argument)))
+            if self._argument_types(self.run.python.argument) not in ({"string"}, None):
+                found.append((("run", "python", "argument"), "must name an argument of type string"))
+        for place, element in used:
+            if isinstance(element, str):
+                if "\x00" in element:
+                    found.append((place, "holds a NUL character"))
+                continue
+            types = self._argument_types(element.name)
+            if types is None:
+                found.append((place, f"names {element.name!r}, which `arguments` has no property for"))
+                continue
+            wanted = {"array"} if element.arguments else {"string", "integer", "number", "boolean"}
+            if not types or not types <= wanted:
+                found.append(
+                    (place, f"needs the argument {element.name!r} to be of type {' or '.join(sorted(wanted))}")
+                )
+            required = self.arguments.get("required")
+            if not element.optional and not (isinstance(required, list) and element.name in required):
+                found.append((place, f"needs {element.name!r} in `required`, or `optional: true` beside it"))
+        return found
+
+    def _argument_types(self, name: str) -> set[str] | None:
+        properties = self.arguments.get("properties")
+        schema = properties.get(name) if isinstance(properties, dict) else None
+        if schema is None:
+            return None
+        kind = schema.get("type") if isinstance(schema, dict) else None
+        kinds = kind if isinstance(kind, list) else [kind]
+        return {item for item in kinds if isinstance(item, str)}
+
+    def normalised(self) -> JsonObject:
+        """The specification with its defaults filled in, sizes in bytes and times in seconds."""
+        value: JsonObject = self.model_dump(mode="json")
+        return value
+
+    def digest(self, files: Mapping[str, bytes]) -> str:
+        """The version: ``sha256:`` over the RFC 8785 form of all fields and of the digests of its files by name."""
+        content = {
+            "format": "broker.tool-spec.v1",
+            "spec": self.normalised(),
+            "files": {name: digest(data) for name, data in files.items()},
+        }
+        return digest(canonical(content))
+
+    @property
+    def risk(self) -> Tier:
+        """The tier as the pipeline compares it."""
+        return Tier(self.tier)
+
+    def profile(self, image_digest: str) -> Profile:
+        """What container a call gets, in the image of that digest (``sha256:...``)."""
+        return Profile(image=image_digest, limits=self.limits.for_run())
+
+    def argv(self, arguments: JsonObject) -> tuple[str, ...]:
+        """The argument vector of a call; ``arguments`` have passed the schema.
+
+        Raises:
+            InvalidArgumentError: ``ARGUMENTS_INVALID``, with the JSON pointer of a value that can't stand in it.
+        """
+        python = self.run.python
+        elements = (element for _, element in self.run.elements)
+        program = () if python is None else (python.file or CODE_NAME,)
+        return (*program, *expand(elements, arguments, fenced=python is not None))
+
+    def job(
+        self,
+        arguments: JsonObject,
+        arguments_bytes: bytes,
+        files: tuple[JobFile, ...],
+        code_files: Mapping[str, bytes],
+    ) -> Job:
+        """What the sandbox is asked to do for one call.
+
+        Args:
+            arguments: the arguments, as the schema let them through.
+            arguments_bytes: their RFC 8785 bytes, which the tool reads.
+            files: what is put into the working folder.
+            code_files: the files that the specification names, as the catalogue read them.
+
+        Raises:
+            InvalidArgumentError: a value can't be an element of the argument vector.
+        """
+        python = self.run.python
+        code = ""
+        if python is not None and python.file is not None:
+            if python.file not in code_files:
+                raise InternalError(f"the file {python.file} of {self.name} is missing", reason="SPEC_FILE_MISSING")
+            code = code_files[python.file].decode("utf-8")
+        elif python is not None and python.argument is not None:
+            code = str(arguments[python.argument])
+        return Job(
+            kind="argv" if python is None else "python",
+            argv=self.argv(arguments),
+            code=code,
+            env=dict(self.env),
+            arguments=arguments_bytes,
+            files=files,
+            outputs=OutputRules(
+                patterns=self.files.outputs,
+                max_files=self.files.max_output_files,
+                max_bytes=self.files.max_output_bytes,
+            ),
+            wants_result=self.result is not None,
+        )

@@ -1,0 +1,249 @@
+"""The parts of a tool specification and the types of their fields."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from rfc8785 import CanonicalizationError
+
+from broker.domain import units
+from broker.domain.canonical import canonical
+from broker.domain.run import Limits
+
+_LABEL = r"^[a-z][a-z0-9-]{0,62}$"
+_SECRETIVE = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY")
+
+
+def _size(value: object) -> object:
+    return units.parse_size(value) if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    return units.parse_duration(value) if isinstance(value, str) else value
+
+
+def _no_control(text: str) -> str:
+    # They would hide what a person reads in a list of tools or in an approval.
+    bad = next((char for char in text if not char.isprintable() and char != "\n"), None)
+    if bad is not None:
+        raise ValueError(f"holds the character U+{ord(bad):04X}, which doesn't show")
+    return text
+
+
+Text = Annotated[str, Strict()]
+Shown = AfterValidator(_no_control)
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Size = Annotated[
+    int, Strict(), BeforeValidator(_size), WithJsonSchema({"type": "string", "pattern": units.SIZE_PATTERN})
+]
+Duration = Annotated[
+    float,
+    Field(strict=True, allow_inf_nan=False),
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": units.DURATION_PATTERN}),
+]
+Label = Annotated[Text, Field(pattern=_LABEL)]
+
+
+class SpecPart(BaseModel):
+    """Base of all parts of a specification: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Placeholder(SpecPart):
+    """Stands in an argument vector for a value of the call, as one whole element or as several."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["argument"]}, {"required": ["arguments"]}]},
+    )
+
+    argument: Text | None = None
+    """Name of the argument whose value becomes one element."""
+    arguments: Text | None = None
+    """Name of the list argument whose items become one element each."""
+    optional: Annotated[bool, Strict()] = False
+    """With it, nothing is put in where the call doesn't give the argument."""
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.argument is None) == (self.arguments is None):
+            raise ValueError("needs exactly one of `argument` (one element) and `arguments` (an element per item)")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The argument that it stands for."""
+        return self.argument or self.arguments or ""
+
+
+def _element_kind(value: object) -> str:
+    return "placeholder" if isinstance(value, dict | Placeholder) else "literal"
+
+
+Element = Annotated[
+    Annotated[str, Strict(), Tag("literal")] | Annotated[Placeholder, Tag("placeholder")],
+    Discriminator(_element_kind),
+]
+
+
+class PythonRun(SpecPart):
+    """Python that runs in a fork of the runner: a file beside the specification, or text that the caller gives."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["argument"]}]})
+
+    file: Annotated[Text, Field(pattern=r"^[a-z][a-z0-9_]{0,60}\.py$")] | None = None
+    """Name of the Python file; it lies in the same folder as the specification."""
+    argument: Text | None = None
+    """Name of the argument whose text is the program."""
+    args: tuple[Element, ...] = ()
+    """What follows the program's name in `sys.argv`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file is None) == (self.argument is None):
+            raise ValueError("needs exactly one of `file` and `argument`")
+        return self
+
+
+class Run(SpecPart):
+    """How the tool runs: exactly one of an argument vector and Python."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["argv"]}, {"required": ["python"]}]})
+
+    argv: Annotated[tuple[Element, ...], Field(min_length=1, max_length=256)] | None = None
+    """Program and arguments, executed as written and without a shell; the first is an absolute path."""
+    python: PythonRun | None = None
+    """Python that runs in a fork of the waiting interpreter."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.argv is None) == (self.python is None):
+            raise ValueError("needs exactly one of `argv` and `python`")
+        if self.argv is not None and not (isinstance(self.argv[0], str) and self.argv[0].startswith("/")):
+            raise ValueError("`argv` must begin with the absolute path of a program, written out")
+        return self
+
+    @property
+    def elements(self) -> tuple[tuple[tuple[str | int, ...], str | Placeholder], ...]:
+        """All elements with their places in the specification."""
+        argv, where = (
+            (self.argv, ("run", "argv")) if self.python is None else (self.python.args, ("run", "python", "args"))
+        )
+        return tuple(((*where, index), element) for index, element in enumerate(argv or ()))
+
+
+_DEFAULT = Limits()
+
+
+class SpecLimits(SpecPart):
+    """What one run may use; the bounds are the highest that this release grants to any tool."""
+
+    cpu_cores: Annotated[Number, Field(ge=0.05, le=4)] = _DEFAULT.cpu_cores
+    """Processor cores; 0.5 is half of one."""
+    memory: Annotated[Size, Field(ge=16 * 2**20, le=4 * 2**30)] = _DEFAULT.memory_bytes
+    """Memory, without swap; files that the tool writes count too."""
+    processes: Annotated[Whole, Field(ge=4, le=1024)] = _DEFAULT.processes
+    """Processes and threads at one time, the runner's own included."""
+    wall_time: Annotated[Duration, Field(ge=0.1, le=3600)] = _DEFAULT.wall_s
+    """From the start of the tool to its end."""
+    output: Annotated[Size, Field(ge=0, le=64 * 2**20)] = _DEFAULT.output_bytes
+    """Standard output and standard error, each."""
+    disk: Annotated[Size, Field(ge=2**20, le=2 * 2**30)] = _DEFAULT.disk_bytes
+    """Files in the working folder, those given with the call included."""
+    inodes: Annotated[Whole, Field(ge=64, le=65536)] = _DEFAULT.inodes
+    """Files and folders in the working folder."""
+    open_files: Annotated[Whole, Field(ge=32, le=4096)] = _DEFAULT.open_files
+    """Files that one process may have open."""
+
+    def for_run(self) -> Limits:
+        """The same as the sandbox takes it."""
+        return Limits(
+            cpu_cores=self.cpu_cores,
+            memory_bytes=self.memory,
+            processes=self.processes,
+            wall_s=self.wall_time,
+            output_bytes=self.output,
+            disk_bytes=self.disk,
+            inodes=self.inodes,
+            open_files=self.open_files,
+        )
+
+
+def _output_pattern(text: str) -> str:
+    parts = text.split("/")
+    if text.startswith("/") or "\\" in text or any(part in {"", ".", ".."} for part in parts):
+        raise ValueError("must be a relative path pattern without empty, `.` or `..` parts, such as out/**")
+    return text
+
+
+class SpecFiles(SpecPart):
+    """Which files may go in, and which come out."""
+
+    max_input_files: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    """Most input files in one call; 0 takes none."""
+    max_input_bytes: Annotated[Size, Field(ge=0, le=2**30)] = 0
+    """Most bytes of input files together."""
+    outputs: Annotated[
+        tuple[Annotated[Text, Field(min_length=1, max_length=256), AfterValidator(_output_pattern)], ...],
+        Field(max_length=32),
+    ] = ()
+    """Patterns of the result files that are fetched after the run, relative to the working folder."""
+    max_output_files: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    """Most result files."""
+    max_output_bytes: Annotated[Size, Field(ge=0, le=2**30)] = 0
+    """Most bytes of result files together."""
+
+
+def unenforced(what: str) -> AfterValidator:
+    """Refuses any value of a field that this release could only promise."""
+
+    def check(value: tuple[str, ...]) -> tuple[str, ...]:
+        if value:
+            raise ValueError(
+                f"this release can't enforce {what}, so a tool that asks for it is refused; leave it empty"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+def env_values(env: dict[str, str]) -> dict[str, str]:
+    """Refuses names that belong to the broker or look like a secret."""
+    for name, value in env.items():
+        if name.startswith("BROKER_"):
+            raise ValueError(f"{name}: names that begin with BROKER_ belong to the broker")
+        if _SECRETIVE.search(name):
+            raise ValueError(f"{name}: looks like a secret, and secrets never go into a sandbox")
+        if "\x00" in value:
+            raise ValueError(f"{name}: its value holds a NUL character")
+    return env
+
+
+def _json_only(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        canonical(value)
+    except (CanonicalizationError, RecursionError) as error:
+        raise ValueError(f"is no JSON that can be hashed: {error}") from error
+    return value
+
+
+Schema = Annotated[
+    dict[str, Any],
+    AfterValidator(_json_only),
+    WithJsonSchema({"$ref": "https://json-schema.org/draft/2020-12/schema"}),
+]

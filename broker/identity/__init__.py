@@ -1,0 +1,1 @@
+"""Who is it? The local CA, certificates, the registry, sessions, schedules, delegations and lineage."""

@@ -1,0 +1,70 @@
+"""What a verifier says: one verdict, its place, and facts that are no fault by themselves."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Verdict(enum.StrEnum):
+    """The first thing that is wrong with a ledger, or ``ok``."""
+
+    OK = "ok"
+    """Every entry is as it was written, none is missing before the last, and the head is the expected one if any."""
+    TAMPERED = "tampered"
+    """An entry's bytes, hash or link were changed after it was written."""
+    FORKED = "forked"
+    """Two histories: a number or a predecessor is used twice, or the expected head isn't in this one."""
+    GAPPED = "gapped"
+    """Entries are missing before others that are there."""
+    TRUNCATED = "truncated"
+    """The newest entries are missing: the expected head isn't reached, or the file lacks its write-ahead log."""
+    MALFORMED = "malformed"
+    """An entry's hash is right, but its bytes are no entry, or the file is no ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where it is wrong: entry number (``None`` for the file as a whole), member or column, and why."""
+
+    seq: int | None
+    field: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the reader knows of the ledger from elsewhere: its head must be this entry, or come after it.
+
+    ``leaf`` is 64 hexadecimal digits, or empty where only the number is known.
+    """
+
+    seq: int
+    leaf: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The verdict on a ledger. Counts and facts are about the entries that were found good.
+
+    ``head_leaf`` and ``root`` are hexadecimal. ``open_intents`` are entries of type ``intent`` without an outcome:
+    calls that run now, or whose broker died. ``unmatched_outcomes`` are outcomes that name no open intent.
+    ``clock_steps_back`` are entries whose time is before that of the entry before.
+    """
+
+    verdict: Verdict
+    entries: int
+    head_seq: int | None
+    head_leaf: str
+    root: str
+    place: Place | None = None
+    origin: str = ""
+    first_ts: str = ""
+    last_ts: str = ""
+    agents: int = 0
+    boots: int = 0
+    types: dict[str, int] = field(default_factory=dict)
+    unknown_types: tuple[str, ...] = ()
+    open_intents: tuple[int, ...] = ()
+    unmatched_outcomes: tuple[int, ...] = ()
+    clock_steps_back: tuple[int, ...] = ()

@@ -1,0 +1,67 @@
+"""A call that goes on in this process: its record, its feed, and the one way to end it from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from broker.domain.call import CallState, check_move
+from broker.domain.events import CallEvent, EventPayload, StoredRequest, encode_event
+from broker.domain.ports import CallRow, SealedObject, Transaction
+from broker.domain.run import EndCause
+from broker.pipeline.feed import Feed
+from broker.sandbox.engine import Lease
+from broker.specs.catalogue import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Somebody ended the call: who, and a sentence for a person."""
+
+    cause: EndCause
+    detail: str
+
+
+@dataclass(slots=True, eq=False)
+class ActiveCall:
+    """Owned by the one task that drives the call; others read it, watch its feed and may ask for its end."""
+
+    row: CallRow
+    request: StoredRequest
+    tool: Tool
+    feed: Feed
+    ending: Ending | None = None
+    waiting: bool = True
+    """It waits for its turn: nothing but its admission is on record, and it may be left for the next start."""
+    lease: Lease | None = None
+    asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    def end(self, cause: EndCause, detail: str) -> None:
+        """Ends the call wherever it stands; the first to ask is the one who is named."""
+        if self.ending is None and not self.feed.finished:
+            self.ending = Ending(cause, detail)
+            self.asked_to_end.set()
+        if self.lease is not None and self.ending is not None:
+            self.lease.kill(self.ending.cause, self.ending.detail)
+
+
+def move(row: CallRow, state: CallState) -> None:
+    """Checks that a call may go to a state.
+
+    Raises:
+        InternalError: it may not.
+    """
+    check_move(row.state, state)
+
+
+def write_events(
+    tx: Transaction, sealed: SealedObject, last: int, now: datetime, payloads: Sequence[EventPayload]
+) -> list[CallEvent]:
+    """Numbers and stores events after number ``last``, inside a transaction; publish them once it is durable."""
+    events = [CallEvent(last + index, now, payload) for index, payload in enumerate(payloads, start=1)]
+    for event in events:
+        sealed.put(tx, event.number, encode_event(event))
+    return events

@@ -1,0 +1,286 @@
+"""From a request to a call on record, or to a refusal that says why.
+
+The policy is asked before the arguments are looked at, so that a caller who may not use a tool learns nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from broker.domain.call import (
+    CallRequest,
+    CallState,
+    Decision,
+    Lineage,
+    PolicyRequest,
+)
+from broker.domain.canonical import digest
+from broker.domain.events import CallEvent, StateChanged, StoredRequest, encode_request
+from broker.domain.identity import Caller, IdentityKind
+from broker.domain.ids import NAME_PATTERN, new_id
+from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.tier import Tier
+from broker.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from broker.identity.lineage import prove
+from broker.pipeline import journal
+from broker.pipeline.active import ActiveCall, write_events
+from broker.pipeline.blobs import Blobs
+from broker.pipeline.checks import (
+    check_paths,
+    check_sizes,
+    denied,
+    request_digest,
+    require_no_approval,
+    tool_tier,
+)
+from broker.pipeline.feed import Feed
+from broker.pipeline.parts import Parts
+from broker.pipeline.plan import plan_job, seal_envelope
+from broker.pipeline.refusals import Refusals
+from broker.pipeline.turns import Turns
+from broker.specs.catalogue import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The call, and what drives it; ``active`` is ``None`` where the same request had been admitted before."""
+
+    call_id: str
+    active: ActiveCall | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    tool: Tool
+    decision: Decision
+    lineage: Lineage
+    blobs: tuple[VaultRow, ...]
+    data_classes: tuple[str, ...]
+
+
+class Admission:
+    """Admits calls. Every refusal is an exception; those by policy or lineage are on the record as well."""
+
+    def __init__(self, parts: Parts, blobs: Blobs, refusals: Refusals, turns: Turns) -> None:
+        self._parts = parts
+        self._blobs = blobs
+        self._refusals = refusals
+        self._turns = turns
+
+    async def admit(self, caller: Caller, request: CallRequest) -> Admitted:
+        """Checks, decides and records a request.
+
+        Raises:
+            PermissionDeniedError: policy, lineage or tier; names the rule.
+            InvalidArgumentError: arguments, files or context; names the field.
+            ConflictError: the request id stands for another request.
+            ResourceExhaustedError: quota or queue; says when to try again.
+            FailedPreconditionError: another version of the tool was meant.
+        """
+        known = await self._parts.store.read(lambda tx: self._known(tx, caller, request))
+        if known is not None:
+            return Admitted(known.id, None)
+        try:
+            checked = await self._check(caller, request)
+        except PermissionDeniedError as error:
+            await self._record(caller, request, error)
+            raise
+        self._turns.reserve(caller.identity.id)
+        try:
+            admitted = await self._write(caller, request, checked)
+        except BaseException:
+            self._turns.give_back(caller.identity.id)
+            raise
+        if admitted.active is None:
+            self._turns.give_back(caller.identity.id)
+        return admitted
+
+    def _known(self, tx: Transaction, caller: Caller, request: CallRequest) -> CallRow | None:
+        if not request.request_id:
+            return None
+        row = tx.calls.by_request(caller.identity.id, request.request_id)
+        if row is not None and row.request_digest != request_digest(request):
+            raise ConflictError(
+                f"request id {request.request_id!r} stands for calls/{row.id}, whose content is another",
+                reason="REQUEST_ID_REUSED",
+                hint="Use a fresh request id for a new request.",
+                metadata={"call": f"calls/{row.id}"},
+            )
+        return row
+
+    async def _check(self, caller: Caller, request: CallRequest) -> _Checked:
+        if caller.identity.kind is not IdentityKind.AGENT:
+            raise PermissionDeniedError(
+                "tools are called by agents; this certificate is a human's",
+                reason="NOT_AN_AGENT",
+                hint="Call under the certificate of an agent that you own.",
+            )
+        workspace = request.context.workspace
+        if not NAME_PATTERN.fullmatch(workspace):
+            why = "must be a name of lower-case letters, digits and hyphens"
+            field = "tool_call.context.workspace"
+            raise InvalidArgumentError(f"{field} {why}", violations=(FieldViolation(field, why),))
+        tool = self._parts.catalogue.get(request.tool)
+        tier = tool_tier(tool)
+        decision = self._parts.policy.snapshot.decide(
+            PolicyRequest(caller.subject, workspace, request.tool, "call", tier),
+        )
+        if not decision.allowed:
+            raise denied(caller, request.tool, workspace, decision)
+        if tool is None:
+            raise NotFoundError(
+                f"there is no tool {request.tool!r}", reason="TOOL_NOT_FOUND", hint="ListTools shows what there is."
+            )
+        require_no_approval(tool, tier)
+        if request.tool_version not in ("", tool.digest):
+            raise FailedPreconditionError(
+                f"{request.tool} is at version {tool.digest} now, and {request.tool_version} was meant",
+                reason="TOOL_VERSION_CHANGED",
+                hint="Get the tool again, and send its present version or none.",
+                metadata={"version": tool.digest},
+            )
+        if tool.spec.image not in self._parts.images:
+            raise UnavailableError(
+                f"the image {tool.spec.image!r} of {request.tool} is not built here",
+                reason="IMAGE_MISSING",
+                hint="Build it on the broker's host: make images",
+            )
+        tool.validate_arguments(request.arguments)
+        check_paths(request.files)
+        return await self._prove(caller, request, tool, tier, decision)
+
+    async def _prove(
+        self, caller: Caller, request: CallRequest, tool: Tool, tier: Tier, decision: Decision
+    ) -> _Checked:
+        directory = await self._parts.directory.current()
+        now = self._parts.clock()
+
+        def work(tx: Transaction) -> _Checked:
+            lineage = prove(
+                tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=self._parts.origin
+            )
+            blobs = tuple(self._blobs.visible(tx, caller, item.blob) for item in request.files)
+            labels = {label for blob in blobs for label in blob.data_classes}
+            classes = {*tool.spec.data_classes, *request.context.data_classes, *labels}
+            return _Checked(tool, decision, lineage, blobs, tuple(sorted(classes)))
+
+        checked = await self._parts.store.read(work)
+        check_sizes(tool, checked.blobs)
+        return checked
+
+    async def _record(self, caller: Caller, request: CallRequest, error: PermissionDeniedError) -> None:
+        known = self._parts.catalogue.get(request.tool)
+        workspace = request.context.workspace
+        body = journal.refusal_body(
+            reason=error.reason,
+            rule=error.metadata.get("rule", ""),
+            # What an agent makes up is not written down: it could fill the ledger with names.
+            obj=request.tool if known else "?",
+            workspace=workspace if error.metadata.get("rule", "default-deny") != "default-deny" else "?",
+            tier=tool_tier(known),
+            owner=caller.identity.owner,
+        )
+        await self._refusals.record(caller.identity.id, body)
+
+    async def _write(self, caller: Caller, request: CallRequest, checked: _Checked) -> Admitted:
+        now = self._parts.clock()
+        call_id = new_id("call")
+        tool = checked.tool
+        expires = now + timedelta(seconds=tool.spec.retention)
+        file_digests = {item.path: blob.digest for item, blob in zip(request.files, checked.blobs, strict=True)}
+        plan = plan_job(
+            self._parts,
+            self._blobs,
+            tool=tool,
+            arguments_bytes=request.arguments_bytes,
+            files=request.files,
+            rows=checked.blobs,
+        )
+        envelope = seal_envelope(
+            call_id,
+            request=request,
+            lineage=checked.lineage,
+            tool=tool,
+            plan=plan,
+            file_digests=file_digests,
+            decision=checked.decision,
+            expires=expires,
+        )
+        stored = StoredRequest(
+            tool=request.tool,
+            tool_version=tool.digest,
+            arguments_json=request.arguments_bytes.decode(),
+            files=request.files,
+            file_digests=file_digests,
+            context=request.context,
+            request_id=request.request_id,
+            fingerprint=caller.certificate.fingerprint,
+            agent_name=caller.identity.name,
+            lineage=checked.lineage,
+            decision=replace(checked.decision, inputs=dict(checked.decision.inputs)),
+            data_classes=checked.data_classes,
+            expires=expires,
+            envelope=envelope.decode(),
+        )
+        row = CallRow(
+            id=call_id,
+            agent=caller.identity.id,
+            owner=caller.identity.owner,
+            tool=request.tool,
+            tool_version=tool.digest,
+            workspace=request.context.workspace,
+            workflow=request.context.workflow,
+            state=CallState.QUEUED,
+            tier=int(tool.spec.risk),
+            request_id=request.request_id,
+            request_digest=request_digest(request),
+            created=now,
+            expires=expires,
+            last_event=1,
+            envelope_digest=digest(envelope),
+        )
+        return await self._parts.store.write(
+            lambda tx: self._insert(tx, caller, request, row=row, stored=stored, tool=tool)
+        )
+
+    def _insert(
+        self,
+        tx: Transaction,
+        caller: Caller,
+        request: CallRequest,
+        *,
+        row: CallRow,
+        stored: StoredRequest,
+        tool: Tool,
+    ) -> Admitted:
+        now = row.created
+        known = self._known(tx, caller, request)  # another of the same id may have come in the meantime
+        if known is not None:
+            return Admitted(known.id, None)
+        sealed = self._parts.vault.create(
+            tx, object_id=row.id, owner=row.agent, kind="call", now=now, expires=row.expires
+        )
+        sealed.put(tx, 0, encode_request(stored))
+        body = {
+            **journal.request_body(row, stored, self._parts.images[tool.spec.image], sealed),
+            **journal.decision_body(stored.decision, row.agent),
+        }
+        seq = self._parts.ledger.append(tx, "decision", body, agent=row.agent)
+        for item in request.files:
+            tx.vault.extend(item.blob, row.expires)
+        queued = StateChanged(CallState.QUEUED)
+        events: list[CallEvent] = write_events(tx, sealed, 0, now, [queued])
+        row = replace(row, decision_seq=seq)
+        tx.calls.insert(row)
+        active = ActiveCall(row=row, request=stored, tool=tool, feed=Feed(0))
+        active.feed.publish(events)
+        return Admitted(row.id, active)

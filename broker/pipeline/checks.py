@@ -1,0 +1,120 @@
+"""Checks of a request that read nothing but the request and the tool's specification."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from broker.domain.call import CallRequest, Decision, InputFile
+from broker.domain.canonical import canonical, digest
+from broker.domain.identity import Caller
+from broker.domain.ports import VaultRow
+from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
+from broker.errors import FieldViolation, InvalidArgumentError, PermissionDeniedError
+from broker.specs.catalogue import Tool
+
+_MAX_PATH_DEPTH = 16
+
+
+def request_digest(request: CallRequest) -> str:
+    """Digest of all that a request says, its id apart: what makes two requests the same."""
+    context = request.context
+    return digest(
+        canonical(
+            {
+                "tool": request.tool,
+                "version": request.tool_version,
+                "arguments": request.arguments,
+                "files": [[item.path, item.blob, item.executable] for item in request.files],
+                "context": [
+                    context.workspace,
+                    context.workflow,
+                    context.purpose,
+                    context.session,
+                    context.delegation,
+                    context.model,
+                    context.prompt_version,
+                    [[item.uri, item.digest] for item in context.sources],
+                    context.feature,
+                    context.team,
+                    list(context.data_classes),
+                ],
+            },
+        ),
+    )
+
+
+def tool_tier(tool: Tool | None) -> Tier:
+    """The tier of a tool; an unknown one is asked about at the highest."""
+    return Tier.AUTONOMOUS if tool is None else tool.spec.risk
+
+
+def require_no_approval(tool: Tool, tier: Tier) -> None:
+    """Keeps Tier 4 shut: two people have to approve, and nobody can vote in this release.
+
+    Raises:
+        PermissionDeniedError: the call would need approval.
+    """
+    if tier >= APPROVAL_REQUIRED_FROM:
+        raise PermissionDeniedError(
+            f"{tool.spec.name} is Tier {int(tier)}: two people have to approve each call, and this broker has no approvers",
+            reason="APPROVAL_UNAVAILABLE",
+            hint="Tier 4 stays shut until approvers are enrolled.",
+            metadata={"rule": "tier-4-two-people", "tier": str(int(tier))},
+        )
+
+
+def denied(caller: Caller, tool: str, workspace: str, decision: Decision) -> PermissionDeniedError:
+    """The refusal of a call by the policy."""
+    return PermissionDeniedError(
+        f"{caller.subject} may not call {tool} in workspace {workspace}: {decision.reason}",
+        reason="POLICY_DENIED",
+        hint=f"`broker policy explain --agent {caller.identity.name} --tool {tool} --workspace {workspace}` "
+        "shows each rule; ask the workspace's owner for a rule that allows it.",
+        metadata={"rule": decision.rule, "policy_digest": decision.policy_digest, "tool": tool},
+    )
+
+
+def check_paths(files: tuple[InputFile, ...]) -> None:
+    """Lets relative, plain paths pass, each once and none below another.
+
+    Raises:
+        InvalidArgumentError: names the file's field.
+    """
+    seen: set[str] = set()
+    for index, item in enumerate(files):
+        path = PurePosixPath(item.path)
+        parts = item.path.split("/")
+        clean = item.path and not path.is_absolute() and len(parts) <= _MAX_PATH_DEPTH
+        if not clean or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
+            raise _file_error(index, "path", "must be a relative path without empty, `.` or `..` parts", item.path)
+        if item.path in seen:
+            raise _file_error(index, "path", "stands twice", item.path)
+        seen.add(item.path)
+    for index, item in enumerate(files):
+        if any(str(parent) in seen for parent in PurePosixPath(item.path).parents):
+            raise _file_error(index, "path", "lies below a path that is a file itself", item.path)
+
+
+def _file_error(index: int, field: str, why: str, value: str) -> InvalidArgumentError:
+    where = f"tool_call.files[{index}].{field}"
+    return InvalidArgumentError(
+        f"{where} {why}: {value!r}", reason="INVALID_FILE", violations=(FieldViolation(where, why),)
+    )
+
+
+def check_sizes(tool: Tool, blobs: tuple[VaultRow, ...]) -> None:
+    """Lets as many files and bytes pass as the tool takes.
+
+    Raises:
+        InvalidArgumentError: too many or too large.
+    """
+    files = tool.spec.files
+    total = sum(blob.size for blob in blobs)
+    if len(blobs) > files.max_input_files or total > files.max_input_bytes:
+        why = (
+            f"{len(blobs)} files of {total} bytes; {tool.spec.name} takes at most {files.max_input_files} files of "
+            f"{files.max_input_bytes} bytes together"
+        )
+        raise InvalidArgumentError(
+            f"tool_call.files: {why}", reason="TOO_MANY_FILES", violations=(FieldViolation("tool_call.files", why),)
+        )

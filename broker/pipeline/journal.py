@@ -1,0 +1,121 @@
+"""The bodies of the ledger's entries about calls. Pure; people and agents appear as ids, texts as commitments."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.domain.call import CallContext, Decision, Lineage
+from broker.domain.canonical import JsonObject, JsonValue, canonical
+from broker.domain.events import Outcome, StoredRequest
+from broker.domain.ports import CallRow, SealedObject
+from broker.domain.run import StreamSummary
+from broker.domain.tier import Tier
+
+
+def request_body(row: CallRow, request: StoredRequest, image_digest: str, sealed: SealedObject) -> JsonObject:
+    """What every entry about one call says of it."""
+    context = request.context
+    return {
+        "call_id": row.id,
+        **_context(context),
+        "purpose_commit": sealed.commit("purpose", context.purpose.encode()),
+        "args_commit": sealed.commit("arguments", request.arguments_json.encode()),
+        "files_commit": sealed.commit("files", canonical(request.file_digests)),
+        "lineage": lineage_body(request.lineage),
+        "data_classes": list(request.data_classes),
+        "tool": {"name": row.tool, "version": row.tool_version, "image_digest": image_digest},
+        "tier": row.tier,
+        "envelope_digest": row.envelope_digest,
+    }
+
+
+def _context(context: CallContext) -> JsonObject:
+    return {
+        "workspace": context.workspace,
+        "workflow": {"id": context.workflow, "version": ""},
+        "model": context.model,
+        "prompt_version": context.prompt_version,
+        "feature": context.feature,
+        "team": context.team,
+    }
+
+
+def lineage_body(lineage: Lineage) -> JsonObject:
+    """Ids, ``unproven`` where nothing proves who started the agent's work."""
+    return {
+        "owner": lineage.owner,
+        "registrar": lineage.registrar,
+        "starter": lineage.starter or "unproven",
+        "on_behalf_of": lineage.on_behalf_of,
+        "proofs": list(lineage.proofs),
+    }
+
+
+def decision_body(decision: Decision, subject_id: str) -> JsonObject:
+    """The decision with every attribute that it read; the subject's name gives way to its id."""
+    inputs: dict[str, JsonValue] = dict(decision.inputs)
+    inputs["subject"] = subject_id
+    return {
+        "policy": {
+            "digest": decision.policy_digest,
+            "rule": decision.rule,
+            "decision": "allow" if decision.allowed else "deny",
+            "inputs": inputs,
+        },
+    }
+
+
+def refusal_body(*, reason: str, rule: str, obj: str, workspace: str, tier: Tier, owner: str) -> JsonObject:
+    """A refused request: no call came of it."""
+    return {
+        "workspace": workspace,
+        "tool": {"name": obj},
+        "tier": int(tier),
+        "lineage": {"owner": owner},
+        "refused": {"reason": reason, "rule": rule},
+    }
+
+
+def outcome_body(row: CallRow, outcome: Outcome, ended: datetime, sealed: SealedObject) -> JsonObject:
+    """How a call ended; ``intent_seq`` is -1 where it never started."""
+    return {
+        "call_id": row.id,
+        "workspace": row.workspace,
+        "tool": {"name": row.tool, "version": row.tool_version},
+        "tier": row.tier,
+        "intent_seq": -1 if row.intent_seq is None else row.intent_seq,
+        "outcome": {
+            "state": row.state.value,
+            "cause": outcome.cause.value,
+            "cause_source": outcome.cause_source.value,
+            "exit_code": outcome.exit_code,
+            "signal": outcome.signal,
+            "detail_commit": sealed.commit("detail", outcome.detail.encode()),
+            "wall_us": round(outcome.wall_s * 1e6),
+            "cpu_us": None if outcome.cpu_s is None else round(outcome.cpu_s * 1e6),
+            "memory_peak_bytes": outcome.memory_peak_bytes,
+            "oom_kills": outcome.oom_kills,
+            "warnings": len(outcome.warnings),
+            "ended": ended.isoformat(),
+        },
+        "output": {
+            "stdout": _summary(outcome.stdout, sealed),
+            "stderr": _summary(outcome.stderr, sealed),
+            "result_commit": sealed.commit("result", outcome.result_json.encode()),
+            "files": [{"blob": item.blob, "bytes": item.size} for item in outcome.files],
+            "files_commit": sealed.commit("files", canonical({f.path: f.digest for f in outcome.files})),
+        },
+        "egress": [],
+        "artifacts": [],
+    }
+
+
+def _summary(summary: StreamSummary | None, sealed: SealedObject) -> JsonValue:
+    if summary is None:
+        return None
+    return {
+        "commit": sealed.commit("output", summary.digest.encode()),
+        "bytes": summary.total_bytes,
+        "kept": summary.kept_bytes,
+        "truncated": summary.truncated,
+    }

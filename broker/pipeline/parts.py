@@ -1,0 +1,46 @@
+"""What the pipeline is put together from, and the bounds that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.domain.ports import Recorder, Store, Vault
+from broker.identity.directory import LiveDirectory
+from broker.policy.live import LivePolicy
+from broker.sandbox.engine import Engine
+from broker.specs.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of the whole broker; sizes in bytes, times in seconds."""
+
+    max_running: int
+    max_queued: int
+    max_active_per_agent: int
+    blob_quota_bytes: int
+    blob_max_bytes: int
+    blob_ttl_s: float
+    refusal_window_s: float
+    detach_grace_s: float = 2.0
+    """How long a call goes on whose RunToolCall stream broke, until somebody watches it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The rooms, as the pipeline uses them."""
+
+    store: Store
+    ledger: Recorder
+    vault: Vault
+    directory: LiveDirectory
+    policy: LivePolicy
+    catalogue: Catalogue
+    engine: Engine
+    images: Mapping[str, str]
+    """Image name of a spec -> digest of the image that the engine has under it."""
+    origin: str
+    bounds: Bounds
+    clock: Callable[[], datetime]

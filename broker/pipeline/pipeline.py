@@ -1,0 +1,212 @@
+"""The sentence that the broker is: each call is admitted, decided, recorded, run in a container, recorded, answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from typing import Self
+
+import structlog
+
+from broker.domain.call import CallRequest, PolicyRequest
+from broker.domain.events import CallEvent, CallView
+from broker.domain.identity import Caller
+from broker.domain.ports import CallRow, Transaction
+from broker.domain.run import EndCause
+from broker.errors import BrokerError, UnavailableError
+from broker.pipeline.active import ActiveCall
+from broker.pipeline.admission import Admission, Admitted
+from broker.pipeline.blobs import Blobs
+from broker.pipeline.calls import Calls
+from broker.pipeline.checks import tool_tier
+from broker.pipeline.execution import Execution
+from broker.pipeline.parts import Parts
+from broker.pipeline.recovery import recover
+from broker.pipeline.refusals import Refusals
+from broker.pipeline.turns import Turns
+from broker.specs.catalogue import Tool
+
+_log = structlog.get_logger(__name__)
+_HOUSEKEEPING_S = 5.0
+_CANCEL_WAIT_S = 10.0
+
+
+class Pipeline:
+    """Takes calls from callers whom the server has authenticated. Use as ``async with``: entering recovers what an
+    earlier run left behind, leaving stops what waits and lets what runs end within ``drain_s`` seconds.
+    """
+
+    def __init__(self, parts: Parts, *, drain_s: float) -> None:
+        self._parts = parts
+        self._drain_s = drain_s
+        bounds = parts.bounds
+        self.turns = Turns(
+            max_running=bounds.max_running,
+            max_queued=bounds.max_queued,
+            max_per_agent=bounds.max_active_per_agent,
+        )
+        self.blobs = Blobs(parts)
+        self.calls = Calls(parts)
+        self.refusals = Refusals(parts)
+        self._admission = Admission(parts, self.blobs, self.refusals, self.turns)
+        self._execution = Execution(parts, self.blobs, self.turns)
+        self._draining = False
+        self._background: set[asyncio.Task[Admitted] | asyncio.Task[None]] = set()
+        self._housekeeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        for active in await recover(self._parts):
+            self.turns.reserve(active.row.agent, force=True)
+            self._drive(active)
+        self._housekeeper = asyncio.create_task(self._keep_house())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._draining = True
+        await self._drain()
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await self.refusals.flush(everything=True)
+
+    def tools(self, caller: Caller, workspace: str) -> list[Tool]:
+        """The tools that a caller may call in a workspace, by name."""
+        return [tool for tool in self._parts.catalogue.all() if self._may_call(caller, tool, workspace)]
+
+    def tool(self, caller: Caller, name: str, workspace: str) -> Tool | None:
+        """One tool, if the caller may call it there."""
+        tool = self._parts.catalogue.get(name)
+        return tool if tool is not None and self._may_call(caller, tool, workspace) else None
+
+    def _may_call(self, caller: Caller, tool: Tool, workspace: str) -> bool:
+        request = PolicyRequest(caller.subject, workspace, tool.spec.name, "call", tool_tier(tool))
+        return self._parts.policy.snapshot.decide(request).allowed
+
+    def image_digest(self, tool: Tool) -> str:
+        """Digest of the image that a tool runs in; empty where it isn't built."""
+        return self._parts.images.get(tool.spec.image, "")
+
+    async def create(self, caller: Caller, request: CallRequest) -> CallView:
+        """Admits a call and lets it go on by itself.
+
+        Raises:
+            BrokerError: as ``Admission.admit``.
+        """
+        admitted = await self._admit(caller, request)
+        return await self.calls.get(caller, admitted.call_id)
+
+    async def run(
+        self, caller: Caller, request: CallRequest, deadline_passed: Callable[[], bool]
+    ) -> AsyncGenerator[tuple[CallEvent, CallView | None], None]:
+        """Admits a call and follows it to its end. Whose stream breaks has a moment to watch the call again; then, or
+        at once where the deadline has passed, the call is cancelled.
+
+        Raises:
+            BrokerError: as ``Admission.admit`` and ``Calls.watch``.
+        """
+        admitted = await self._admit(caller, request)
+        active = self.calls.active.get(admitted.call_id)
+        try:
+            async with aclosing(self.calls.watch(caller, admitted.call_id, 1)) as events:
+                async for item in events:
+                    yield item
+        finally:
+            if active is not None and not active.feed.finished:
+                self._spawn(self._abandoned(active, at_once=deadline_passed()))
+
+    async def cancel(self, caller: Caller, call_id: str) -> CallView:
+        """Ends a call and returns it; one that has ended is returned as it is.
+
+        Raises:
+            NotFoundError: as ``Calls.visible``.
+        """
+        row = await self._parts.store.read(lambda tx: self.calls.visible(tx, caller, call_id, "CancelToolCall"))
+        active = self.calls.active.get(call_id)
+        if active is not None:
+            own = caller.identity.id == row.agent
+            cause = EndCause.CLIENT if own else EndCause.OPERATOR
+            active.end(cause, f"cancelled by {'its caller' if own else caller.identity.id}")
+            await self._ended(active)
+        return await self.calls.get(caller, call_id)
+
+    async def _ended(self, active: ActiveCall) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL_WAIT_S):
+                await active.feed.ended()
+        except TimeoutError as error:
+            raise UnavailableError(
+                "the call has been told to end and has not ended yet",
+                reason="CANCEL_PENDING",
+                hint="Get the call in a moment.",
+                retry_after_s=1.0,
+            ) from error
+
+    async def _admit(self, caller: Caller, request: CallRequest) -> Admitted:
+        if self._draining:
+            raise UnavailableError("the broker is shutting down", reason="DRAINING", retry_after_s=1.0)
+        # Shielded: a caller that goes away just now must not leave a call on record which nobody drives.
+        task = asyncio.create_task(self._admit_and_drive(caller, request))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return await asyncio.shield(task)
+
+    async def _admit_and_drive(self, caller: Caller, request: CallRequest) -> Admitted:
+        admitted = await self._admission.admit(caller, request)
+        if admitted.active is not None:
+            self._drive(admitted.active)
+        return admitted
+
+    def _drive(self, active: ActiveCall) -> None:
+        call_id = active.row.id
+        self.calls.active[call_id] = active
+        active.task = asyncio.create_task(self._execution.drive(active))
+        active.task.add_done_callback(lambda _: self.calls.active.pop(call_id, None))
+
+    async def _abandoned(self, active: ActiveCall, *, at_once: bool) -> None:
+        if not at_once:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._parts.bounds.detach_grace_s):
+                    await active.feed.ended()
+            if active.feed.over or active.feed.watchers:
+                return
+        why = "its caller's deadline passed" if at_once else "its caller went away"
+        active.end(EndCause.CLIENT, why)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _drain(self) -> None:
+        running = [item for item in self.calls.active.values() if not item.waiting]
+        for item in self.calls.active.values():
+            if item.waiting and item.task is not None:
+                item.task.cancel()
+        tasks = [item.task for item in running if item.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._drain_s)
+            for item in running:
+                if item.task in late:
+                    item.end(EndCause.OPERATOR, "the broker was shut down")
+        rest = [item.task for item in self.calls.active.values() if item.task is not None]
+        await asyncio.gather(*rest, *self._background, return_exceptions=True)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            try:
+                await self.refusals.flush()
+                await self._parts.store.write(self._sweep)
+            except BrokerError as error:
+                _log.warning("housekeeping.failed", reason=error.reason, error=error.message)
+
+    def _sweep(self, tx: Transaction) -> None:
+        now = self._parts.clock()
+        for object_id in tx.vault.expired(now, 100):
+            row: CallRow | None = tx.calls.get(object_id)
+            if row is not None and row.ended is None:
+                tx.vault.extend(object_id, now + timedelta(hours=1))  # it still goes on: its content is needed
+                continue
+            tx.vault.delete(object_id)

@@ -1,0 +1,253 @@
+"""One checked policy, for ever the same: what decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Self
+
+import structlog
+
+from broker.domain.call import Decision, PolicyRequest
+from broker.domain.canonical import digest
+from broker.domain.tier import Tier
+from broker.errors import BrokerError, FieldViolation, InvalidArgumentError
+from broker.policy.engine import Engine
+from broker.policy.lint import Finding, examine
+from broker.policy.roles import RoleGraph
+from broker.policy.rows import (
+    ANY,
+    CALL,
+    DEFAULT_DENY,
+    EVALUATION_ERROR,
+    NO_WORKSPACE,
+    RPC,
+    Grant,
+    Rule,
+    Values,
+    is_method,
+    is_person,
+    is_tool,
+    is_workspace,
+    objects_covering,
+)
+
+MAX_VIOLATIONS = 20
+"""Most findings that an error carries; it says how many there are."""
+
+_SELF_TESTED_RULES = 64
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Snapshot:
+    """An immutable policy. Make it with ``load``.
+
+    A decision looks only at the shard of the question: the rows whose action, workspace (or ``*``) and object (the tool
+    or method itself, a wildcard above it, or ``*``) fit, and in it at those whose subject is the asker, one of its
+    roles, or ``*``. Each row lies under exactly one such key, and a row under any other key fails a condition of the
+    matcher, so casbin, which evaluates the whole matcher over what is left in the file's order, answers and names the
+    rule as it would over the whole policy. What a decision costs doesn't depend on how many rules there are.
+    """
+
+    digest: str
+    """``sha256:`` and the digest of the file's bytes."""
+    text: str
+    """The file itself, for the record."""
+    warnings: tuple[Finding, ...]
+    """What the linter found odd."""
+    table: tuple[Rule, ...]
+    """All rules, in the file's order."""
+    grants: tuple[Grant, ...]
+    """All grants, in the file's order."""
+    _graph: RoleGraph
+    _engine: Engine
+    _rows: tuple[Values, ...]
+    _shards: Mapping[tuple[str, str, str], Mapping[str, tuple[int, ...]]]
+
+    @classmethod
+    def load(
+        cls, text: str, *, known_tools: frozenset[str] | None = None, known_rpcs: frozenset[str] | None = None
+    ) -> Self:
+        """Reads, checks and tries a policy.
+
+        Args:
+            text: the whole file.
+            known_tools: full names of the tools that exist; rows that name others are refused. ``None`` doesn't check.
+            known_rpcs: full methods that the broker serves, checked in the same way.
+
+        Raises:
+            InvalidArgumentError: POLICY_INVALID; each violation names ``line N, column M``.
+        """
+        examined = examine(text, known_tools, known_rpcs)
+        if examined.errors:
+            raise refusal(examined.errors)
+        graph = RoleGraph(examined.grants)
+        snapshot = cls(
+            digest=digest(text.encode("utf-8")),
+            text=text,
+            warnings=examined.warnings,
+            table=examined.rules,
+            grants=examined.grants,
+            _graph=graph,
+            _engine=Engine(graph),
+            _rows=tuple(rule.values for rule in examined.rules),
+            _shards=_shard(examined.rules),
+        )
+        snapshot._try()
+        return snapshot
+
+    @property
+    def rules(self) -> int:
+        """How many rules there are."""
+        return len(self.table)
+
+    def roles_of(self, subject: str, workspace: str) -> tuple[str, ...]:
+        """The roles that a subject holds in a workspace, the built-in ones included, sorted."""
+        return tuple(sorted(self._graph.closure(subject, workspace) - {subject}))
+
+    def decide(self, request: PolicyRequest) -> Decision:
+        """May it? Never raises: a question that can't be evaluated is denied by the rule ``evaluation-error``.
+
+        Any thread may ask. Nothing is remembered from one question to the next.
+        """
+        try:
+            return self._decide(request)
+        except Exception as error:  # noqa: BLE001 - the fail-closed boundary: every exception is a deny
+            _log.warning("policy.evaluation_error", error=type(error).__name__, policy=self.digest)
+            why = error.message if isinstance(error, BrokerError) else type(error).__name__
+            return Decision(
+                allowed=False,
+                rule=EVALUATION_ERROR,
+                reason=f"the policy could not be evaluated for this request: {why}",
+                policy_digest=self.digest,
+                inputs=MappingProxyType({}),
+            )
+
+    def candidates(self, request: PolicyRequest) -> int:
+        """How many rows casbin is asked to evaluate for a question: independent of the policy's size."""
+        return len(self._candidates(request, self._graph.closure(request.subject, request.workspace)))
+
+    def _decide(self, request: PolicyRequest) -> Decision:
+        check_request(request)
+        closure = self._graph.closure(request.subject, request.workspace)
+        rows = tuple([self._rows[index] for index in self._candidates(request, closure)])
+        allowed, row = self._engine.evaluate(
+            rows,
+            subject=request.subject,
+            workspace=request.workspace,
+            obj=request.obj,
+            action=request.action,
+            tier=int(request.tier),
+        )
+        if row is None:
+            rule, reason = DEFAULT_DENY, _why_nothing_allows(request, rows)
+        else:
+            rule, reason = row[0], row[-1]
+        inputs = {
+            "subject": request.subject,
+            "workspace": request.workspace,
+            "object": request.obj,
+            "action": request.action,
+            "tier": str(int(request.tier)),
+            "roles": " ".join(sorted(closure - {request.subject})),
+        }
+        return Decision(allowed, rule, reason, self.digest, MappingProxyType(inputs))
+
+    def _candidates(self, request: PolicyRequest, closure: frozenset[str]) -> list[int]:
+        found: list[int] = []
+        for workspace in (request.workspace, ANY):
+            for obj in objects_covering(request.obj, request.action):
+                shard = self._shards.get((request.action, workspace, obj))
+                if shard is None:
+                    continue
+                found += shard.get(ANY, ())
+                if len(shard) < len(closure):
+                    found += (index for subject in shard if subject in closure for index in shard[subject])
+                else:
+                    found += (index for subject in closure for index in shard.get(subject, ()))
+        found.sort()
+        return found
+
+    def _try(self) -> None:
+        # The last check before a policy may go live: casbin evaluates real rows of it without an error.
+        for rule in self.table[:_SELF_TESTED_RULES]:
+            request = PolicyRequest(
+                subject=rule.subject if is_person(rule.subject) else "agent:self-test",
+                workspace=rule.workspace if rule.workspace != ANY else "self-test",
+                obj=rule.obj.replace(ANY, "self" if rule.obj != ANY else _EXAMPLES[rule.action]),
+                action=rule.action,
+                tier=Tier.INTERNAL,
+            )
+            decision = self.decide(request)
+            if decision.rule == EVALUATION_ERROR:
+                message = f"rule {rule.id} can't be evaluated: {decision.reason}"
+                raise InvalidArgumentError(
+                    message,
+                    reason="POLICY_INVALID",
+                    violations=(FieldViolation(f"line {rule.line}, column 1", decision.reason),),
+                )
+
+
+_EXAMPLES = MappingProxyType({CALL: "self.test", RPC: "broker.v1.SelfTest/Test"})
+
+
+def check_request(request: PolicyRequest) -> None:
+    """Lets a well-formed question pass.
+
+    A role, a wildcard or a look-alike in a question must never meet its equal in a rule.
+
+    Raises:
+        InvalidArgumentError: names the attribute that is wrong.
+    """
+    is_rpc = request.action == RPC
+    if request.action not in (CALL, RPC):
+        wrong = "action"
+    elif not is_person(request.subject):
+        wrong = "subject"
+    elif not is_workspace(request.workspace) and not (is_rpc and request.workspace == NO_WORKSPACE):
+        wrong = "workspace"
+    elif not (is_method(request.obj) if is_rpc else is_tool(request.obj)):
+        wrong = "object"
+    elif type(request.tier) is not Tier:
+        wrong = "tier"
+    else:
+        return
+    raise InvalidArgumentError(f"its {wrong} is malformed", reason="POLICY_REQUEST")
+
+
+def refusal(errors: tuple[Finding, ...]) -> InvalidArgumentError:
+    """The error that a policy with these findings is refused with."""
+    shown = errors[:MAX_VIOLATIONS]
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidArgumentError(
+        f"the policy is refused: line {first.line}: {first.message}{more}",
+        reason="POLICY_INVALID",
+        hint="Mend the file; `broker policy check FILE` shows each place. What was in force stays in force.",
+        metadata={"errors": str(len(errors)), "errors_shown": str(len(shown))},
+        violations=tuple(FieldViolation(f"line {item.line}, column {item.column}", item.message) for item in shown),
+    )
+
+
+def _shard(rules: Iterable[Rule]) -> Mapping[tuple[str, str, str], Mapping[str, tuple[int, ...]]]:
+    shards: dict[tuple[str, str, str], dict[str, list[int]]] = {}
+    for index, rule in enumerate(rules):
+        shard = shards.setdefault((rule.action, rule.workspace, rule.obj), {})
+        shard.setdefault(rule.subject, []).append(index)
+    return MappingProxyType(
+        {key: {subject: tuple(indexes) for subject, indexes in shard.items()} for key, shard in shards.items()},
+    )
+
+
+def _why_nothing_allows(request: PolicyRequest, rows: tuple[Values, ...]) -> str:
+    # Without the asker's name: reasons are kept where names are not.
+    where = "" if request.workspace == NO_WORKSPACE else f" in workspace {request.workspace}"
+    verb = "use" if request.action == RPC else "call"
+    reason = f"no rule allows this caller to {verb} {request.obj}{where}"
+    if rows:
+        # A row that is left can only have failed on its tier.
+        widest = max(rows, key=lambda row: row[5])
+        reason += f" at tier {int(request.tier)}; rule {widest[0]} allows it up to tier {widest[5]}"
+    return reason

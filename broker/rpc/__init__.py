@@ -1,0 +1,1 @@
+"""The gRPC server: mutual TLS, one dispatch for every method, thin servicers, wire <-> domain."""

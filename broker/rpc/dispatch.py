@@ -1,0 +1,227 @@
+"""One way in for every method of every service: authenticate, decide, parse, answer, and turn errors into statuses.
+
+Requests reach us as bytes and are parsed here, so that malformed ones get our own error. Nothing is served but what
+stands in the table of services that ``handlers`` is given, each method of it behind the same gate: health and reflection
+too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeAlias, cast
+
+import grpc
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_status import rpc_status
+
+from broker.domain.identity import Caller
+from broker.errors import BrokerError, DeadlineError, InternalError, InvalidArgumentError, UnavailableError
+from broker.rpc.status import to_status
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+_log = structlog.get_logger(__name__)
+
+
+class Gate(Protocol):
+    """Who asks, and may they?"""
+
+    async def authenticate(self, context: Context) -> Caller:
+        """The caller of a connection, checked now: registry, expiry, revocation.
+
+        Raises:
+            UnauthenticatedError: says what is wrong with the certificate.
+        """
+
+    async def authorise(self, caller: Caller, method: str) -> None:
+        """Lets a caller use a method (``broker.v1.ToolBroker/ListTools``).
+
+        Raises:
+            PermissionDeniedError: names the rule.
+        """
+
+    @property
+    def open(self) -> bool:
+        """Are new requests taken? Not before the ledger has verified, nor while draining."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service and the object whose methods, by the wire's names, answer it."""
+
+    descriptor: ServiceDescriptor
+    implementation: object
+    takes_caller: bool = True
+    """Ours take ``(caller, request, context)``; a library's servicer takes ``(request, context)``."""
+    while_closed: bool = False
+    """Is it answered while the gate is closed? Health is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a request may be, in bytes, and how often an open stream's caller is checked again, in seconds."""
+
+    max_request_bytes: int
+    recheck_s: float = 1.0
+
+
+def handlers(services: Sequence[Service], gate: Gate, bounds: Bounds) -> list[grpc.GenericRpcHandler]:
+    """Generic handlers of all services."""
+    result: list[grpc.GenericRpcHandler] = []
+    for service in services:
+        methods = {
+            method.name: _Method(service, method, gate, bounds).handler() for method in service.descriptor.methods
+        }
+        result.append(grpc.method_handlers_generic_handler(service.descriptor.full_name, methods))
+    return result
+
+
+class _Method:
+    def __init__(self, service: Service, method: MethodDescriptor, gate: Gate, bounds: Bounds) -> None:
+        self._service = service
+        self._name = f"{service.descriptor.full_name}/{method.name}"
+        self._method = method
+        self._request_class: type[Message] = GetMessageClass(method.input_type)
+        self._call: Callable[..., Any] = getattr(service.implementation, method.name)
+        self._gate = gate
+        self._bounds = bounds
+
+    def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of this method's shape, over bytes on both sides."""
+        many_in, many_out = self._method.client_streaming, self._method.server_streaming
+        if many_out:
+            make = grpc.stream_stream_rpc_method_handler if many_in else grpc.unary_stream_rpc_method_handler
+            return make(self._stream)
+        make_unary = grpc.stream_unary_rpc_method_handler if many_in else grpc.unary_unary_rpc_method_handler
+        return make_unary(self._unary)
+
+    async def _unary(self, request: bytes | AsyncIterator[bytes], context: Context) -> bytes:
+        async def answer() -> bytes:
+            arguments = await self._enter(request, context)
+            reply: Message = await self._call(*arguments)
+            return reply.SerializeToString()
+
+        return cast("bytes", await _reporting(answer, self._name, context))
+
+    async def _stream(self, request: bytes | AsyncIterator[bytes], context: Context) -> None:
+        async def answer() -> None:
+            arguments = await self._enter(request, context)
+            replies: AsyncGenerator[Message, None] = self._call(*arguments)
+            async with _Guard(replies, self._check_again(context), self._bounds.recheck_s) as guard:
+                async for reply in guard.iterate():
+                    await context.write(reply.SerializeToString())
+
+        await _reporting(answer, self._name, context)
+
+    async def _enter(self, request: bytes | AsyncIterator[bytes], context: Context) -> tuple[object, ...]:
+        if not self._gate.open and not self._service.while_closed:
+            raise UnavailableError(
+                "the broker takes no requests now: it is starting or shutting down",
+                reason="NOT_SERVING",
+                hint="Try again in a moment; `broker doctor` on its host says how it stands.",
+                retry_after_s=1.0,
+            )
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise DeadlineError(f"the deadline of {self._name} had passed when it arrived; nothing was done")
+        caller = await self._gate.authenticate(context)
+        await self._gate.authorise(caller, self._name)
+        parsed = self._parse(request) if isinstance(request, bytes) else self._parse_all(request)
+        return (caller, parsed, context) if self._service.takes_caller else (parsed, context)
+
+    def _parse(self, data: bytes) -> Message:
+        limit = self._bounds.max_request_bytes
+        if len(data) > limit:
+            raise InvalidArgumentError(
+                f"the request is {len(data)} bytes long; the limit is {limit}",
+                reason="REQUEST_TOO_LARGE",
+                hint="Send files with UploadBlob and name them in the call.",
+                metadata={"limit_bytes": str(limit), "bytes": str(len(data))},
+            )
+        message = self._request_class()
+        try:
+            message.ParseFromString(data)
+        except (DecodeError, RecursionError) as error:
+            raise InvalidArgumentError(
+                f"the request is no valid {self._method.input_type.full_name}",
+                reason="MALFORMED_REQUEST",
+                hint="Generate the client from the broker's protos, or ask by server reflection.",
+            ) from error
+        return message
+
+    async def _parse_all(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for data in requests:
+            yield self._parse(data)
+
+    def _check_again(self, context: Context) -> Callable[[], Awaitable[None]]:
+        async def check() -> None:
+            caller = await self._gate.authenticate(context)
+            await self._gate.authorise(caller, self._name)
+
+        return check
+
+
+class _Guard:
+    """Ends a stream whose caller has lost the right to it, even while nothing is sent."""
+
+    def __init__(
+        self,
+        replies: AsyncGenerator[Message, None],
+        check: Callable[[], Awaitable[None]],
+        period_s: float,
+    ) -> None:
+        self._replies = replies
+        self._check = check
+        self._period_s = period_s
+        self._next: asyncio.Task[Message] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+        await self._replies.aclose()
+
+    async def iterate(self) -> AsyncIterator[Message]:
+        """The replies, with the caller checked again at least once a period."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._period_s
+        while True:
+            self._next = self._next or asyncio.ensure_future(_anext(self._replies))
+            done, _ = await asyncio.wait({self._next}, timeout=max(0.0, due - loop.time()))
+            if loop.time() >= due:
+                await self._check()
+                due = loop.time() + self._period_s
+            if done:
+                finished, self._next = self._next, None
+                try:
+                    yield finished.result()
+                except StopAsyncIteration:
+                    return
+
+
+async def _anext(replies: AsyncIterator[Message]) -> Message:
+    return await anext(replies)
+
+
+async def _reporting(answer: Callable[[], Awaitable[Any]], name: str, context: Context) -> Any:  # noqa: ANN401 - bytes or None, as the shape wants
+    try:
+        return await answer()
+    except BrokerError as error:
+        refusal = error
+    except (grpc.aio.AbortError, asyncio.CancelledError):
+        raise  # AbortError is an Exception; it already carries the status
+    except Exception:  # noqa: BLE001 - the fail-closed boundary: a defect is told as such, without its text
+        _log.exception("rpc.failed", method=name)
+        refusal = InternalError(
+            f"{name} failed inside the broker; nothing of the reason is sent",
+            hint="The broker's log has it; a call that had started can be looked up with GetToolCall.",
+        )
+    await context.abort_with_status(rpc_status.to_status(to_status(refusal)))
+    raise AssertionError("abort_with_status always raises")

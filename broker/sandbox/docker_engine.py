@@ -1,0 +1,246 @@
+"""The Docker engine: management through its SDK in threads, streams on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+import docker
+import docker.errors
+import requests.exceptions
+import structlog
+import tenacity
+
+from broker.domain.run import Profile
+from broker.errors import FailedPreconditionError, InternalError, UnavailableError
+from broker.sandbox import images as image_rules
+from broker.sandbox.address import Endpoint, engine_address
+from broker.sandbox.docker_config import container_config
+from broker.sandbox.docker_events import EventFollower
+from broker.sandbox.docker_lease import DockerLease
+from broker.sandbox.docker_stream import attach
+from broker.sandbox.engine import LABEL_CALL, LABEL_INSTANCE, OwnedContainer
+from broker.sandbox.images import SandboxImage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_THREADS = 16
+_ANSWER_S = 60
+"""An engine that leaves a request unanswered for so long is away."""
+_REMOVE_ATTEMPTS = 4
+_CONFLICT = 409
+
+log = structlog.get_logger(__name__)
+
+
+class DockerEngine:
+    """Sandboxes on one Docker engine.
+
+    Args:
+        instance: label value that all containers of this broker carry: its ledger's origin id.
+        address: ``unix:///path`` or ``tcp://host:port``; empty asks ``DOCKER_HOST`` and the usual sockets.
+    """
+
+    def __init__(self, instance: str, *, address: str = "") -> None:
+        self._instance = instance
+        self._address = engine_address(address)
+        self._endpoint = Endpoint.parse(self._address)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="engine")
+        self._client: docker.APIClient | None = None
+        self._follower: EventFollower | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._live: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        """Connects, settles the API version, and subscribes to events.
+
+        Raises:
+            UnavailableError: no engine answers there.
+        """
+        try:
+            self._client = client = await self._call(self._connect)
+            self._follower = EventFollower(self._endpoint, client.api_version, self._instance)
+            await self._follower.start()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits until every container has been removed, then disconnects."""
+        await self._close()
+
+    @asynccontextmanager
+    async def lease(self, call_id: str, profile: Profile) -> AsyncIterator[DockerLease]:
+        """See ``broker.sandbox.engine.Engine.lease``."""
+        self._live[call_id] = self._live.get(call_id, 0) + 1
+        lease: DockerLease | None = None
+        try:
+            lease = await self._open(call_id, profile)
+            yield lease
+        finally:
+            if lease:
+                await lease.destroy()
+                self.background(self._release_when_gone(call_id, lease))
+            else:
+                self._release(call_id)
+
+    async def image(self, name: str) -> SandboxImage:
+        """See ``broker.sandbox.engine.Engine.image``."""
+        return image_rules.choose(await self.images(), name)
+
+    async def images(self) -> Sequence[SandboxImage]:
+        """See ``broker.sandbox.engine.Engine.images``."""
+        filters = {"label": [image_rules.LABEL_IMAGE]}
+        return image_rules.from_listing(await self._call(self._api.images, filters=filters))
+
+    async def list_owned(self) -> Sequence[OwnedContainer]:
+        """See ``broker.sandbox.engine.Engine.list_owned``."""
+        filters = {"label": [f"{LABEL_INSTANCE}={self._instance}"]}
+        listing = await self._call(self._api.containers, all=True, filters=filters)
+        return [
+            OwnedContainer(id=item["Id"], call_id=(item["Labels"] or {}).get(LABEL_CALL, ""), state=item["State"])
+            for item in listing
+        ]
+
+    def live_calls(self) -> frozenset[str]:
+        """See ``broker.sandbox.engine.Engine.live_calls``."""
+        return frozenset(self._live)
+
+    async def remove(self, container_id: str) -> None:
+        """See ``broker.sandbox.engine.Engine.remove``."""
+        retry = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(_REMOVE_ATTEMPTS),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=2),
+            retry=tenacity.retry_if_exception_type(UnavailableError),
+            reraise=True,
+        )
+        async for attempt in retry:
+            with attempt:
+                await self._call(self._remove_now, container_id)
+
+    async def state(self, container_id: str) -> tuple[int, bool]:
+        """See ``broker.sandbox.docker_lease.EngineHands.state``."""
+        state = (await self._call(self._api.inspect_container, container_id))["State"]
+        return int(state.get("Pid") or 0), bool(state.get("OOMKilled"))
+
+    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """See ``broker.sandbox.docker_lease.EngineHands.background``."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._settle)
+        return task
+
+    @property
+    def _api(self) -> docker.APIClient:
+        if self._client is None:
+            raise InternalError("the engine is used outside its `async with`")
+        return self._client
+
+    async def _open(self, call_id: str, profile: Profile) -> DockerLease:
+        """Creates, attaches, starts: in this order, or output is lost."""
+        body = container_config(self._instance, call_id, profile, self._api.api_version)
+        creation = asyncio.ensure_future(self._call(self._api.create_container_from_config, body))
+        try:
+            container_id = str((await asyncio.shield(creation))["Id"])
+        except asyncio.CancelledError:
+            self.background(self._remove_when_made(creation))
+            raise
+        except FailedPreconditionError as error:
+            raise FailedPreconditionError(
+                f"the engine doesn't have the image {profile.image}", reason="IMAGE_MISSING", hint="run: make images"
+            ) from error
+        connection = None
+        try:
+            watch = self._events.watch(container_id)
+            connection = await attach(self._endpoint, self._api.api_version, container_id)
+            await self._call(self._api.start, container_id)
+        except BaseException:
+            if connection:
+                connection.cut()
+            self._events.forget(container_id)
+            self.background(self.remove(container_id))
+            raise
+        return DockerLease(
+            self, call_id=call_id, container_id=container_id, profile=profile, connection=connection, watch=watch
+        )
+
+    @property
+    def _events(self) -> EventFollower:
+        if self._follower is None:
+            raise InternalError("the engine is used outside its `async with`")
+        return self._follower
+
+    def _release(self, call_id: str) -> None:
+        self._live[call_id] -= 1
+        if not self._live[call_id]:
+            del self._live[call_id]
+
+    async def _release_when_gone(self, call_id: str, lease: DockerLease) -> None:
+        try:
+            await lease.removed()
+        finally:
+            self._events.forget(lease.container_id)
+            self._release(call_id)
+
+    async def _remove_when_made(self, creation: asyncio.Future[Mapping[str, Any]]) -> None:
+        """The caller went away while the engine was making a container: take it when it comes, and remove it."""
+        try:
+            container_id = str((await creation)["Id"])
+        except (UnavailableError, FailedPreconditionError):
+            return
+        await self.remove(container_id)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            # The reaper finds what is left by its label.
+            log.error("sandbox.removal_failed", error=str(error))
+
+    async def _close(self) -> None:
+        async with AsyncExitStack() as stack:
+            stack.callback(self._threads.shutdown, wait=False)
+            if self._client:
+                stack.callback(self._client.close)
+            if self._follower:
+                stack.push_async_callback(self._follower.stop)
+            while self._background:
+                await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _connect(self) -> docker.APIClient:
+        return docker.APIClient(base_url=self._address, version="auto", timeout=_ANSWER_S, max_pool_size=_THREADS)
+
+    def _remove_now(self, container_id: str) -> None:
+        try:
+            self._api.remove_container(container_id, force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != _CONFLICT:  # 409: somebody is removing it already
+                raise
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls the SDK in a thread, and turns its errors into ours."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        except docker.errors.NotFound as error:
+            raise FailedPreconditionError(_short(error), reason="ENGINE_NOT_FOUND") from error
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+            raise UnavailableError(
+                f"the container engine at {self._address} failed: {_short(error)}",
+                reason="ENGINE_FAILED",
+                hint="is it running, and may this user reach it? see `broker doctor`",
+            ) from error
+
+
+def _short(error: Exception) -> str:
+    explanation = getattr(error, "explanation", None)
+    return str(explanation or error).strip().partition("\n")[0][:400]

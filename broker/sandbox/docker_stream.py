@@ -1,0 +1,118 @@
+"""The two long-lived connections to a Docker engine, on asyncio: an attached container, and the engine's events.
+
+The SDK does both with blocking reads; here a stalled container or a quiet engine holds no thread, and a cut is at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from urllib.parse import quote, urlencode
+
+from broker.errors import UnavailableError
+from broker.sandbox.address import Endpoint
+
+BUFFER_BYTES = 256 * 1024
+"""What a connection reads ahead before it stops taking bytes from the engine."""
+_CONNECT_S = 10.0
+_STATUS_SWITCHED = 101
+_STATUS_OK = 200
+_MAX_EVENT = 1024 * 1024
+
+
+class Connection:
+    """One HTTP connection to the engine, after its request has been answered with headers."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def cut(self) -> None:
+        """Drops the connection at once, unsent and unread bytes with it."""
+        self.writer.transport.abort()
+
+    async def closed(self) -> None:
+        """Returns once the connection is gone."""
+        with suppress(OSError):
+            await self.writer.wait_closed()
+
+
+async def attach(endpoint: Endpoint, api_version: str, container_id: str) -> Connection:
+    """Attaches to standard input, output and error of a container that hasn't been started.
+
+    Raises:
+        UnavailableError: the engine doesn't answer or refuses.
+    """
+    query = urlencode({"stream": 1, "stdin": 1, "stdout": 1, "stderr": 1})
+    path = f"/v{api_version}/containers/{quote(container_id, safe='')}/attach?{query}"
+    request = (
+        f"POST {path} HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
+    )
+    connection, status = await _ask(endpoint, request)
+    if status != _STATUS_SWITCHED:
+        connection.cut()
+        raise UnavailableError(f"the engine answered {status} to an attach", reason="ENGINE_FAILED")
+    return connection
+
+
+async def events(
+    endpoint: Endpoint, api_version: str, filters: Mapping[str, list[str]], since: str, ready: asyncio.Event
+) -> AsyncIterator[Mapping[str, object]]:
+    """The engine's events from ``since`` (seconds and nanoseconds since 1970) on, until the connection ends.
+
+    Sets ``ready`` once the engine has answered.
+
+    Raises:
+        UnavailableError: the engine doesn't answer, refuses, or breaks off.
+    """
+    query = urlencode({"filters": json.dumps(filters), "since": since})
+    connection, status = await _ask(endpoint, f"GET /v{api_version}/events?{query} HTTP/1.1\r\nHost: engine\r\n\r\n")
+    try:
+        if status != _STATUS_OK:
+            raise UnavailableError(f"the engine answered {status} to a request for events", reason="ENGINE_FAILED")
+        ready.set()
+        pending = b""
+        async for chunk in _chunks(connection.reader):
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    event = json.loads(line)
+                    if isinstance(event, dict):
+                        yield event
+    except (OSError, EOFError, ValueError) as error:
+        raise UnavailableError(f"the engine's event stream broke: {error}", reason="ENGINE_FAILED") from error
+    finally:
+        connection.cut()
+        await connection.closed()
+
+
+async def _ask(endpoint: Endpoint, request: str) -> tuple[Connection, int]:
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            if endpoint.path:
+                opened = await asyncio.open_unix_connection(endpoint.path, limit=BUFFER_BYTES)
+            else:
+                opened = await asyncio.open_connection(endpoint.host, endpoint.port, limit=BUFFER_BYTES)
+            connection = Connection(*opened)
+            try:
+                connection.writer.write(request.encode("ascii"))
+                head = await connection.reader.readuntil(b"\r\n\r\n")
+            except BaseException:
+                connection.cut()
+                raise
+    except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
+        raise UnavailableError(f"the container engine doesn't answer: {error}", reason="ENGINE_FAILED") from error
+    words = head.split(b"\r\n", 1)[0].split()
+    return connection, int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+
+
+async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The chunks of a response with chunked transfer encoding."""
+    while True:
+        size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
+        if size == 0 or size > _MAX_EVENT:
+            return
+        yield await reader.readexactly(size)
+        await reader.readexactly(2)

@@ -1,0 +1,109 @@
+"""Checks a job before anything is made for it, and writes it to a runner."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from broker.domain.run import Job, JobFile, Limits, OutputRules
+from broker.errors import FieldViolation, InternalError, InvalidArgumentError
+from broker.sandbox.docker_config import tool_environment
+from broker.sandbox.paths import MAX_PATTERNS, check_path
+from broker.sandbox.wire import PIECE, FrameKind, encode
+
+KINDS = ("argv", "python")
+MAX_JOB_BYTES = 4 * 2**20
+MAX_ARGUMENTS_BYTES = 16 * 2**20
+
+
+def check_job(job: Job, limits: Limits) -> None:
+    """Lets a job pass that can fit a sandbox with these limits.
+
+    Raises:
+        InvalidArgumentError: names the field that is wrong.
+    """
+    if job.kind not in KINDS:
+        raise _refusal("kind", f"must be one of {', '.join(KINDS)}", "JOB_INVALID")
+    if job.kind == "argv" and not job.argv:
+        raise _refusal("argv", "must name a program", "JOB_INVALID")
+    if any("\0" in text for text in (*job.argv, *job.env, *job.env.values())):
+        raise _refusal("argv", "a NUL byte can't be handed to a program", "JOB_INVALID")
+    if any(not name or "=" in name for name in job.env):
+        raise _refusal("env", "a variable's name is not empty and has no '='", "JOB_INVALID")
+    if len(job.arguments) > MAX_ARGUMENTS_BYTES:
+        raise _refusal("arguments", f"at most {MAX_ARGUMENTS_BYTES} bytes", "ARGUMENTS_TOO_LARGE")
+    if len(_header(job)) > MAX_JOB_BYTES:
+        raise _refusal("code", f"the job's header has at most {MAX_JOB_BYTES} bytes", "JOB_INVALID")
+    _check_files(job.files, limits)
+    _check_patterns(job.outputs)
+
+
+def _check_files(files: tuple[JobFile, ...], limits: Limits) -> None:
+    if len(files) >= limits.inodes:
+        raise _refusal("files", f"{len(files)} files; the sandbox holds less than {limits.inodes}", "FILES_TOO_MANY")
+    total = sum(item.size for item in files)
+    if total > limits.disk_bytes:
+        raise _refusal("files", f"{total} bytes; the sandbox holds {limits.disk_bytes}", "FILES_TOO_LARGE")
+    seen: set[str] = set()
+    for number, item in enumerate(files):
+        field = f"files[{number}].path"
+        check_path(item.path, field)
+        if item.path in seen:
+            raise _refusal(field, f"{item.path!r} is given twice", "PATH_INVALID")
+        seen.add(item.path)
+
+
+def _check_patterns(rules: OutputRules) -> None:
+    if len(rules.patterns) > MAX_PATTERNS:
+        raise _refusal("outputs.patterns", f"at most {MAX_PATTERNS}", "JOB_INVALID")
+    for number, pattern in enumerate(rules.patterns):
+        check_path(pattern, f"outputs.patterns[{number}]")
+
+
+def _refusal(field: str, why: str, reason: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field}: {why}", reason=reason, violations=(FieldViolation(field, why),))
+
+
+def _header(job: Job) -> bytes:
+    header = {
+        "kind": job.kind,
+        "argv": list(job.argv),
+        "code": job.code,
+        "env": tool_environment(job.env, wants_result=job.wants_result),
+        "outputs": {
+            "patterns": list(job.outputs.patterns),
+            "max_files": job.outputs.max_files,
+            "max_bytes": job.outputs.max_bytes,
+        },
+        "wants_result": job.wants_result,
+    }
+    return json.dumps(header).encode("ascii")
+
+
+async def send_job(job: Job, writer: asyncio.StreamWriter) -> None:
+    """Writes a job with its files; waits whenever the container doesn't read.
+
+    Raises:
+        OSError: the connection broke.
+        InternalError: a file gave other than its ``size`` bytes.
+    """
+    writer.write(encode(FrameKind.JOB, _header(job)))
+    for at in range(0, len(job.arguments), PIECE):
+        writer.write(encode(FrameKind.ARGUMENTS, job.arguments[at : at + PIECE]))
+        await writer.drain()
+    for item in job.files:
+        begin = {"path": item.path, "size": item.size, "executable": item.executable}
+        writer.write(encode(FrameKind.FILE_BEGIN, json.dumps(begin).encode("ascii")))
+        sent = 0
+        async for data in item.open():
+            sent += len(data)
+            if sent > item.size:
+                break
+            for at in range(0, len(data), PIECE):
+                writer.write(encode(FrameKind.FILE_DATA, data[at : at + PIECE]))
+                await writer.drain()
+        if sent != item.size:
+            raise InternalError(f"an input file of {item.size} bytes gave {sent}", reason="INPUT_FILE_BROKEN")
+        writer.write(encode(FrameKind.FILE_END))
+    writer.write(encode(FrameKind.END_OF_INPUT))
+    await writer.drain()

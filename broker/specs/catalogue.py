@@ -1,0 +1,135 @@
+"""The tools that a broker knows: an immutable set, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from jsonschema.protocols import Validator
+
+from broker.domain.canonical import JsonObject, JsonValue, parse_json
+from broker.domain.spec import MAX_RESULT_BYTES, ToolSpec
+from broker.errors import FieldViolation, InvalidArgumentError
+from broker.specs.lint import load_paths
+from broker.specs.schemas import compile_schema
+from broker.specs.tiers import TIERS_FILE
+from broker.specs.violations import violations
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One version of a tool, with the files that it names and its compiled schemas."""
+
+    spec: ToolSpec
+    digest: str
+    """``sha256:...`` over the specification and its files: the version."""
+    files: Mapping[str, bytes]
+    validator: Validator
+    result_validator: Validator | None
+
+    def validate_arguments(self, value: JsonObject) -> None:
+        """Lets arguments pass that fit the schema and can stand in the argument vector.
+
+        Raises:
+            InvalidArgumentError: ``ARGUMENTS_INVALID``; up to ten violations, each ``arguments`` and a JSON pointer.
+        """
+        found = violations(self.validator, value, "arguments")
+        if found:
+            first = found[0]
+            raise InvalidArgumentError(
+                f"the arguments of {self.spec.name} don't fit: {first.field} {first.description}",
+                reason="ARGUMENTS_INVALID",
+                hint=f"see `broker tools show {self.spec.name}` for what it takes",
+                metadata={"tool": self.spec.name, "tool_version": self.digest},
+                violations=found,
+            )
+        self.spec.argv(value)
+
+    def validate_result(self, data: bytes) -> JsonValue:
+        """Reads what the tool wrote as its result, and lets it pass if it fits the schema.
+
+        Raises:
+            InvalidArgumentError: ``RESULT_INVALID``: a failure of the tool, not of the caller's request.
+        """
+        if self.result_validator is None:
+            raise self._bad_result((FieldViolation("result", "was written by a tool that declares none"),))
+        try:
+            value = parse_json(data, field="result", max_bytes=MAX_RESULT_BYTES)
+        except InvalidArgumentError as error:
+            raise self._bad_result(error.violations) from error
+        found = violations(self.result_validator, value, "result")
+        if found:
+            raise self._bad_result(found)
+        return value
+
+    def _bad_result(self, found: tuple[FieldViolation, ...]) -> InvalidArgumentError:
+        first = found[0]
+        return InvalidArgumentError(
+            f"{self.spec.name} wrote a result that it doesn't declare: {first.field} {first.description}",
+            reason="RESULT_INVALID",
+            hint=f"this is a defect of the tool; its owner is {self.spec.owner}",
+            metadata={"tool": self.spec.name, "tool_version": self.digest},
+            violations=found,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All tools, by name."""
+
+    tools: Mapping[str, Tool]
+
+    @classmethod
+    def load(cls, folders: Sequence[Path]) -> Catalogue:
+        """Reads every ``*.yaml`` of the folders; one fault anywhere refuses them all.
+
+        Raises:
+            InvalidArgumentError: ``SPECS_INVALID``; each violation's field is ``file:line:column``.
+        """
+        found: list[FieldViolation] = [
+            FieldViolation(str(folder), "is not a folder") for folder in folders if not folder.is_dir()
+        ]
+        loaded = load_paths(folder for folder in folders if folder.is_dir())
+        found.extend(
+            FieldViolation(f"{item.path}:{item.line}:{item.column}", f"{item.field} {item.message}".strip())
+            for part in loaded
+            for item in part.errors
+        )
+        if found:
+            raise InvalidArgumentError(
+                f"{len(found)} fault(s) in tool specifications; the first: {found[0].field} {found[0].description}",
+                reason="SPECS_INVALID",
+                hint="run `broker tools lint` on the folder",
+                violations=tuple(found[:100]),
+            )
+        tools = {
+            item.spec.name: _tool(item.spec, item.files)
+            for item in loaded
+            if item.spec is not None and item.path.name != TIERS_FILE
+        }
+        return cls(MappingProxyType(dict(sorted(tools.items()))))
+
+    def get(self, name: str) -> Tool | None:
+        """The tool of that name, or ``None``: there is no nearest match."""
+        return self.tools.get(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(self.tools)
+
+    def all(self) -> tuple[Tool, ...]:
+        """All tools, by name."""
+        return tuple(self.tools.values())
+
+
+def _tool(spec: ToolSpec, files: Mapping[str, bytes]) -> Tool:
+    return Tool(
+        spec=spec,
+        digest=spec.digest(files),
+        files=MappingProxyType(dict(files)),
+        validator=compile_schema(spec.arguments),
+        result_validator=None if spec.result is None else compile_schema(spec.result),
+    )

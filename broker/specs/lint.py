@@ -1,0 +1,222 @@
+"""Checks specification files and says where in them each fault is."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from broker.domain.canonical import pointer
+from broker.domain.spec import ToolSpec
+from broker.domain.tier import APPROVAL_REQUIRED_FROM
+from broker.specs import schemas
+from broker.specs.document import Document, DocumentError, Path, Position, read_document
+from broker.specs.files import FileRefusedError, read_file
+from broker.specs.schemas import Problem
+from broker.specs.tiers import TIERS_FILE, Tiers
+
+START = Position(1, 1)
+ModelT = typing.TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One fault, or one doubt, at a place of a file. ``field`` is a JSON pointer into the document."""
+
+    path: str
+    line: int
+    column: int
+    message: str
+    field: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        """``file:line:column: error: message``, which editors can jump to."""
+        kind = "warning" if self.warning else "error"
+        where = f" {self.field}" if self.field else ""
+        return f"{self.path}:{self.line}:{self.column}: {kind}:{where} {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a file holds: the specification and its files where there is no error, and all findings."""
+
+    path: FilePath
+    findings: tuple[Finding, ...]
+    spec: ToolSpec | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+    name_at: Position = START
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that aren't warnings."""
+        return tuple(item for item in self.findings if not item.warning)
+
+
+def lint_file(path: FilePath) -> tuple[Finding, ...]:
+    """All findings about one specification file (or ``tiers.yaml``), in order of place."""
+    return load_file(path).findings
+
+
+def load_file(path: FilePath) -> Loaded:
+    """Reads one specification file and the files that it names, once each."""
+    try:
+        document = read_document(read_file(path.parent, path.name))
+    except FileRefusedError as error:
+        return Loaded(path, (Finding(str(path), 1, 1, str(error)),))
+    except DocumentError as error:
+        return Loaded(path, (Finding(str(path), error.position.line, error.position.column, str(error)),))
+    if path.name == TIERS_FILE:
+        return Loaded(path, _findings(path, document, _model_problems(Tiers, document)[1]))
+    spec, found = _model_problems(ToolSpec, document)
+    files: dict[str, bytes] = {}
+    if spec is not None:
+        found.extend(_spec_problems(spec))
+        found.extend(_read_code(spec, path.parent, files))
+    else:
+        found.extend(_schemas_alone(document, found))
+    findings = _findings(path, document, found)
+    if any(not finding.warning for finding in findings):
+        spec = None
+    return Loaded(path, findings, spec, files, document.locate(("name",)))
+
+
+def lint_paths(paths: Iterable[FilePath]) -> tuple[Finding, ...]:
+    """Findings about files and about all of folders, with tools that are defined twice."""
+    return tuple(finding for loaded in load_paths(paths) for finding in loaded.findings)
+
+
+def load_paths(paths: Iterable[FilePath]) -> tuple[Loaded, ...]:
+    """Reads files and folders; a second definition of a tool is a finding at its ``name``."""
+    loaded: list[Loaded] = []
+    first: dict[str, FilePath] = {}
+    for path in itertools.chain.from_iterable(map(_files, paths)):
+        item = load_file(path)
+        if path.suffix != ".yaml":
+            found = Finding(str(path), 1, 1, "a specification's file name ends in .yaml; another is never loaded")
+            item = dataclasses.replace(item, findings=(found, *item.findings), spec=None)
+        elif item.spec is not None and item.spec.name in first:
+            message = f"the tool {item.spec.name} is already defined in {first[item.spec.name]}"
+            found = Finding(str(path), item.name_at.line, item.name_at.column, message, "/name")
+            item = dataclasses.replace(item, findings=(*item.findings, found), spec=None)
+        if item.spec is not None:
+            first[item.spec.name] = path
+        loaded.append(item)
+    return tuple(loaded)
+
+
+def _files(path: FilePath) -> list[FilePath]:
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
+
+
+def _model_problems(model: type[ModelT], document: Document) -> tuple[ModelT | None, list[Problem]]:
+    if not isinstance(document.value, dict):
+        return None, [Problem((), "must be a mapping of fields")]
+    try:
+        return model.model_validate(document.value), []
+    except ValidationError as error:
+        return None, [problem for item in error.errors() for problem in _translate(model, item)]
+
+
+def _translate(model: type[BaseModel], item: ErrorDetails) -> Iterator[Problem]:
+    # Pydantic puts the names of union members into the place; they are no keys of the file.
+    path = tuple(part for part in item["loc"] if part not in {"literal", "placeholder", "[key]"})
+    context = item.get("ctx", {})
+    message = item["msg"].removeprefix("Value error, ")
+    if "places" in context:
+        texts = context.get("texts", [message] * len(context["places"]))
+        for place, text in zip(context["places"], texts, strict=True):
+            yield Problem((*path, *place), text)
+    elif item["type"] == "extra_forbidden":
+        key, known = str(path[-1]), _fields_at(model, path[:-1])
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(known))}"
+        yield Problem(path, f"unknown key {key!r}; {hint}", at_key=True)
+    elif item["type"] == "missing":
+        yield Problem(path, f"the key {str(path[-1])!r} is missing")
+    else:
+        yield Problem(path, message)
+
+
+def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
+    current = model
+    for part in path:
+        if isinstance(part, int):
+            continue
+        inner = current.model_fields.get(part)
+        found = None if inner is None else _model_in(inner.annotation)
+        if found is None:
+            return []
+        current = found
+    return list(current.model_fields)
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _model_in(part)) is not None), None)
+
+
+def _spec_problems(spec: ToolSpec) -> Iterator[Problem]:
+    yield from schemas.check_schema(spec.arguments, ("arguments",))
+    yield from schemas.check_arguments(spec.arguments)
+    if spec.result is not None:
+        yield from schemas.check_schema(spec.result, ("result",))
+    if spec.risk >= APPROVAL_REQUIRED_FROM:
+        yield Problem(
+            ("tier",), "this release can't ask for approvals, so every call at this tier is refused", warning=True
+        )
+    if spec.limits.disk >= spec.limits.memory:
+        yield Problem(("limits",), "files count as memory, so memory runs out before this disk limit", warning=True)
+    if spec.files.max_input_bytes > spec.limits.disk:
+        yield Problem(("files",), "input files of max_input_bytes don't fit within limits.disk", warning=True)
+    if spec.files.outputs and not (spec.files.max_output_files and spec.files.max_output_bytes):
+        yield Problem(("files", "outputs"), "fetches nothing without max_output_files and max_output_bytes")
+
+
+def _schemas_alone(document: Document, found: list[Problem]) -> Iterator[Problem]:
+    # A fault elsewhere must not hide those of the schemas.
+    value = document.value if isinstance(document.value, dict) else {}
+    for name in ("arguments", "result"):
+        schema = value.get(name)
+        if isinstance(schema, dict) and not any(problem.path[:1] == (name,) for problem in found):
+            yield from schemas.check_schema(schema, (name,))
+
+
+def _read_code(spec: ToolSpec, folder: FilePath, files: dict[str, bytes]) -> Iterator[Problem]:
+    python = spec.run.python
+    if python is None or python.file is None:
+        return
+    place: Path = ("run", "python", "file")
+    try:
+        data = read_file(folder, python.file)
+        compile(data.decode("utf-8"), python.file, "exec", dont_inherit=True)
+    except FileRefusedError as error:
+        yield Problem(place, str(error))
+    except UnicodeDecodeError:
+        yield Problem(place, f"{python.file} is not UTF-8")
+    except (SyntaxError, ValueError) as error:
+        yield Problem(place, f"{python.file} is not Python: {error}")
+    else:
+        files[python.file] = data
+
+
+def _findings(path: FilePath, document: Document, problems: Iterable[Problem]) -> tuple[Finding, ...]:
+    found = set()
+    for problem in problems:
+        position = document.locate_key(problem.path) if problem.at_key else document.locate(problem.path)
+        found.add(
+            Finding(
+                str(path), position.line, position.column, problem.text, pointer(*problem.path), warning=problem.warning
+            )
+        )
+    return tuple(sorted(found))

@@ -1,0 +1,1 @@
+"""The broker's database: implements ``broker.domain.ports.Store``. Only the composition root and commands import it."""

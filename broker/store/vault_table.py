@@ -1,0 +1,159 @@
+"""Encrypted objects in the database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from broker.domain.ports import SEAL_OVERHEAD, VaultRow
+from broker.errors import ConflictError, NotFoundError
+from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
+from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT
+
+_O = VAULT_OBJECT.c
+_INSERT = insert(VAULT_OBJECT)
+_GET = select(
+    _O.id, _O.owner, _O.kind, _O.wrapped, _O.created, _O.expires, _O.size, _O.digest, _O.data_classes, _O.complete
+).where(_O.id == bindparam("which"))
+_COMPLETE = (
+    update(VAULT_OBJECT)
+    .where(_O.id == bindparam("which"))
+    .values(size=bindparam("new_size"), digest=bindparam("new_digest"), complete=True)
+)
+_EXTEND = (
+    update(VAULT_OBJECT)
+    .where(_O.id == bindparam("which"), _O.expires < bindparam("moment"))
+    .values(expires=bindparam("moment"))
+)
+_KEEP = update(VAULT_OBJECT).where(_O.id == bindparam("which")).values(expires=None)
+_INSERT_CHUNK = insert(VAULT_CHUNK)
+_CHUNKS = (
+    select(VAULT_CHUNK.c.idx, VAULT_CHUNK.c.sealed)
+    .where(VAULT_CHUNK.c.object_id == bindparam("which"), VAULT_CHUNK.c.idx >= bindparam("first"))
+    .order_by(VAULT_CHUNK.c.idx)
+    .limit(bindparam("most"))
+)
+_DELETE_CHUNKS = delete(VAULT_CHUNK).where(VAULT_CHUNK.c.object_id == bindparam("which"))
+_DELETE = delete(VAULT_OBJECT).where(_O.id == bindparam("which"))
+_EXPIRED = select(_O.id).where(_O.expires <= bindparam("now")).order_by(_O.expires, _O.id).limit(bindparam("most"))
+_STORED = (
+    select(func.coalesce(func.sum(func.length(VAULT_CHUNK.c.sealed) - SEAL_OVERHEAD), 0))
+    .where(VAULT_CHUNK.c.object_id == _O.id)
+    .scalar_subquery()
+)
+_USAGE = select(func.coalesce(func.sum(case((_O.complete, _O.size), else_=_STORED)), 0)).where(
+    _O.owner == bindparam("owner"), _O.kind == bindparam("kind")
+)
+
+
+class SqlVaultTable:
+    """Implements ``broker.domain.ports.VaultTable``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def insert(self, row: VaultRow) -> None:
+        """Adds an object.
+
+        Raises:
+            ConflictError: the id is taken.
+        """
+        values = {
+            "id": row.id,
+            "owner": row.owner,
+            "kind": row.kind,
+            "wrapped": row.wrapped,
+            "created": time_text(row.created),
+            "expires": optional_time_text(row.expires),
+            "size": row.size,
+            "digest": row.digest,
+            "data_classes": list_text(row.data_classes),
+            "complete": row.complete,
+        }
+        try:
+            self._connection.execute(_INSERT, values)
+        except IntegrityError as error:
+            raise ConflictError(f"there is an encrypted object {row.id} already") from error
+
+    def get(self, object_id: str) -> VaultRow | None:
+        """An object, complete or not."""
+        row = self._connection.execute(_GET, {"which": object_id}).first()
+        return None if row is None else _read(row)
+
+    def complete(self, object_id: str, *, size: int, digest: str) -> None:
+        """Marks an upload complete, with its size and digest.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
+        values = {"which": object_id, "new_size": size, "new_digest": digest}
+        if self._connection.execute(_COMPLETE, values).rowcount == 0:
+            raise _missing(object_id)
+
+    def extend(self, object_id: str, expires: datetime | None) -> None:
+        """Keeps an object at least until then; ``None`` is for ever. Never shortens.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
+        if expires is None:
+            changed = self._connection.execute(_KEEP, {"which": object_id}).rowcount
+        else:
+            values = {"which": object_id, "moment": time_text(expires)}
+            changed = self._connection.execute(_EXTEND, values).rowcount
+        if changed == 0 and self.get(object_id) is None:
+            raise _missing(object_id)
+
+    def insert_chunk(self, object_id: str, index: int, sealed: bytes) -> None:
+        """Adds one sealed chunk.
+
+        Raises:
+            ConflictError: the object has that chunk already, or isn't there.
+        """
+        try:
+            self._connection.execute(_INSERT_CHUNK, {"object_id": object_id, "idx": index, "sealed": sealed})
+        except IntegrityError as error:
+            message = f"chunk {index} of the encrypted object {object_id} is there already, or the object isn't"
+            raise ConflictError(message) from error
+
+    def chunks(self, object_id: str, first: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        """Up to ``limit`` chunks (index, sealed) from index ``first`` on, in order."""
+        rows = self._connection.execute(_CHUNKS, {"which": object_id, "first": first, "most": limit})
+        return [(row[0], row[1]) for row in rows]
+
+    def delete(self, object_id: str) -> None:
+        """Destroys an object's keys and chunks; nothing happens where there is none."""
+        self._connection.execute(_DELETE_CHUNKS, {"which": object_id})
+        self._connection.execute(_DELETE, {"which": object_id})
+
+    def expired(self, now: datetime, limit: int) -> Sequence[str]:
+        """Ids of objects whose time is over, the oldest first."""
+        return list(self._connection.execute(_EXPIRED, {"now": time_text(now), "most": limit}).scalars())
+
+    def usage(self, owner: str, kind: str) -> int:
+        """Bytes (plain) that an owner keeps in objects of a kind, unfinished ones counted as stored so far."""
+        return int(self._connection.execute(_USAGE, {"owner": owner, "kind": kind}).scalar_one())
+
+
+def _read(row: Sequence[Any]) -> VaultRow:
+    return VaultRow(
+        id=row[0],
+        owner=row[1],
+        kind=row[2],
+        wrapped=row[3],
+        created=read_time(row[4]),
+        expires=read_optional_time(row[5]),
+        size=row[6],
+        digest=row[7],
+        data_classes=tuple(json.loads(row[8])),
+        complete=bool(row[9]),
+    )
+
+
+def _missing(object_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no encrypted object {object_id}, or it has been erased")

@@ -1,0 +1,111 @@
+"""Reads a job and puts its files in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from runner import frames
+from runner.frames import Channel, Refusal
+
+MAX_DEPTH = 32
+MAX_NAME = 255
+MAX_PATH = 1024
+C1_CONTROLS = range(0x7F, 0xA0)
+
+
+def split_path(path: str) -> list[str]:
+    """The components of a relative path.
+
+    Raises:
+        Refusal: it is absolute, has an empty, ``.`` or ``..`` component, control characters, or is too long or deep.
+    """
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
+        raise Refusal("a path must be relative, without empty, '.' or '..' parts")
+    if any(ord(char) < ord(" ") or ord(char) in C1_CONTROLS for char in path):
+        raise Refusal("a path has no control characters")
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        raise Refusal("a path must be valid UTF-8") from None
+    if len(parts) > MAX_DEPTH or max(sizes) > MAX_NAME or sum(sizes) + len(parts) > MAX_PATH:
+        raise Refusal(f"a path has at most {MAX_DEPTH} parts of {MAX_NAME} bytes, and {MAX_PATH} bytes in all")
+    return parts
+
+
+def read_job(channel: Channel, work: str, arguments_path: str) -> dict[str, object]:
+    """Takes frames up to the end of input; returns the job's header once all its files lie in place.
+
+    Raises:
+        Refusal: a frame that has no place here, or a file that can't be put into the working folder.
+        EOFError: the broker has gone.
+    """
+    kind, payload = channel.receive()
+    if kind != frames.JOB:
+        raise Refusal(f"frame {kind:#x} where the job was due")
+    job: dict[str, object] = json.loads(payload)
+    root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    arguments = os.open(arguments_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    try:
+        while True:
+            kind, payload = channel.receive()
+            if kind == frames.ARGUMENTS:
+                _write(arguments, payload, "the arguments")
+            elif kind == frames.FILE_BEGIN:
+                _receive_file(channel, root, json.loads(payload))
+            elif kind == frames.END_OF_INPUT:
+                return job
+            else:
+                raise Refusal(f"frame {kind:#x} where a file was due")
+    finally:
+        os.close(arguments)
+        os.close(root)
+
+
+def _receive_file(channel: Channel, root: int, header: dict[str, object]) -> None:
+    path = str(header["path"])
+    mode = 0o755 if header["executable"] else 0o644
+    parts = split_path(path)
+    try:
+        target = _create(root, parts, mode)
+    except OSError as error:
+        raise Refusal(f"{path!r} can't be made: {error.strerror}") from None
+    try:
+        while True:
+            kind, payload = channel.receive()
+            if kind == frames.FILE_END:
+                return
+            if kind != frames.FILE_DATA:
+                raise Refusal(f"frame {kind:#x} in the middle of a file")
+            _write(target, payload, repr(path))
+    finally:
+        os.close(target)
+
+
+def _create(root: int, parts: list[str], mode: int) -> int:
+    """Opens a new file below ``root``, following no link on the way."""
+    folder = os.dup(root)
+    try:
+        for part in parts[:-1]:
+            try:
+                os.mkdir(part, 0o755, dir_fd=folder)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(parts[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _write(target: int, data: bytes, name: str) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(target, view) :]
+    except OSError as error:
+        raise Refusal(f"{name} doesn't fit into the sandbox: {error.strerror}") from None

@@ -1,0 +1,202 @@
+"""Collects what a tool left in its working folder: hostile until proved to be a plain file of fair size.
+
+Pattern rules: a pattern is relative to the working folder and matched part by part; ``*``, ``?`` and ``[...]`` stay
+within one part (and match names with a leading dot); a part that is exactly ``**`` stands for any number of folders,
+none included. Nothing that a pattern names is left out in silence: each such thing leaves a warning.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+from collections.abc import Iterator
+
+from runner import frames
+from runner.frames import Channel, Refusal
+from runner.inputs import MAX_DEPTH, split_path
+
+MAX_ENTRIES = 100_000
+"""Directory entries that are looked at; a folder that holds more is not searched to its end."""
+MAX_WARNINGS = 32
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFDIR: "a folder",
+}
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def matches(parts: list[str], pattern: list[str]) -> bool:
+    """Whether a path fits a pattern, both given part by part."""
+    reached = {0}
+    for part in parts:
+        reached = _close(reached, pattern)
+        moved = set()
+        for at in reached:
+            if at < len(pattern) and pattern[at] == "**":
+                moved.add(at)
+            elif at < len(pattern) and fnmatch.fnmatchcase(part, pattern[at]):
+                moved.add(at + 1)
+        reached = moved
+    return len(pattern) in _close(reached, pattern)
+
+
+def _close(reached: set[int], pattern: list[str]) -> set[int]:
+    """Adds the places that are reached when ``**`` stands for no folder at all."""
+    closed = set(reached)
+    for at in sorted(reached):
+        step = at
+        while step < len(pattern) and pattern[step] == "**":
+            step += 1
+            closed.add(step)
+    return closed
+
+
+class Collector:
+    """Sends the files that match, within the limits, and says what it left behind."""
+
+    def __init__(self, channel: Channel, *, patterns: list[str], max_files: int, max_bytes: int) -> None:
+        self._channel = channel
+        self._patterns = [(text, text.split("/")) for text in patterns]
+        self._files = max_files
+        self._bytes = max_bytes
+        self._warnings = 0
+        self._over = False
+        self._looked_at = 0
+
+    def collect(self, work: str) -> None:
+        """Sends all that matches below ``work``."""
+        if not self._patterns:
+            return
+        unmatched = dict.fromkeys(text for text, _ in self._patterns)
+        for parts, is_dir in self._walk(work):
+            texts = [text for text, pattern in self._patterns if matches(parts, pattern)]
+            for text in texts:
+                unmatched.pop(text, None)
+            if texts and not is_dir:
+                self._fetch(work, parts)
+        for text in unmatched:
+            self.warn(f"nothing matched the pattern {text!r}")
+        self.finish()
+
+    def warn(self, text: str) -> None:
+        """Says what was left behind; after the first few only their number is told."""
+        self._warnings += 1
+        if self._warnings <= MAX_WARNINGS:
+            self._channel.send(frames.WARNING, text.encode(errors="backslashreplace")[: frames.PIECE])
+
+    def finish(self) -> None:
+        """Tells how many warnings were not sent, and whether a limit struck."""
+        if self._warnings > MAX_WARNINGS:
+            more = self._warnings - MAX_WARNINGS
+            self._channel.send(frames.WARNING, f"{more} more things were not fetched".encode())
+        self._warnings = 0
+        if self._over:
+            self._channel.send(frames.OVER)
+
+    def over(self, text: str) -> None:
+        """Says that a limit on results struck."""
+        self._over = True
+        self.warn(text)
+
+    def _walk(self, work: str) -> Iterator[tuple[list[str], bool]]:
+        """Every entry in order of name, folders before what is in them."""
+        deepest = max(MAX_DEPTH if "**" in pattern else len(pattern) for _, pattern in self._patterns)
+        waiting: list[list[str]] = [[]]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                handle = open_below(work, folder, os.O_DIRECTORY)
+            except OSError as error:
+                self.warn(f"folder {'/'.join(folder)!r} was not searched: {error.strerror}")
+                continue
+            entries: list[tuple[str, bool]] = []
+            try:
+                with os.scandir(handle) as found:
+                    for entry in found:
+                        self._looked_at += 1
+                        if self._looked_at > MAX_ENTRIES:
+                            self.over(f"the search for result files stopped after {MAX_ENTRIES} entries")
+                            return
+                        entries.append((entry.name, entry.is_dir(follow_symlinks=False)))
+            finally:
+                os.close(handle)
+            inner = []
+            for name, is_dir in sorted(entries):
+                parts = [*folder, name]
+                yield parts, is_dir
+                if is_dir and len(parts) < deepest:
+                    inner.append(parts)
+                elif is_dir and len(parts) >= MAX_DEPTH:
+                    self.warn(f"folder {'/'.join(parts)!r} was not searched: it lies too deep")
+            waiting.extend(reversed(inner))
+
+    def _fetch(self, work: str, parts: list[str]) -> None:
+        name = "/".join(parts)
+        try:
+            split_path(name)
+        except Refusal as refusal:
+            self.warn(f"{name!r} was not fetched: {refusal}")
+            return
+        try:
+            handle = open_below(work, parts)
+        except OSError as error:
+            self.warn(f"{name!r} was not fetched: {_why(work, parts) or error.strerror}")
+            return
+        try:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                self.warn(f"{name!r} was not fetched: it is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'no plain file')}")
+            elif self._files == 0:
+                self.over(f"{name!r} was not fetched: the limit on the number of result files is reached")
+            elif facts.st_size > self._bytes:
+                self.over(f"{name!r} was not fetched: its {facts.st_size} bytes exceed the {self._bytes} that are left")
+            else:
+                self._files -= 1
+                self._bytes -= facts.st_size
+                self._send(name, handle, facts.st_size)
+        finally:
+            os.close(handle)
+
+    def _send(self, name: str, handle: int, size: int) -> None:
+        self._channel.send_json(frames.OUT_BEGIN, {"path": name, "size": size})
+        while size and (piece := os.read(handle, min(size, frames.PIECE))):
+            self._channel.send(frames.OUT_DATA, piece)
+            size -= len(piece)
+        self._channel.send(frames.OUT_END)
+
+
+def open_below(root: str, parts: list[str], flags: int = 0) -> int:
+    """Opens something below ``root`` to read, following no link at any step.
+
+    Raises:
+        OSError: it can't be opened, or a link is on the way.
+    """
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for number, part in enumerate(parts, 1):
+        try:
+            inner = os.open(part, _OPEN | (flags if number == len(parts) else os.O_DIRECTORY), dir_fd=handle)
+        finally:
+            os.close(handle)
+        handle = inner
+    return handle
+
+
+def _why(work: str, parts: list[str]) -> str:
+    """What a thing is that couldn't be opened as a file; empty when that isn't the reason."""
+    try:
+        folder = open_below(work, parts[:-1], os.O_DIRECTORY)
+    except OSError:
+        return "a folder on its way can't be opened"
+    try:
+        kind = stat.S_IFMT(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return ""
+    finally:
+        os.close(folder)
+    return f"it is {_KINDS[kind]}" if kind in _KINDS else ""

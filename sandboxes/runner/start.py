@@ -1,0 +1,21 @@
+"""Entry point of every sandbox image: ``python -I start.py``."""
+
+import sys
+
+HOME = "/usr/libexec/broker"
+sys.path.insert(0, HOME)
+
+from runner.serve import serve  # noqa: E402  # found by the line above
+
+try:
+    CODE = serve()
+except EOFError:
+    sys.exit(0)
+
+# Only the forked child of a `python` job comes here: from now on this process is the tool.
+from runner.tool import run_code  # noqa: E402  # already loaded; named here since it is used here only
+
+sys.path.remove(HOME)
+for name in [name for name in sys.modules if name.partition(".")[0] == "runner"]:
+    del sys.modules[name]
+sys.exit(run_code(CODE))

@@ -1,0 +1,136 @@
+"""What tests of the sandbox share: an engine that must end with nothing left, jobs in a line, a run as one value."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from broker.domain.run import (
+    Ended,
+    FileData,
+    FileEnd,
+    FileStart,
+    Job,
+    JobFile,
+    Limits,
+    Output,
+    OutputRules,
+    Profile,
+    Result,
+    RunEvent,
+    Started,
+)
+from broker.sandbox.docker_engine import DockerEngine
+from broker.sandbox.engine import Engine
+
+LIMITS = Limits(wall_s=30.0)
+
+
+def new_instance() -> str:
+    """A label value that no other test uses."""
+    return f"test-{uuid.uuid4().hex[:16]}"
+
+
+@asynccontextmanager
+async def docker_engine(instance: str = "") -> AsyncIterator[DockerEngine]:
+    """The local Docker engine; when it is closed, nothing of it may be left."""
+    name = instance or new_instance()
+    async with DockerEngine(name) as engine:
+        yield engine
+    async with DockerEngine(name) as again:
+        assert await again.list_owned() == []
+
+
+@dataclass
+class Finished:
+    """All that a run told."""
+
+    ended: Ended
+    stdout: bytes = b""
+    stderr: bytes = b""
+    result: bytes | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """Standard output as text."""
+        return self.stdout.decode()
+
+
+async def finish(events: AsyncIterator[RunEvent]) -> Finished:
+    """Takes every event of a run, and checks their order."""
+    kinds: list[type] = []
+    streams = {"stdout": b"", "stderr": b""}
+    files: dict[str, bytes] = {}
+    name, result, ended = "", None, None
+    async for event in events:
+        kinds.append(type(event))
+        if isinstance(event, Output):
+            streams[event.stream] += event.data
+        elif isinstance(event, FileStart):
+            name = event.path
+            files[name] = b""
+        elif isinstance(event, FileData):
+            files[name] += event.data
+        elif isinstance(event, Result):
+            result = event.data
+        elif isinstance(event, Ended):
+            ended = event
+    assert ended is not None
+    assert kinds.index(Ended) == len(kinds) - 1
+    assert kinds.count(FileStart) == kinds.count(FileEnd)
+    assert Started not in kinds or kinds[0] is Started
+    assert len(streams["stdout"]) == ended.stdout.kept_bytes
+    assert len(streams["stderr"]) == ended.stderr.kept_bytes
+    return Finished(ended, streams["stdout"], streams["stderr"], result, files)
+
+
+def python(code: str, **more: object) -> Job:
+    """A job that runs Python code in a fork of the runner."""
+    return _job({"kind": "python", "argv": ("tool",), "code": code, **more})
+
+
+def argv(*words: str, **more: object) -> Job:
+    """A job that executes a program."""
+    return _job({"kind": "argv", "argv": words, "code": "", **more})
+
+
+def _job(values: Mapping[str, object]) -> Job:
+    return Job(**{"env": {}, "arguments": b"{}", **values})  # type: ignore[arg-type]  # named by the callers above
+
+
+def given(path: str, content: bytes, *, executable: bool = False, piece: int = 65536) -> JobFile:
+    """A file to hand in, given in pieces."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(content), piece):
+            yield content[at : at + piece]
+
+    return JobFile(path, len(content), executable, pieces)
+
+
+def wanted(*patterns: str, max_files: int = 16, max_bytes: int = 2**20) -> OutputRules:
+    """Result files to fetch."""
+    return OutputRules(patterns, max_files, max_bytes)
+
+
+async def profile(engine: Engine, limits: Limits = LIMITS) -> Profile:
+    """The image ``python`` under some limits."""
+    return Profile((await engine.image("python")).id, limits)
+
+
+async def run(engine: Engine, job: Job, limits: Limits = LIMITS) -> Finished:
+    """Runs a job in a container of its own."""
+    async with engine.lease(f"call_{uuid.uuid4().hex}", await profile(engine, limits)) as lease:
+        return await finish(lease.run(job))
+
+
+async def facts(engine: Engine, code: str, limits: Limits = LIMITS) -> dict[str, object]:
+    """Runs code that leaves what it found in ``found``, a dictionary of JSON values."""
+    done = await run(engine, python(f"import json, os\nfound = {{}}\n{code}\nprint(json.dumps(found))"), limits)
+    assert done.ended.exit_code == 0, done.stderr.decode()
+    value: dict[str, object] = json.loads(done.stdout)
+    return value

@@ -1,0 +1,137 @@
+"""A real broker for tests: `broker init`, `broker identity issue`, and `broker serve` as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from broker.client import AsyncBroker, CallContext
+
+OPERATOR = "olivia"
+AGENT = "scout"
+DEADLINE_S = 120
+
+
+def command(state: Path, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs the `broker` command on a state directory."""
+    return subprocess.run(
+        [sys.executable, "-m", "broker.cli.main", *arguments],
+        env={**os.environ, "BROKER_STATE": str(state), **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=check,
+    )
+
+
+def command_json(state: Path, *arguments: str, **env: str) -> dict[str, Any]:
+    """Runs a command with ``--json`` and reads its answer."""
+    result = command(state, *arguments, "--json", check=False, **env)
+    assert result.returncode == 0, f"{arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def make_state(
+    state: Path, *, agents: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Makes a state directory with an operator and agents (name -> owner)."""
+    command_json(state, "init", "--operator", OPERATOR)
+    for name, owner in (agents or {AGENT: OPERATOR}).items():
+        command_json(state, "identity", "issue", "agent", name, "--owner", owner)
+    merged = {"listen": "127.0.0.1:0", **(settings or {})}
+    (state / "settings.yaml").write_text(yaml.safe_dump(merged), "utf-8")
+
+
+@dataclass
+class Served:
+    """A broker that serves."""
+
+    state: Path
+    process: subprocess.Popen[str]
+    ready: dict[str, Any]
+    log: Path
+    killed: bool = field(default=False)
+
+    @property
+    def address(self) -> str:
+        """Address of its mutual-TLS listener."""
+        return str(self.ready["address"])
+
+    def identity(self, kind: str, name: str) -> Path:
+        """Folder with somebody's certificate and key."""
+        return self.state / "identities" / kind / name
+
+    def client(self, agent: str = AGENT, *, workspace: str = "demo", **context: Any) -> AsyncBroker:
+        """A client under an agent's certificate."""
+        return self.connect("agent", agent, CallContext(workspace=workspace, **context))
+
+    def human(self, name: str = OPERATOR) -> AsyncBroker:
+        """A client under a human's certificate."""
+        return self.connect("human", name, CallContext(workspace="demo"))
+
+    def connect(self, kind: str, name: str, context: CallContext) -> AsyncBroker:
+        """A client under any identity's certificate."""
+        return AsyncBroker.connect(
+            self.address, identity=self.identity(kind, name), ca=self.state / "ca" / "ca.pem", context=context
+        )
+
+    def stop(self) -> int:
+        """Asks it to drain, and waits for its end."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE_S)
+
+    def kill(self) -> None:
+        """Kills it as a crash would."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait(DEADLINE_S)
+
+
+@contextmanager
+def serving(state: Path, **env: str) -> Iterator[Served]:
+    """Runs `broker serve` until the block ends; its log is in the state's parent folder."""
+    log = state.parent / f"{state.name}.log"
+    with log.open("a", encoding="utf-8") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "broker.cli.main", "serve", "--json"],
+            env={**os.environ, "BROKER_STATE": str(state), **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"the broker didn't start:\n{log.read_text('utf-8')}"
+        ready = json.loads(line)
+        assert "address" in ready, ready
+        served = Served(state, process, ready, log)
+        yield served
+        if not served.killed and process.poll() is None:
+            assert served.stop() == 0, log.read_text("utf-8")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(DEADLINE_S)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def ledger(state: Path, *options: str) -> list[dict[str, Any]]:
+    """All entries of a state's ledger, read from the file."""
+    answer = command_json(state, "ledger", "show", "--limit", "10000", *options)
+    entries: list[dict[str, Any]] = answer["entries"]
+    return entries

@@ -1,0 +1,194 @@
+"""Streams: order, resume after a broken connection, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from grpc import StatusCode
+
+from broker.client import AsyncBroker, CallContext, CallState, Finished, RetryPolicy, StateChanged, Stdout
+from broker.errors import (
+    BrokerError,
+    DataLossError,
+    DeadlineError,
+    OutOfRangeError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from tests.fake_broker import CALL, HANG, Authority, FakeBroker, Refuse, call, fake_broker, run, watch
+
+QUICK = RetryPolicy(attempts=3, total_s=5, initial_s=0.001, max_s=0.002)
+AWAY = Refuse(StatusCode.UNAVAILABLE, "recvmsg: Connection reset by peer")
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.make("ca")
+
+
+@pytest.fixture
+async def fake(authority: Authority):
+    async with fake_broker(authority) as server:
+        yield server
+
+
+@pytest.fixture
+async def broker(fake: FakeBroker, tmp_path):
+    identity = fake.authority.write(tmp_path / "id", "bot")
+    context = CallContext(workspace="demo")
+    async with AsyncBroker.connect(
+        fake.address, identity=identity, ca=fake.authority.pem, context=context, retry=QUICK
+    ) as client:
+        yield client
+
+
+async def test_run_gives_the_call_with_its_output(fake, broker):
+    fake.script.on("RunToolCall", run("QUEUED", "RUNNING", b"hel", b"lo\n", call()))
+    done = await broker.run("python.run", {"code": "print('hello')"})
+    assert (done.state, done.stdout_text, done.outcome.exit_code) == (CallState.SUCCEEDED, "hello\n", 0)
+    [request] = fake.script.sent("RunToolCall")
+    assert request.request_id.startswith("req_")
+    assert request.tool_call.tool == "tools/python.run"
+    assert request.tool_call.context.workspace == "demo"
+
+
+async def test_a_failed_tool_raises_nothing(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", call("FAILED")))
+    done = await broker.run("python.run", {})
+    assert (done.succeeded, done.outcome.exit_code) == (False, 7)
+
+
+async def test_a_broken_run_goes_on_as_a_watch_from_the_next_event(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", b"one", AWAY))
+    fake.script.on("CreateToolCall", call("RUNNING"))
+    fake.script.on("WatchToolCall", [*watch(3, b"two"), AWAY], watch(4, b"three", call()))
+    done = await broker.run("python.run", {}, request_id="mine")
+    assert done.stdout == b"onetwothree"
+    assert [item.request_id for item in fake.script.sent("CreateToolCall")] == ["mine"]
+    assert [(item.name, item.first_event) for item in fake.script.sent("WatchToolCall")] == [(CALL, 3), (CALL, 4)]
+    assert not fake.script.sent("CancelToolCall")
+
+
+async def test_a_run_that_breaks_before_its_first_event_is_asked_for_under_the_same_id(fake, broker):
+    fake.script.on("RunToolCall", [AWAY], run("RUNNING", call()))
+    done = await broker.run("python.run", {})
+    first, second = fake.script.sent("RunToolCall")
+    assert done.succeeded
+    assert first.request_id == second.request_id
+    assert not fake.script.sent("CreateToolCall")
+
+
+async def test_a_full_queue_is_waited_for_as_long_as_the_broker_says(fake, broker):
+    full = Refuse(StatusCode.RESOURCE_EXHAUSTED, "queue full", reason="QUEUE_FULL", retry_after_s=0.05)
+    fake.script.on("RunToolCall", [full], run(call()))
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    assert (await broker.run("python.run", {})).succeeded
+    assert loop.time() - start >= 0.05
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refuse(StatusCode.PERMISSION_DENIED, "no", reason="POLICY_DENIED"),
+        Refuse(StatusCode.RESOURCE_EXHAUSTED, "quota", reason="QUOTA_EXCEEDED"),
+        Refuse(StatusCode.INTERNAL, "defect", reason="INTERNAL"),
+        Refuse(StatusCode.UNKNOWN, "odd"),
+    ],
+)
+async def test_nothing_else_is_tried_again(fake, broker, refusal):
+    fake.script.on("RunToolCall", [refusal])
+    with pytest.raises(BrokerError):
+        await broker.run("python.run", {})
+    assert len(fake.script.sent("RunToolCall")) == 1
+
+
+async def test_a_connection_that_stays_away_is_told_after_the_last_attempt(fake, broker):
+    fake.script.on("RunToolCall", [AWAY])
+    with pytest.raises(UnavailableError):
+        await broker.run("python.run", {})
+    assert len(fake.script.sent("RunToolCall")) == QUICK.attempts
+
+
+@pytest.mark.parametrize("numbers", [(1, 3), (1, 1), (2,)])
+async def test_a_gap_or_a_repeated_event_is_data_loss(fake, broker, numbers):
+    fake.script.on("WatchToolCall", [watch(number, b"x")[0] for number in numbers])
+    with pytest.raises(DataLossError) as caught:
+        async for _ in broker.watch(CALL):
+            pass
+    assert caught.value.reason == "EVENT_GAP"
+
+
+async def test_a_stream_without_its_last_event_is_data_loss(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", b"half"))
+    with pytest.raises(DataLossError) as caught:
+        await broker.run("python.run", {})
+    assert caught.value.reason == "STREAM_CUT"
+
+
+async def test_watch_starts_where_it_is_told(fake, broker):
+    fake.script.on("WatchToolCall", watch(5, b"five", call()))
+    seen = [event async for event in broker.watch(CALL.removeprefix("calls/"), first_event=5)]
+    assert [event.number for event in seen] == [5, 6]
+    assert isinstance(seen[0], Stdout)
+    assert isinstance(seen[1], Finished)
+
+
+async def test_events_no_longer_kept_are_out_of_range(fake, broker):
+    fake.script.on("WatchToolCall", [Refuse(StatusCode.OUT_OF_RANGE, "gone", reason="EVENT_NOT_KEPT")])
+    with pytest.raises(OutOfRangeError):
+        [event async for event in broker.watch(CALL)]
+
+
+async def test_leaving_a_run_ends_its_stream(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", HANG))
+    async with broker.stream("python.run", {}) as events:
+        assert isinstance(await anext(events), StateChanged)
+    async with asyncio.timeout(10):
+        await fake.script.ended.wait()
+
+
+async def test_cancelling_the_task_ends_the_stream(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", HANG))
+    task = asyncio.create_task(broker.run("python.run", {}))
+    async with asyncio.timeout(10):
+        await fake.script.hung.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await fake.script.ended.wait()
+
+
+async def test_leaving_a_resumed_run_cancels_the_call_by_name(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", AWAY))
+    fake.script.on("CreateToolCall", call("RUNNING"))
+    fake.script.on("WatchToolCall", [*watch(2, b"x"), HANG])
+    fake.script.on("CancelToolCall", call("CANCELLED"))
+    async with broker.stream("python.run", {}) as events:
+        await anext(events)
+        await anext(events)
+    assert [item.name for item in fake.script.sent("CancelToolCall")] == [CALL]
+
+
+async def test_leaving_a_watch_cancels_nothing(fake, broker):
+    fake.script.on("WatchToolCall", [*watch(1, b"x"), HANG])
+    async with broker.watch(CALL) as events:
+        await anext(events)
+    assert not fake.script.sent("CancelToolCall")
+
+
+async def test_a_deadline_ends_the_wait(fake, broker):
+    fake.script.on("RunToolCall", run("RUNNING", HANG))
+    with pytest.raises(DeadlineError):
+        await broker.run("python.run", {}, timeout_s=0.2)
+
+
+async def test_a_denial_says_its_rule(fake, broker):
+    fake.script.on(
+        "RunToolCall",
+        [Refuse(StatusCode.PERMISSION_DENIED, "no", reason="POLICY_DENIED", metadata={"rule": "r7", "hint": "ask"})],
+    )
+    with pytest.raises(PermissionDeniedError) as caught:
+        await broker.run("python.run", {})
+    assert (caught.value.metadata, caught.value.hint) == ({"rule": "r7"}, "ask")

@@ -1,0 +1,143 @@
+"""The sharded snapshot against casbin as its manual says: same answer and same rule, over random policies.
+
+The plain side shares nothing with the snapshot but the model's text: casbin's own file adapter reads the rows, its own
+role manager holds the roles, and its ``Enforcer`` walks through the whole policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import casbin
+import pytest
+
+from broker.domain.call import PolicyRequest
+from broker.domain.tier import Tier
+from broker.policy.engine import MODEL, TIER_FUNCTION, tier_at_most
+from broker.policy.explain import failures
+from broker.policy.rows import ANY, DEFAULT_DENY, objects_covering
+from broker.policy.snapshot import Snapshot
+
+POLICIES = 1000
+REQUESTS = 100
+MAX_RULES = 60
+PARTS = 4
+
+AGENTS = [f"agent:a{number}" for number in range(4)]
+HUMANS = [f"human:h{number}" for number in range(2)]
+ROLES = [f"role:r{number}" for number in range(6)]
+WORKSPACES = ["w0", "w1", "w2"]
+TOOLS = ["data.query", "data.drop", "text.search", "shell.run", "a.b.c"]
+METHODS = ["broker.v1.ToolBroker/ListTools", "broker.v1.ToolBroker/GetTool", "broker.v1.Sessions/EndSession"]
+
+
+def seeded(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - the same policies each time, no secret
+
+
+def random_policy(dice: random.Random) -> str:
+    """Up to 60 rules with roles, wildcards and denies, and grants that chain roles, some of them in every workspace."""
+    wild = dice.choice([0.1, 0.3, 0.5])
+    denies = dice.choice([0.05, 0.2, 0.5])
+    lines = []
+    for number in range(dice.randint(1, MAX_RULES)):
+        effect = "deny" if dice.random() < denies else "allow"
+        action = "rpc" if dice.random() < 0.3 else "call"
+        subject = dice.choice([*AGENTS, *HUMANS, *ROLES, "role:agent", "role:human"])
+        if effect == "deny" and dice.random() < wild:
+            subject = ANY
+        workspace = ANY if dice.random() < wild else dice.choice([*WORKSPACES, *(["-"] if action == "rpc" else [])])
+        obj = dice.choice(METHODS if action == "rpc" else TOOLS)
+        if dice.random() < wild:
+            obj = dice.choice(objects_covering(obj, action))
+        tier = dice.randint(0, 4)
+        lines.append(f"p, rule-{number}, {subject}, {workspace}, {obj}, {action}, {tier}, {effect}, because {number}")
+    # A role is granted only to what comes before it, so no chain goes round in a circle.
+    order = [*AGENTS, *HUMANS, "role:agent", "role:human", *ROLES]
+    for _ in range(dice.randint(0, 20)):
+        member = dice.randrange(len(order) - 1)
+        role = dice.randrange(max(member + 1, len(AGENTS) + len(HUMANS)), len(order))
+        lines.append(f"g, {order[member]}, {order[role]}, {dice.choice([*WORKSPACES, ANY, ANY, '-'])}")
+    dice.shuffle(lines)
+    return "\n".join(lines) + "\n"
+
+
+def random_request(dice: random.Random) -> PolicyRequest:
+    action = "rpc" if dice.random() < 0.3 else "call"
+    # Strangers, unknown tools and unknown workspaces are asked about too.
+    return PolicyRequest(
+        subject=dice.choice([*AGENTS, *HUMANS, "agent:stranger"]),
+        workspace=dice.choice([*WORKSPACES, "w9", *(["-", "-"] if action == "rpc" else [])]),
+        obj=dice.choice([*METHODS, "broker.v1.Other/Do"] if action == "rpc" else [*TOOLS, "data.other", "new.tool"]),
+        action=action,
+        tier=Tier(dice.randint(0, 4)),
+    )
+
+
+def plain_enforcer(text: str, folder: Path) -> casbin.Enforcer:
+    """Casbin as its manual says: model file, policy file, the matcher's function, ``*`` as a domain pattern."""
+    model, policy = folder / "model.conf", folder / "policy.csv"
+    model.write_text(MODEL, "utf-8")
+    # What the snapshot takes for granted, plain casbin is told: kinds are roles in every workspace.
+    kinds = [f"g, {agent}, role:agent, *" for agent in [*AGENTS, "agent:stranger"]]
+    kinds += [f"g, {human}, role:human, *" for human in HUMANS]
+    policy.write_text(text + "\n".join(kinds) + "\n", "utf-8")
+    enforcer = casbin.Enforcer(str(model), str(policy))
+    enforcer.add_function(TIER_FUNCTION, tier_at_most)
+    enforcer.add_named_domain_matching_func("g", lambda _asked, pattern: pattern == ANY)
+    return enforcer
+
+
+def plain_answer(enforcer: casbin.Enforcer, request: PolicyRequest) -> tuple[bool, str]:
+    allowed, row = enforcer.enforce_ex(
+        request.subject, request.workspace, request.obj, request.action, int(request.tier)
+    )
+    return allowed, row[0] if row else DEFAULT_DENY
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_sharded_equals_plain_casbin_in_answer_and_rule(part: int, tmp_path: Path) -> None:
+    allowed = denied_by_rule = denied_by_default = 0
+    for seed in range(part * POLICIES // PARTS, (part + 1) * POLICIES // PARTS):
+        dice = seeded(seed)
+        text = random_policy(dice)
+        snapshot, plain = Snapshot.load(text), plain_enforcer(text, tmp_path)
+        for _ in range(REQUESTS):
+            request = random_request(dice)
+            decision = snapshot.decide(request)
+            assert (decision.allowed, decision.rule) == plain_answer(plain, request), (seed, request, text)
+            allowed += decision.allowed
+            denied_by_default += decision.rule == DEFAULT_DENY
+            denied_by_rule += not decision.allowed and decision.rule != DEFAULT_DENY
+    # The random policies are no use where one answer crowds out the others.
+    assert min(allowed, denied_by_rule, denied_by_default) > POLICIES * REQUESTS // PARTS // 20
+
+
+def test_the_conditions_that_explain_names_are_those_that_casbin_checks() -> None:
+    for seed in range(50):
+        dice = seeded(seed)
+        snapshot = Snapshot.load(random_policy(dice))
+        for _ in range(50):
+            request = random_request(dice)
+            decision = snapshot.decide(request)
+            holds = frozenset({request.subject, ANY, *snapshot.roles_of(request.subject, request.workspace)})
+            objects = frozenset(objects_covering(request.obj, request.action))
+            matching = [rule for rule in snapshot.table if not failures(rule, request, holds, objects)]
+            denies = [rule.id for rule in matching if rule.effect == "deny"]
+            allows = [rule.id for rule in matching if rule.effect == "allow"]
+            expected = denies[:1] or allows[-1:] or [DEFAULT_DENY]
+            assert [decision.rule] == expected
+            assert decision.allowed == (bool(allows) and not denies)
+
+
+def test_the_longest_chain_of_roles_that_is_accepted_is_followed_by_plain_casbin_too(tmp_path: Path) -> None:
+    names = [f"role:c{number}" for number in range(9)]
+    chain = "".join(f"g, {low}, {high}, *\n" for low, high in itertools.pairwise(names))
+    text = (
+        f"g, agent:a0, role:c0, w0\n{chain}p, top, role:c8, w0, data.query, call, 0, allow, at the end of the chain\n"
+    )
+    request = PolicyRequest("agent:a0", "w0", "data.query", "call", Tier.INTERNAL)
+    decision = Snapshot.load(text).decide(request)
+    assert (decision.allowed, decision.rule) == plain_answer(plain_enforcer(text, tmp_path), request) == (True, "top")
