@@ -124,6 +124,7 @@ class Refuse(Exception):  # noqa: N818 - an answer, not an error of the test
             packed.append(item)
         self.status = status_pb2.Status(code=code.value[0], message=message, details=packed)
         self.bare = None if details else code
+        self.trailers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass
@@ -163,7 +164,7 @@ HANG = object()
 
 async def _abort(context: grpc.aio.ServicerContext, refusal: Refuse) -> None:
     if refusal.bare is not None:
-        await context.abort(refusal.bare, str(refusal))
+        await context.abort(refusal.bare, str(refusal), refusal.trailers)
     await context.abort_with_status(rpc_status.to_status(refusal.status))
 
 
@@ -258,6 +259,11 @@ class FakeBroker:
     script: Script
     server: grpc.aio.Server
     authority: Authority
+    loop: asyncio.AbstractEventLoop
+
+    def wait(self, event: asyncio.Event) -> bool:
+        """Waits, in another thread than the server's, for something that the server sees."""
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(event.wait(), 20), self.loop).result(30)
 
 
 @contextlib.asynccontextmanager
@@ -279,7 +285,7 @@ async def fake_broker(authority: Authority, *, port: int = 0, plaintext: bool = 
         bound = server.add_secure_port(address, credentials)
     await server.start()
     try:
-        yield FakeBroker(f"127.0.0.1:{bound}", script, server, authority)
+        yield FakeBroker(f"127.0.0.1:{bound}", script, server, authority, asyncio.get_running_loop())
     finally:
         await server.stop(None)
 

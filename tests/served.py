@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from broker.client import AsyncBroker, CallContext
+from broker.client import AsyncBroker, CallContext, RetryPolicy
 
 OPERATOR = "olivia"
 AGENT = "scout"
@@ -73,18 +73,24 @@ class Served:
         """Folder with somebody's certificate and key."""
         return self.state / "identities" / kind / name
 
-    def client(self, agent: str = AGENT, *, workspace: str = "demo", **context: Any) -> AsyncBroker:
+    def client(
+        self, agent: str = AGENT, *, workspace: str = "demo", retry: RetryPolicy | None = None, **context: str
+    ) -> AsyncBroker:
         """A client under an agent's certificate."""
-        return self.connect("agent", agent, CallContext(workspace=workspace, **context))
+        return self.connect("agent", agent, CallContext(workspace=workspace, **context), retry)
 
     def human(self, name: str = OPERATOR) -> AsyncBroker:
         """A client under a human's certificate."""
         return self.connect("human", name, CallContext(workspace="demo"))
 
-    def connect(self, kind: str, name: str, context: CallContext) -> AsyncBroker:
+    def connect(self, kind: str, name: str, context: CallContext, retry: RetryPolicy | None = None) -> AsyncBroker:
         """A client under any identity's certificate."""
         return AsyncBroker.connect(
-            self.address, identity=self.identity(kind, name), ca=self.state / "ca" / "ca.pem", context=context
+            self.address,
+            identity=self.identity(kind, name),
+            ca=self.state / "ca" / "ca.pem",
+            context=context,
+            retry=retry,
         )
 
     def stop(self) -> int:
@@ -133,5 +139,4 @@ def serving(state: Path, **env: str) -> Iterator[Served]:
 def ledger(state: Path, *options: str) -> list[dict[str, Any]]:
     """All entries of a state's ledger, read from the file."""
     answer = command_json(state, "ledger", "show", "--limit", "10000", *options)
-    entries: list[dict[str, Any]] = answer["entries"]
-    return entries
+    return [item["entry"] for item in answer["items"]]

@@ -20,11 +20,9 @@ from typing import Any
 
 MAX_RESULT_BYTES = 900_000
 MAX_FIELD = 2**20
-MAX_COLUMNS = 2000
 MAX_SAFE_INTEGER = 2**53 - 1
 CELL = 60
 SQLITE_HEADER = b"SQLite format 3\x00"
-WAL_VERSION = 2
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 REAL = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?([eE][-+]?[0-9]{1,3})?")
@@ -60,11 +58,7 @@ def name_of(path: Path, taken: dict[str, Path]) -> str:
 
 
 def checked_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file.
-
-    Raises:
-        BadInputError: it isn't in that encoding, or holds NUL.
-    """
+    """The lines of a text file; refuses another encoding, and NUL."""
     number = 0
     try:
         with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as stream:
@@ -79,11 +73,7 @@ def checked_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows with their line numbers, blank lines left out, the header first.
-
-    Raises:
-        BadInputError: bad quoting, too long a field, or a row of another length than the header.
-    """
+    """The rows with their line numbers, blank lines left out, the header first; refuses bad quoting and ragged rows."""
     reader = csv.reader(checked_lines(path, encoding), delimiter=delimiter, strict=True)
     width = 0
     try:
@@ -100,10 +90,8 @@ def records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, li
         raise BadInputError(f"{path}: line {reader.line_num}: {error}; is the quoting right?") from error
 
 
-def header(path: Path, row: list[str]) -> list[str]:
+def header(row: list[str]) -> list[str]:
     """Column names: blank ones become column_N, repeated ones (in whatever case) get _2, _3, ... at the end."""
-    if len(row) > MAX_COLUMNS:
-        raise BadInputError(f"{path}: {len(row)} columns; at most {MAX_COLUMNS} are read")
     names: list[str] = []
     seen: set[str] = set()
     for index, text in enumerate(row, 1):
@@ -142,7 +130,7 @@ def load_text(db: sqlite3.Connection, table: str, path: Path, delimiter: str, en
     first = next(rows, None)
     if first is None:
         raise BadInputError(f"{path}: empty; a header line with the column names is needed")
-    names = header(path, first[1])
+    names = header(first[1])
     kinds = types_of(rows, len(names))
     columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in zip(names, kinds, strict=True))
     db.execute(f"CREATE TABLE {quoted(table)} ({columns})")
@@ -159,7 +147,7 @@ def attach(db: sqlite3.Connection, schema: str, path: Path) -> None:
     with path.open("rb") as stream:
         start = stream.read(20)
     has_log = Path(f"{path}-wal").is_file()
-    wal = len(start) == 20 and WAL_VERSION in start[18:20]
+    wal = len(start) == 20 and 2 in start[18:20]
     # A database in WAL mode can't be opened read-only without its log; where none was given there is nothing in it.
     mode = "mode=rw" if has_log else "mode=ro&immutable=1" if wal else "mode=ro"
     try:

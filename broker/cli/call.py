@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import sys
 from dataclasses import dataclass
@@ -41,13 +42,20 @@ class _Wish:
     quiet: bool
 
 
+class _How(enum.Enum):
+    FOLLOWED = enum.auto()
+    DETACHED = enum.auto()
+    CANCELLED = enum.auto()
+
+
 @dataclass
 class _End:
     """How it went."""
 
     seen: Followed | None
+    """``None`` where it was interrupted before there was a call."""
     interrupt: Interrupt
-    detached: bool = False
+    how: _How
 
 
 def call(
@@ -58,7 +66,9 @@ def call(
     ] = "{}",
     files: Annotated[
         list[str] | None,
-        typer.Option("--file", "-f", help="File to give: PATH, or PATH:NAME for its name in the tool's working folder."),
+        typer.Option(
+            "--file", "-f", help="File to give: PATH, or PATH:NAME for its name in the tool's working folder."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for result files; existing files stay unless --force.")
@@ -167,16 +177,16 @@ async def _run(broker: AsyncBroker, wish: _Wish) -> _End:
             )
             seen = Followed(await asyncio.shield(creating))
             if wish.detach:
-                return _End(seen, caught, detached=True)
+                return _End(seen, caught, _How.DETACHED)
             async with asyncio.timeout(wish.timeout_s):
                 await follow(broker, seen, first_event=1, silent=wish.as_json, wait=wish.wait)
         except (asyncio.CancelledError, TimeoutError):
             if creating is None:
-                return _End(None, caught)
+                return _End(None, caught, _How.CANCELLED)
             # The request is on its way: only its answer says what there is to cancel.
             seen = seen or Followed(await creating)
             await _cancel(broker, seen)
-            return _End(seen, caught)
+            return _End(seen, caught, _How.CANCELLED)
         except BrokenPipeError:
             if seen is not None:
                 await _cancel(broker, seen)
@@ -189,7 +199,7 @@ async def _run(broker: AsyncBroker, wish: _Wish) -> _End:
         summarise(seen.call)
     if wish.out is not None:
         await save_files(broker, seen, wish.out, force=wish.force, quiet=wish.as_json or wish.quiet)
-    return _End(seen, caught)
+    return _End(seen, caught, _How.FOLLOWED)
 
 
 async def _cancel(broker: AsyncBroker, seen: Followed) -> None:
@@ -205,16 +215,16 @@ def _tell(end: _End, wish: _Wish) -> int:
     if seen is None:
         say("interrupted before the call was made; nothing was run")
         return end.interrupt.exit_code
-    cancelled = end.interrupt.number or not (seen.call.finished or end.detached or seen.states)
     if wish.as_json:
         emit(run_output(seen.call, seen.states, seen.saved, seen.save_error), as_json=True, render=lambda _: None)
-    elif end.detached:
+    elif end.how is _How.DETACHED:
         sys.stdout.write(seen.call.name + "\n")
-    elif cancelled:
-        say(f"cancelled: {seen.call.name} is {seen.call.state}")
+    elif end.how is _How.CANCELLED:
+        why = "interrupted" if end.interrupt.number else f"not done after {wish.timeout_s} s"
+        say(f"{why}: {seen.call.name} is {seen.call.state}")
     if end.interrupt.number:
         return end.interrupt.exit_code
-    if end.detached:
+    if end.how is _How.DETACHED:
         return 0
     if seen.save_error is not None:
         if not wish.as_json:
@@ -225,3 +235,34 @@ def _tell(end: _End, wish: _Wish) -> int:
     if missed and not (wish.as_json or wish.quiet):
         say(f"{missed} result files are kept: broker calls files {seen.call.name} --out DIR")
     return int(state_exit_code(seen.call.state, outcome.cause if outcome is not None else None))
+
+
+def input_file(text: str) -> InputFile:
+    """Reads ``PATH`` or ``PATH:NAME``; a path that exists as it stands is never split.
+
+    Raises:
+        InvalidArgumentError: there is no such file.
+    """
+    path, name = Path(text), ""
+    if not path.is_file():
+        head, separator, tail = text.rpartition(":")
+        if separator and tail:
+            path, name = Path(head), tail
+    if not path.is_file():
+        why = f"there is no file {text!r}"
+        raise InvalidArgumentError(
+            f"--file: {why}", reason="FILE_UNREADABLE", violations=(FieldViolation("--file", why),)
+        )
+    return InputFile(name or path.name, path, executable=os.access(path, os.X_OK))
+
+
+def _text(value: str, option: str) -> str:
+    if not value.startswith("@"):
+        return value
+    try:
+        return sys.stdin.read() if value == "@-" else Path(value[1:]).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"{value[1:]} can't be read as text: {error}"
+        raise InvalidArgumentError(
+            f"{option}: {why}", reason="FILE_UNREADABLE", violations=(FieldViolation(option, why),)
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
@@ -277,11 +278,10 @@ def run_output(
     call: Call, states: Sequence[StateChanged], saved: Sequence[SavedOutput], save_error: BrokerError | None = None
 ) -> RunOutput:
     """The model of a call that was run or watched."""
-    complete = isinstance(call, CompletedCall)
     return RunOutput(
         call=call_output(call),
-        stdout=captured(call.stdout) if complete else None,
-        stderr=captured(call.stderr) if complete else None,
+        stdout=captured(call.stdout) if isinstance(call, CompletedCall) else None,
+        stderr=captured(call.stderr) if isinstance(call, CompletedCall) else None,
         states=[
             StateOutput(number=item.number, time=item.time, state=item.state, detail=item.detail) for item in states
         ],
@@ -301,7 +301,7 @@ def summarise(call: Call) -> None:
     outcome = call.outcome
     if outcome is None:
         return
-    if outcome.detail:
+    if outcome.detail and outcome.cause is not EndCause.TOOL:
         say(outcome.detail)
     for name, summary in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
         if summary is not None and summary.truncated:
@@ -334,7 +334,8 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     """A table on a terminal; in a pipe one line for each row, tabs between, no heading."""
     if not console.is_terminal:
         for row in rows:
-            console.print("\t".join(printable(cell).replace("\n", " ") for cell in row), markup=False, soft_wrap=True)
+            # Not through rich, which makes spaces of tabs.
+            sys.stdout.write("\t".join(" ".join(printable(cell).split()) for cell in row) + "\n")
         return
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:

@@ -36,8 +36,6 @@ from broker.store.database import Database
 from broker.vault.keyfile import make_key_file
 from broker.vault.vault import SealedVault
 
-app = typer.Typer()
-
 
 class InitOutput(OutputModel):
     """A new state directory. ``leftovers`` are those of earlier runs that didn't finish; nothing uses them."""
@@ -55,7 +53,6 @@ class InitOutput(OutputModel):
     leftovers: tuple[Path, ...]
 
 
-@app.command("init")
 def init(
     *,
     operator: Annotated[str, typer.Option(help="Name of the first human, who may register others.")] = "operator",

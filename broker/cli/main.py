@@ -43,6 +43,7 @@ _EPILOG = (
     " 6 our own failure. Every command takes --json."
 )
 _CLOSED_PIPE = 141
+_INTERRUPTED = 130
 
 app = typer.Typer(
     cls=lazy_group(COMMANDS),
@@ -81,25 +82,29 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(args: list[str]) -> int:
     """Runs one command and returns its exit code."""
     as_json = wants_json(args)
+    code: object
     try:
-        result = typer.main.get_command(app).main(args, prog_name="broker", standalone_mode=False)
+        code = typer.main.get_command(app).main(args, prog_name="broker", standalone_mode=False)
     except TyperException as error:
-        return _usage(error, as_json=as_json)
-    except Abort:
-        return 130
+        code = _usage(error, as_json=as_json)
     except BrokerError as error:
-        return _refusal(error, as_json=as_json)
+        code = _refusal(error, as_json=as_json)
     except Exit as error:
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has left. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _CLOSED_PIPE
+        code = error.exit_code
+    except (KeyboardInterrupt, Abort):
+        code = _INTERRUPTED
+    except SystemExit as error:
+        # Typer's answer to a closed pipe is an exit with code 1, which here would say that a tool failed.
+        code = _closed_pipe() if isinstance(error.__context__, BrokenPipeError) else error.code
     except Exception as error:  # noqa: BLE001 - the program's outermost boundary: a defect is told in one line, as ours
-        return _defect(error, as_json=as_json)
-    return result if isinstance(result, int) else 0
+        code = _defect(error, as_json=as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _closed_pipe() -> int:
+    # Whoever read our output has left. Python would complain once more when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _CLOSED_PIPE
 
 
 def wants_json(args: Sequence[str]) -> bool:

@@ -7,12 +7,13 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path, PurePosixPath
 
 import grpc
 
 from broker.client import convert
+from broker.client.first_status import FirstStatus
 from broker.client.models import Blob, OutputFile
 from broker.client.retry import may_retry
 from broker.client.transport import Deadline, Transport
@@ -49,33 +50,24 @@ async def upload(
         pieces = _of_iterable(source)
     sent, size = hashlib.sha256(), 0
     rpc = transport.tools.UploadBlob(timeout=deadline.remaining())
+    status = FirstStatus(rpc)
     try:
-        async with aclosing(pieces):
-            await rpc.write(tool_broker_pb2.UploadBlobRequest(header=header))
-            async for piece in pieces:
-                sent.update(piece)
-                size += len(piece)
-                await rpc.write(tool_broker_pb2.UploadBlobRequest(chunk=piece))
-        await rpc.done_writing()
+        # A write that fails says only that the broker has ended the upload; the answer below says why.
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            async with aclosing(pieces):
+                await rpc.write(tool_broker_pb2.UploadBlobRequest(header=header))
+                async for piece in pieces:
+                    sent.update(piece)
+                    size += len(piece)
+                    await rpc.write(tool_broker_pb2.UploadBlobRequest(chunk=piece))
+            await rpc.done_writing()
         blob = convert.blob(await rpc)
-    except asyncio.InvalidStateError:
-        # The broker ended the upload before its last byte: its status says why.
-        blob = await _early_answer(transport, rpc)
     except grpc.aio.AioRpcError as error:
-        raise transport.error(error) from error
+        raise transport.error(status.error or error) from error
     finally:
         rpc.cancel()
     _check(blob.name, size, sent.hexdigest(), blob.size, blob.digest)
     return blob
-
-
-async def _early_answer(
-    transport: Transport, rpc: grpc.aio.StreamUnaryCall[tool_broker_pb2.UploadBlobRequest, blob_pb2.Blob]
-) -> Blob:
-    try:
-        return convert.blob(await rpc)
-    except grpc.aio.AioRpcError as error:
-        raise transport.error(error) from error
 
 
 def _size(path: Path) -> int:

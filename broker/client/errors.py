@@ -41,14 +41,18 @@ UNREACHABLE = "BROKER_UNREACHABLE"
 HANDSHAKE_FAILED = "TLS_HANDSHAKE_FAILED"
 CONNECTION_LOST = "CONNECTION_LOST"
 
-_HANDSHAKE_WORDS = ("handshake", "ssl", "tls", "certificate")
+_HANDSHAKE_WORDS = ("handshake", "ssl_error", "certificate")
+_CLOSED_WORDS = ("socket closed", "connection reset", "broken pipe")
 _CONNECT_WORDS = ("failed to connect", "connection refused", "dns resolution", "no route", "unreachable", "not resolve")
 _UNREACHABLE_HINT = "Is it running? `broker serve` starts one; --address or BROKER_ADDRESS says where it listens."
 _HANDSHAKE_HINT = (
     "Check that the CA file is the broker's own, that the address is one of its certificate's names, and that your"
     " certificate is neither expired nor from another CA."
 )
-_LOST_HINT = "Check the broker's log. Where it refuses a certificate it ends the connection without more words."
+_LOST_HINT = (
+    "If it happens at once and each time, the broker may have refused your certificate: it then ends the connection"
+    " without a word, and its log says why."
+)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> BrokerError:
@@ -93,7 +97,8 @@ def _from_status(status: status_pb2.Status) -> BrokerError | None:
         return None
     if not known:
         return None
-    metadata = dict(info.metadata)
+    # A protobuf map has no order of its own.
+    metadata = dict(sorted(info.metadata.items()))
     return class_for_code(status.code)(
         status.message,
         reason=info.reason or None,
@@ -138,7 +143,8 @@ def _unavailable(details: str, address: str) -> UnavailableError:
         return UnavailableError(
             f"no secure connection to {address}: {details}", reason=HANDSHAKE_FAILED, hint=_HANDSHAKE_HINT
         )
-    if any(word in lower for word in _CONNECT_WORDS):
+    closed = any(word in lower for word in _CLOSED_WORDS)
+    if not closed and any(word in lower for word in _CONNECT_WORDS):
         return UnavailableError(
             f"no broker answers at {address}: {details}", reason=UNREACHABLE, hint=_UNREACHABLE_HINT
         )

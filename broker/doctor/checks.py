@@ -49,12 +49,10 @@ class Place:
     @cached_property
     def engine(self) -> EngineFacts | Finding:
         """What the engine says of itself; a finding where none answers."""
-        address = self.settings[0].engine
         try:
-            address = engine_address(address)
-            return ask_engine(address)
+            return ask_engine(engine_address(self.settings[0].engine))
         except BrokerError as error:
-            return engine.judge_absence(address, error.message)
+            return engine.judge_absence(error.message)
 
     @property
     def initialised(self) -> bool:

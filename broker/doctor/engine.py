@@ -11,13 +11,13 @@ OLDEST_API = (1, 41)
 """Docker 20.10."""
 
 
-def judge_absence(address: str, why: str) -> Finding:
+def judge_absence(why: str) -> Finding:
     """No engine answers."""
     mend = (
         "Start it, or install one: scripts/engine.sh does both for root on Debian, and says what to do elsewhere. "
         "Another address: DOCKER_HOST, or engine in settings.yaml."
     )
-    return fail("engine", f"nothing answers at {address}: {why}", mend)
+    return fail("engine", why, mend)
 
 
 def judge_engine(facts: EngineFacts) -> tuple[Finding, ...]:

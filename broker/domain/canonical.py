@@ -8,11 +8,12 @@ import math
 from typing import TypeAlias, cast
 
 import rfc8785
+from typing_extensions import TypeAliasType
 
 from broker.errors import FieldViolation, InvalidArgumentError
 
-JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
-JsonObject: TypeAlias = "dict[str, JsonValue]"
+JsonValue = TypeAliasType("JsonValue", "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None")
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 MAX_DEPTH = 32
 """Deepest nesting of arrays and objects that is read from outside."""

@@ -192,8 +192,8 @@ def _read(payload: bytes) -> Delegation:
     except InvalidArgumentError as error:
         raise _refuse(error.message) from error
     version = value.pop("v", None)
-    # The number 1 is neither true nor 1.0; the re-encoding below wouldn't tell 1.0 from 1.
-    if type(version) is not int or version != _VERSION or value.pop("type", None) != "delegation":
+    # ``true`` and ``1.0`` pass as 1 here; the comparison with the canonical form below refuses them.
+    if version != _VERSION or value.pop("type", None) != "delegation":
         raise _refuse("it is not a delegation of version 1")
     texts = {key: item for key, item in value.items() if isinstance(item, str)}
     if len(texts) != len(value) or texts.keys() != Delegation.__dataclass_fields__.keys():

@@ -15,12 +15,20 @@ from broker.domain.canonical import JsonObject, canonical, digest
 from broker.domain.identity import Certificate, Identity, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import Recorder, Transaction, Vault
-from broker.errors import ConflictError, FailedPreconditionError, NotFoundError, PermissionDeniedError
+from broker.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from broker.identity import ca
 from broker.identity.directory import parse_peer
 from broker.identity.names import check_name, genesis, spiffe_uri, stamp
 
 _CHUNKS = 256
+_MAX_REASON = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +142,12 @@ class Registry:
         """Revokes an identity and so all its certificates; it is final. Revoking twice changes nothing.
 
         Raises:
+            InvalidArgumentError: the reason is longer than 4096 bytes (``TOO_LARGE``).
             NotFoundError: ``IDENTITY_UNKNOWN``.
             PermissionDeniedError: ``REGISTRAR_INVALID``.
             FailedPreconditionError: it is the last valid human, without whom nobody could act (``LAST_HUMAN``).
         """
+        _check_reason(reason)
         self._actor(tx, by)
         target = self._known(tx, identity)
         if target.revoked is not None:
@@ -162,9 +172,11 @@ class Registry:
         """Revokes one certificate of an identity. Revoking twice changes nothing.
 
         Raises:
+            InvalidArgumentError: the reason is longer than 4096 bytes (``TOO_LARGE``).
             NotFoundError: no such identity, or not its certificate (``CERTIFICATE_UNKNOWN``).
             PermissionDeniedError: ``REGISTRAR_INVALID``.
         """
+        _check_reason(reason)
         self._actor(tx, by)
         target = self._known(tx, identity)
         found = tx.identities.certificate(fingerprint)
@@ -261,6 +273,14 @@ class Registry:
                     reason="KEY_IN_USE",
                     hint="Make a fresh key.",
                 )
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason.encode("utf-8", "surrogatepass")) > _MAX_REASON:
+        why = f"is longer than {_MAX_REASON} bytes"
+        raise InvalidArgumentError(
+            f"reason {why}", reason="TOO_LARGE", violations=(FieldViolation("reason", why),), hint="Say it shorter."
+        )
 
 
 def _next_chunk(tx: Transaction, object_id: str) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from cryptography import x509
 
-from broker.errors import DataLossError
+from broker.errors import DataLossError, InvalidArgumentError
 from broker.identity.keys import load_private_key, public_der
 
 
@@ -29,7 +29,7 @@ def read_validity(certificate_pem: bytes, key_pem: bytes) -> Validity:
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = load_private_key(key_pem)
-    except ValueError as error:
+    except (ValueError, InvalidArgumentError) as error:
         raise DataLossError("the certificate or its key can't be read", reason="CERTIFICATE_INVALID") from error
     return Validity(
         not_before=certificate.not_valid_before_utc,

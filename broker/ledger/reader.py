@@ -1,7 +1,7 @@
 """A ledger file, read without the broker: while it runs, after it crashed, or as a copy on an auditor's machine.
 
 Nothing is ever written to the file or beside its copy. What is read is one consistent state. Whether that is the newest
-state can't be seen in the entries, so the file itself says it: ``in_use`` in ``store_meta`` is 1 from before the first
+state can't be seen in the entries, so the file itself says it: ``in_use`` in ``store_meta`` is not 0 from before the first
 commit that lies in the write-ahead log alone until the last clean close (see ``broker.store.usage``). A marked file
 whose log is missing, empty or damaged is not complete.
 """

@@ -16,9 +16,8 @@ from broker.policy.rows import (
     RULE_FIELDS,
     Grant,
     Problem,
+    RowReader,
     Rule,
-    parse_grant,
-    parse_rule,
 )
 from broker.policy.text import MAX_LINE, BadLineError, Finding, Severity, check_text, fields, lines, show, split
 
@@ -70,7 +69,7 @@ def examine(text: str, known_tools: frozenset[str] | None = None, known_rpcs: fr
     rules, grants, findings = _read(text)
     findings += _check_rules(rules, known_tools, known_rpcs)
     findings += _check_grants(rules, grants)
-    if not rules and not findings:
+    if not rules and all(finding.severity is Severity.WARNING for finding in findings):
         findings.append(Finding(1, 1, Severity.ERROR, "the policy is empty: a policy without a rule is refused"))
     return Examined(tuple(rules), tuple(grants), tuple(sorted(findings)))
 
@@ -79,6 +78,7 @@ def _read(text: str) -> tuple[list[Rule], list[Grant], list[Finding]]:
     rules: list[Rule] = []
     grants: list[Grant] = []
     findings: list[Finding] = []
+    reader = RowReader()
     for count, (number, line) in enumerate(lines(text), start=1):
         if count > MAX_ROWS:
             findings.append(Finding(number, 1, Severity.ERROR, f"more than {MAX_ROWS} rows; no further one was read"))
@@ -89,12 +89,14 @@ def _read(text: str) -> tuple[list[Rule], list[Grant], list[Finding]]:
             continue
         findings += (
             Finding(number, column, Severity.ERROR, message)
-            for column, message in _read_line(number, line, rules, grants)
+            for column, message in _read_line(number, line, reader, rules, grants)
         )
     return rules, grants, findings
 
 
-def _read_line(number: int, line: str, rules: list[Rule], grants: list[Grant]) -> Iterator[tuple[int, str]]:
+def _read_line(
+    number: int, line: str, reader: RowReader, rules: list[Rule], grants: list[Grant]
+) -> Iterator[tuple[int, str]]:
     try:
         values = split(line)
     except BadLineError as error:
@@ -102,11 +104,11 @@ def _read_line(number: int, line: str, rules: list[Rule], grants: list[Grant]) -
         return
     problems: list[Problem]
     if values[0] == "p":
-        rule, problems = parse_rule(number, values)
+        rule, problems = reader.rule(number, values)
         if rule is not None:
             rules.append(rule)
     elif values[0] == "g":
-        grant, problems = parse_grant(number, values)
+        grant, problems = reader.grant(number, values)
         if grant is not None:
             grants.append(grant)
     else:

@@ -66,6 +66,7 @@ class LivePolicy:
         self._taken: _Signature | None = None
         self._seen: _Signature | None = None
         self._refused: _Signature | None = None
+        self._checks = 0
         self._reported: str = ""
         self._last_error: BrokerError | None = None
         self._reloading = asyncio.Lock()
@@ -86,6 +87,11 @@ class LivePolicy:
     def last_error(self) -> BrokerError | None:
         """Why the file as it now stands isn't in force; ``None`` where it is."""
         return self._last_error
+
+    @property
+    def checks(self) -> int:
+        """How often the file has been read and checked."""
+        return self._checks
 
     async def start(self) -> None:
         """Reads the file for the first time; there is no broker without a policy that passes.
@@ -176,6 +182,7 @@ class LivePolicy:
 
     async def _read(self) -> tuple[Snapshot, _Signature]:
         text, signature = await asyncio.to_thread(_read_file, self._path)
+        self._checks += 1
         try:
             snapshot = await asyncio.to_thread(
                 Snapshot.load, text, known_tools=self._known_tools, known_rpcs=self._known_rpcs

@@ -134,32 +134,39 @@ def objects_covering(obj: str, action: str) -> Values:
     return (obj, *(".".join(parts[:count]) + ".*" for count in range(len(parts) - 1, 0, -1)), ANY)
 
 
-def parse_rule(line: int, values: list[str]) -> tuple[Rule | None, list[Problem]]:
-    """Reads the fields of a ``p`` line: a rule, or what is wrong with them."""
-    if len(values) != len(RULE_FIELDS):
-        return None, [(0, _wrong_count(values, RULE_FIELDS))]
-    problems = [
-        (index, problem)
-        for index, (name, value) in enumerate(zip(RULE_FIELDS, values, strict=True))
-        if (problem := _CHECKS[name](value))
-    ]
-    if problems:
-        return None, problems
-    rule = Rule(line, *values[1:])
-    problems = _check_together(rule)
-    return (None, problems) if problems else (rule, [])
+class RowReader:
+    """Reads the rows of one file. It remembers which values passed: in a large policy most of them come again."""
 
+    def __init__(self) -> None:
+        self._passed: dict[str, set[str]] = {name: set() for name in _CHECKS}
 
-def parse_grant(line: int, values: list[str]) -> tuple[Grant | None, list[Problem]]:
-    """Reads the fields of a ``g`` line: a grant, or what is wrong with them."""
-    if len(values) != len(GRANT_FIELDS):
-        return None, [(0, _wrong_count(values, GRANT_FIELDS))]
-    problems = [
-        (index, problem)
-        for index, (name, value) in enumerate(zip(GRANT_FIELDS, values, strict=True))
-        if (problem := _CHECKS[name](value))
-    ]
-    return (None, problems) if problems else (Grant(line, *values[1:]), [])
+    def rule(self, line: int, values: list[str]) -> tuple[Rule | None, list[Problem]]:
+        """Reads the fields of a ``p`` line: a rule, or what is wrong with them."""
+        problems = self._problems(values, RULE_FIELDS)
+        if problems:
+            return None, problems
+        rule = Rule(line, *values[1:])
+        problems = _check_together(rule)
+        return (None, problems) if problems else (rule, [])
+
+    def grant(self, line: int, values: list[str]) -> tuple[Grant | None, list[Problem]]:
+        """Reads the fields of a ``g`` line: a grant, or what is wrong with them."""
+        problems = self._problems(values, GRANT_FIELDS)
+        return (None, problems) if problems else (Grant(line, *values[1:]), [])
+
+    def _problems(self, values: list[str], names: tuple[str, ...]) -> list[Problem]:
+        if len(values) != len(names):
+            return [(0, _wrong_count(values, names))]
+        problems = []
+        for index, (name, value) in enumerate(zip(names, values, strict=True)):
+            passed = self._passed[name]
+            if value in passed:
+                continue
+            if problem := _CHECKS[name](value):
+                problems.append((index, problem))
+            else:
+                passed.add(value)
+        return problems
 
 
 def _wrong_count(values: list[str], names: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Self
@@ -64,7 +64,7 @@ class Snapshot:
     _graph: RoleGraph
     _engine: Engine
     _rows: tuple[Values, ...]
-    _shards: Mapping[tuple[str, str, str], Mapping[str, tuple[int, ...]]]
+    _shards: Mapping[tuple[str, str, str], Mapping[str, Sequence[int]]]
 
     @classmethod
     def load(
@@ -231,14 +231,15 @@ def refusal(errors: tuple[Finding, ...]) -> InvalidArgumentError:
     )
 
 
-def _shard(rules: Iterable[Rule]) -> Mapping[tuple[str, str, str], Mapping[str, tuple[int, ...]]]:
+def _shard(rules: Iterable[Rule]) -> Mapping[tuple[str, str, str], Mapping[str, Sequence[int]]]:
     shards: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     for index, rule in enumerate(rules):
-        shard = shards.setdefault((rule.action, rule.workspace, rule.obj), {})
+        key = (rule.action, rule.workspace, rule.obj)
+        shard = shards.get(key)
+        if shard is None:
+            shard = shards[key] = {}
         shard.setdefault(rule.subject, []).append(index)
-    return MappingProxyType(
-        {key: {subject: tuple(indexes) for subject, indexes in shard.items()} for key, shard in shards.items()},
-    )
+    return MappingProxyType(shards)
 
 
 def _why_nothing_allows(request: PolicyRequest, rows: tuple[Values, ...]) -> str:

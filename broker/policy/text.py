@@ -130,7 +130,7 @@ def fields(line: str) -> list[Field]:
             result.append(Field(text, match.start(1), quoted=True))
         elif match := _PLAIN.match(line, position):
             text = match.group().strip(" ")
-            lead = len(match.group()) - len(match.group().lstrip(" ")) if text else 0
+            lead = len(match.group()) - len(match.group().lstrip(" "))
             result.append(Field(text, position + lead + 1, quoted=False))
         else:
             column = line.index('"', position) + 1

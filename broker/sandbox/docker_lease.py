@@ -122,6 +122,7 @@ class DockerLease:
     async def destroy(self) -> None:
         """See ``broker.sandbox.engine.Lease.destroy``."""
         self._connection.cut()
+        self._queue.close(error=_engine_failed("the container was destroyed in the middle of its run"))
         self._stop_timer()
         if self._drain:
             self._drain.cancel()
@@ -132,7 +133,6 @@ class DockerLease:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._host:
             self._host.close()
-        self._queue.close(error=UnavailableError("the container was destroyed", reason="ENGINE_FAILED"))
 
     async def removed(self) -> None:
         """Returns once the container is gone.

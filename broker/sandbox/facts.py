@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +11,7 @@ import docker.errors
 import requests.exceptions
 
 from broker.errors import UnavailableError
+from broker.sandbox.address import Endpoint
 from broker.sandbox.images import SandboxImage, from_listing
 
 
@@ -36,6 +38,7 @@ def ask_engine(address: str, *, timeout_s: float = 10.0) -> EngineFacts:
     Raises:
         UnavailableError: none answers there, or its answer makes no sense (``ENGINE_UNAVAILABLE``).
     """
+    _check_reachable(address, timeout_s)
     try:
         client = docker.APIClient(base_url=address, version="auto", timeout=timeout_s)
         try:
@@ -58,3 +61,17 @@ def ask_engine(address: str, *, timeout_s: float = 10.0) -> EngineFacts:
         raise UnavailableError(f"no engine answers at {address}: {error}", reason="ENGINE_UNAVAILABLE") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UnavailableError(f"what answers at {address} is no Docker Engine", reason="ENGINE_UNAVAILABLE") from error
+
+
+def _check_reachable(address: str, timeout_s: float) -> None:
+    """Connects once by itself: the system's own word says more than the library's, which also leaks its socket here."""
+    endpoint = Endpoint.parse(address)
+    try:
+        if not endpoint.path:
+            socket.create_connection((endpoint.host, endpoint.port), timeout=timeout_s).close()
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(timeout_s)
+            probe.connect(endpoint.path)
+    except OSError as error:
+        raise UnavailableError(f"no engine answers at {address}: {error}", reason="ENGINE_UNAVAILABLE") from error

@@ -170,6 +170,10 @@ def _scalar(event: Any, position: Position) -> JsonValue:  # noqa: ANN401 - as a
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
+        if text.lstrip("+-").startswith("0") and text not in {"0", "-0", "+0"}:
+            raise DocumentError(
+                "a number that begins with 0 is read in two ways; write it without, or in quotes", position
+            )
         if len(text) > 16:
             raise DocumentError("an integer this long is not the same number everywhere; put it in quotes", position)
         return int(text)

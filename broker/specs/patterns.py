@@ -27,12 +27,12 @@ def refusal(pattern: str, max_length: int) -> str:
     if len(pattern) > 1000:
         return "is longer than 1000 characters"
     try:
-        re.compile(pattern)
+        multiline = bool(re.compile(pattern).flags & re.MULTILINE)
         tree = _parser.parse(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         return f"is not a regular expression: {error}"
     # ``re.search`` begins anew at each character, unless the pattern is tied to the start.
-    starts = 1 if _anchored(tree) else max_length + 1
+    starts = 1 if _anchored(tree) and not multiline else max_length + 1
     try:
         steps = starts * _ways(tree, max_length)
     except _UnsupportedError as error:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from broker.errors import BrokerError, DataLossError, InternalError, UnavailableError
+from broker.store.prepared import driver_of
 
 BUSY_TIMEOUT_S = 30.0
 """How long a connection waits for another process's transaction."""
@@ -67,17 +68,9 @@ def prepare(connection: Connection, *, read_only: bool) -> None:
         connection.exec_driver_sql("PRAGMA query_only = ON")
 
 
-def in_transaction(connection: Connection) -> bool:
-    """Is a transaction open on the driver's connection? SQLite ends it by itself on some errors."""
-    driver = connection.connection.dbapi_connection
-    return isinstance(driver, sqlite3.Connection) and driver.in_transaction
-
-
 def vacuum(connection: Connection) -> None:
     """Gives free pages back to the file system."""
-    driver = connection.connection.dbapi_connection
-    if isinstance(driver, sqlite3.Connection):
-        driver.executescript("PRAGMA incremental_vacuum")  # execute() stops after the first page
+    driver_of(connection).executescript("PRAGMA incremental_vacuum")  # execute() stops after the first page
 
 
 def translate(error: DBAPIError | sqlite3.Error) -> BrokerError:

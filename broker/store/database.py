@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from broker.domain.ports import Transaction
 from broker.errors import ConflictError, FailedPreconditionError, UnavailableError
-from broker.store.connection import engine_for, in_transaction, prepare, raw_connection, translate, vacuum
+from broker.store.connection import engine_for, prepare, raw_connection, translate, vacuum
+from broker.store.prepared import driver_of
 from broker.store.schema import APPLICATION_ID, check_schema, create_schema
 from broker.store.transaction import SqlTransaction
 from broker.store.usage import UseMark, touch
@@ -183,19 +184,20 @@ class Database:
             )
         try:
             return cls(path)
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise translate(error) from error
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
         try:
             connection, transaction = self._reader()
-            connection.exec_driver_sql("BEGIN")
+            driver = driver_of(connection)
+            driver.execute("BEGIN")
             try:
                 return work(transaction)
             finally:
-                if in_transaction(connection):
-                    connection.exec_driver_sql("ROLLBACK")
-        except DBAPIError as error:
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
+        except (DBAPIError, sqlite3.Error) as error:
             raise translate(error) from error
 
     def _reader(self) -> tuple[Connection, SqlTransaction]:

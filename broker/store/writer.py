@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from broker.errors import UnavailableError
-from broker.store.connection import in_transaction, translate
+from broker.store.connection import translate
+from broker.store.prepared import driver_of
 from broker.store.transaction import SqlTransaction
 
 MAX_BATCH = 64
@@ -43,6 +45,7 @@ class GroupWriter:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._driver = driver_of(connection)
         self._transaction = SqlTransaction(connection)
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
@@ -134,7 +137,7 @@ class GroupWriter:
             return []
         try:
             self._sql("BEGIN IMMEDIATE")
-        except DBAPIError as error:
+        except sqlite3.Error as error:
             _fail(jobs, translate(error))
             return []
         done: list[tuple[_Job, Any]] = []
@@ -143,7 +146,7 @@ class GroupWriter:
                 result = self._run_one(job)
             except BaseException as error:  # noqa: BLE001 - it goes to its caller; the others of the batch go on
                 job.future.set_exception(_for_caller(error))
-                if not in_transaction(self._connection):
+                if not self._driver.in_transaction:
                     # A full disk and the like roll back everything: what ran before is gone, the rest can try anew.
                     _fail([job for job, _ in done], _for_caller(error))
                     return jobs[position + 1 :]
@@ -159,7 +162,7 @@ class GroupWriter:
         try:
             result = job.work(self._transaction)
         except BaseException:
-            if in_transaction(self._connection):
+            if self._driver.in_transaction:
                 self._sql("ROLLBACK TO work")
                 self._sql("RELEASE work")
             raise
@@ -169,16 +172,15 @@ class GroupWriter:
     def _finish(self, done: list[tuple[_Job, Any]]) -> None:
         try:
             self._sql("COMMIT" if done else "ROLLBACK")
-        except DBAPIError as error:
-            origin = getattr(error.orig, "sqlite_errorname", "") or "no error name"
-            self._failure = origin
+        except sqlite3.Error as error:
+            self._failure = getattr(error, "sqlite_errorname", "") or "no error name"
             _fail([job for job, _ in done], self._refusal())
             return
         for job, result in done:
             job.future.set_result(result)
 
     def _sql(self, statement: str) -> None:
-        self._connection.exec_driver_sql(statement)
+        self._driver.execute(statement)
 
     def _refusal(self) -> UnavailableError:
         return UnavailableError(
@@ -189,7 +191,7 @@ class GroupWriter:
 
 
 def _for_caller(error: BaseException) -> BaseException:
-    return translate(error) if isinstance(error, DBAPIError) else error
+    return translate(error) if isinstance(error, DBAPIError | sqlite3.Error) else error
 
 
 def _fail(jobs: list[_Job], error: BaseException) -> None:

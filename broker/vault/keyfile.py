@@ -63,23 +63,11 @@ def read_key_file(path: Path) -> Secret:
             reason="KEY_UNREADABLE",
             hint="It must be a regular file (no link) that the broker's user owns.",
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise FailedPreconditionError(f"the vault key {path} is no regular file", reason="KEY_UNREADABLE")
-        if status.st_mode & 0o077:
-            raise FailedPreconditionError(
-                f"others than its owner may use the vault key {path} (mode {stat.S_IMODE(status.st_mode):04o})",
-                reason="KEY_EXPOSED",
-                hint=f"Find out who has read it; then `chmod 600 {path}`.",
-            )
-        if status.st_uid not in (os.geteuid(), 0):
-            raise FailedPreconditionError(
-                f"the vault key {path} belongs to user {status.st_uid}, not to the broker's user",
-                reason="KEY_EXPOSED",
-                hint="Find out who put it there; the key must belong to the broker's user or to root.",
-            )
-        key = file.read(KEY_BYTES + 1)
+    try:
+        _check_status(path, os.fstat(descriptor))
+        key = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(key) != KEY_BYTES:
         raise DataLossError(
             f"the vault key {path} must hold exactly {KEY_BYTES} bytes",
@@ -87,3 +75,20 @@ def read_key_file(path: Path) -> Secret:
             hint="Restore it from its backup.",
         )
     return Secret(key)
+
+
+def _check_status(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise FailedPreconditionError(f"the vault key {path} is no regular file", reason="KEY_UNREADABLE")
+    if status.st_mode & 0o077:
+        raise FailedPreconditionError(
+            f"others than its owner may use the vault key {path} (mode {stat.S_IMODE(status.st_mode):04o})",
+            reason="KEY_EXPOSED",
+            hint=f"Find out who has read it; then `chmod 600 {path}`.",
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise FailedPreconditionError(
+            f"the vault key {path} belongs to user {status.st_uid}, not to the broker's user",
+            reason="KEY_EXPOSED",
+            hint="Find out who put it there; the key must belong to the broker's user or to root.",
+        )

@@ -257,6 +257,15 @@ def test_the_last_human_is_not_revoked(world: World) -> None:
     assert world.local.write(revoke).revoked == world.now
 
 
+def test_a_reason_is_bounded(world: World) -> None:
+    registry, agent = world.local.registry, world.agent("reporter", world.ada)
+
+    def revoke(tx: Transaction) -> Identity:
+        return registry.revoke_identity(tx, identity=agent, by=world.ada, reason="x" * 4097, now=world.now)
+
+    assert refusal(InvalidArgumentError, lambda: world.local.write(revoke)) == "TOO_LARGE"
+
+
 def test_a_second_operator_does_not_register_by_its_own_word(world: World) -> None:
     registry = world.local.registry
 

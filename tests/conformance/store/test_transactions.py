@@ -103,8 +103,7 @@ async def test_a_cancelled_caller_breaks_nobody_elses_write(store: Store) -> Non
     await asyncio.to_thread(entered.wait)
     waiting = [asyncio.create_task(store.write(lambda tx, n=n: _set(tx, f"agt_{n}"))) for n in range(10)]
     queued = asyncio.create_task(store.write(lambda tx: _set(tx, "agt_queued")))
-    while not queued.get_coro().cr_await:  # type: ignore[union-attr]  # lets each task queue its work
-        await asyncio.sleep(0)
+    await store.read(lambda tx: tx.ledger.head())  # meanwhile the tasks above start, and queue their work
     queued.cancel()
     running.cancel()
     done, _ = await asyncio.wait({queued, running})

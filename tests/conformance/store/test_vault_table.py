@@ -83,7 +83,8 @@ async def test_extend_never_shortens(store: Store) -> None:
 
 async def test_expired_and_delete(store: Store) -> None:
     for name, expires in (("blob_1", NOW), ("blob_2", NOW - timedelta(seconds=1)), ("blob_3", None)):
-        await store.write(lambda tx, row=replace(ROW, id=name, expires=expires): tx.vault.insert(row))
+        row = replace(ROW, id=name, expires=expires)
+        await store.write(lambda tx, row=row: tx.vault.insert(row))
         await store.write(lambda tx, name=name: tx.vault.insert_chunk(name, 0, b"x"))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_4", expires=NOW + timedelta(microseconds=1))))
     assert list(await store.read(lambda tx: tx.vault.expired(NOW, 10))) == ["blob_2", "blob_1"]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from grpc import StatusCode
 
-from broker.client import AsyncBroker, CallContext, CallState, Finished, RetryPolicy, StateChanged, Stdout
+from broker.client import CallState, Finished, StateChanged, Stdout
 from broker.errors import (
     BrokerError,
     DataLossError,
@@ -16,31 +16,9 @@ from broker.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
-from tests.fake_broker import CALL, HANG, Authority, FakeBroker, Refuse, call, fake_broker, run, watch
+from tests.fake_broker import CALL, HANG, Refuse, call, run, watch
 
-QUICK = RetryPolicy(attempts=3, total_s=5, initial_s=0.001, max_s=0.002)
 AWAY = Refuse(StatusCode.UNAVAILABLE, "recvmsg: Connection reset by peer")
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority.make("ca")
-
-
-@pytest.fixture
-async def fake(authority: Authority):
-    async with fake_broker(authority) as server:
-        yield server
-
-
-@pytest.fixture
-async def broker(fake: FakeBroker, tmp_path):
-    identity = fake.authority.write(tmp_path / "id", "bot")
-    context = CallContext(workspace="demo")
-    async with AsyncBroker.connect(
-        fake.address, identity=identity, ca=fake.authority.pem, context=context, retry=QUICK
-    ) as client:
-        yield client
 
 
 async def test_run_gives_the_call_with_its_output(fake, broker):
@@ -104,11 +82,11 @@ async def test_nothing_else_is_tried_again(fake, broker, refusal):
     assert len(fake.script.sent("RunToolCall")) == 1
 
 
-async def test_a_connection_that_stays_away_is_told_after_the_last_attempt(fake, broker):
+async def test_a_connection_that_stays_away_is_told_after_the_last_attempt(fake, broker, quick):
     fake.script.on("RunToolCall", [AWAY])
     with pytest.raises(UnavailableError):
         await broker.run("python.run", {})
-    assert len(fake.script.sent("RunToolCall")) == QUICK.attempts
+    assert len(fake.script.sent("RunToolCall")) == quick.attempts
 
 
 @pytest.mark.parametrize("numbers", [(1, 3), (1, 1), (2,)])
@@ -138,7 +116,7 @@ async def test_watch_starts_where_it_is_told(fake, broker):
 async def test_events_no_longer_kept_are_out_of_range(fake, broker):
     fake.script.on("WatchToolCall", [Refuse(StatusCode.OUT_OF_RANGE, "gone", reason="EVENT_NOT_KEPT")])
     with pytest.raises(OutOfRangeError):
-        [event async for event in broker.watch(CALL)]
+        await anext(broker.watch(CALL))
 
 
 async def test_leaving_a_run_ends_its_stream(fake, broker):

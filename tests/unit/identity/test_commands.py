@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import stat
@@ -13,39 +15,49 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from typer.testing import CliRunner
 
-from broker.cli import delegations, identity, init
+from broker.cli import main
 from broker.cli.durations import parse_duration
 from broker.cli.example_settings import SAYS, example_settings
 from broker.cli.local import open_local
+from broker.cli.output import ExitCode, exit_code
 from broker.domain.identity import IdentityKind
-from broker.errors import BrokerError, ConflictError, InvalidArgumentError, PermissionDeniedError, UnauthenticatedError
+from broker.errors import (
+    BrokerError,
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from broker.identity import ca, delegation, keys
 from broker.identity.directory import Directory, parse_peer
 from broker.settings import Settings, StatePaths, load_settings
 
-APPS = {"init": init.app, "identity": identity.app, "delegations": delegations.app}
-
 
 class Shell:
-    """Runs commands on one state directory and reads their JSON."""
+    """Runs the program on one state directory and reads its JSON."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
 
+    def invoke(self, *words: str, as_json: bool = True) -> tuple[int, str]:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = main.run([*words, "--state", str(self.state), *(["--json"] if as_json else [])])
+        return code, out.getvalue()
+
     def run(self, *words: str) -> Any:  # noqa: ANN401  # whatever the command prints
-        group, *rest = words
-        arguments = [*rest, "--state", str(self.state), "--json"]
-        result = CliRunner().invoke(APPS[group], arguments, catch_exceptions=True)
-        if result.exception is not None:
-            raise result.exception
-        return json.loads(result.stdout)
+        code, text = self.invoke(*words)
+        assert code == ExitCode.DONE, text
+        return json.loads(text)
 
     def refused(self, error: type[BrokerError], *words: str) -> str:
-        with pytest.raises(error) as caught:
-            self.run(*words)
-        return caught.value.reason
+        code, text = self.invoke(*words)
+        assert code == exit_code(error("refused"))
+        answer = json.loads(text)
+        assert answer["error"]
+        return str(answer["reason"])
 
 
 @pytest.fixture
@@ -137,7 +149,7 @@ def test_an_agent_is_issued_rotated_listed_and_revoked(shell: Shell) -> None:
     assert [item["state"] for item in one["certificates"]] == ["revoked", "valid"]
     assert one["revoked"] is None
     assert shell.run("identity", "revoke", "agent", "reporter", "--reason", "gone")["revoked"]
-    assert shell.refused(BrokerError, "identity", "issue", "agent", "reporter") == "IDENTITY_REVOKED"
+    assert shell.refused(FailedPreconditionError, "identity", "issue", "agent", "reporter") == "IDENTITY_REVOKED"
 
 
 def test_a_request_is_signed_and_no_key_is_written(shell: Shell, tmp_path: Path) -> None:
@@ -194,8 +206,8 @@ def test_an_agents_owner_is_named_known_and_changed_only_by_its_own_command(shel
 
 def test_a_refused_issue_leaves_no_file(shell: Shell, tmp_path: Path) -> None:
     before = sorted(shell.state.rglob("*"))
-    shell.refused(BrokerError, "identity", "issue", "human", "grace", "--days", "825", "--as", "nobody")
-    shell.refused(BrokerError, "identity", "issue", "agent", "ada", "--owner", "nobody")
+    shell.refused(InvalidArgumentError, "identity", "issue", "human", "grace", "--days", "825", "--as", "nobody")
+    shell.refused(InvalidArgumentError, "identity", "issue", "agent", "ada", "--owner", "nobody")
     assert sorted(shell.state.rglob("*")) == before
     (tmp_path / "file").write_text("")
     out = ("identity", "issue", "human", "grace", "--out", str(tmp_path / "file" / "x"))
@@ -234,15 +246,16 @@ def test_a_delegation_signed_by_command_holds(shell: Shell) -> None:
 
 
 def test_the_texts_for_people_name_what_was_made(tmp_path: Path) -> None:
-    state = str(tmp_path / "state")
-    words = ["--operator", "ada", "--state", state]
-    assert "broker serve" in CliRunner().invoke(init.app, words).stdout
-    words = ["issue", "agent", "reporter", "--owner", "ada", "--state", state]
-    assert "owned by ada" in CliRunner().invoke(identity.app, words).stdout
-    assert "reporter" in CliRunner().invoke(identity.app, ["list", "--state", state]).stdout
-    assert "localhost" in CliRunner().invoke(identity.app, ["renew-server", "--state", state]).stdout
-    words = ["sign", "--agent", "a", "--workspace", "w", "--as", "ada", "--state", state]
-    assert CliRunner().invoke(delegations.app, words).stdout.count("\n") == 1
+    def told(*words: str) -> str:
+        code, text = Shell(tmp_path / "state").invoke(*words, as_json=False)
+        assert code == ExitCode.DONE
+        return text
+
+    assert "broker serve" in told("init", "--operator", "ada")
+    assert "owned by ada" in told("identity", "issue", "agent", "reporter", "--owner", "ada")
+    assert "reporter" in told("identity", "list")
+    assert "localhost" in told("identity", "renew-server")
+    assert told("delegations", "sign", "--agent", "a", "--workspace", "w", "--as", "ada").count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "-1h", "0h", "1.5h", "8 h", "8H", "99999999s", "1h30m"])

@@ -30,6 +30,30 @@ def replace(path: Path, text: str) -> None:
     beside.rename(path)
 
 
+def write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
+
+
+def rewrite_keeping_size_and_time(path: Path, text: str) -> None:
+    before = path.stat()
+    path.write_text(text, "utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def put(path: Path, what: str) -> None:
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "not UTF-8":
+        path.write_bytes(OLD.encode() + b"# \xff\n")
+    elif what == "huge":
+        with path.open("wb") as file:
+            file.truncate(65 * 2**20)
+
+
 def rule(policy: LivePolicy) -> str:
     return policy.snapshot.table[0].id
 
@@ -64,6 +88,16 @@ async def test_a_bad_file_changes_nothing_and_is_reported_once(path: Path) -> No
     assert rule(policy) == "new"
 
 
+async def test_a_refused_file_is_not_checked_again_until_it_changes(path: Path) -> None:
+    policy = LivePolicy(path, known_tools=None)
+    await policy.start()
+    for text, checks in ((BAD, 2), (BAD + "#\n", 3)):
+        replace(path, text)
+        for _ in range(5):
+            assert not await policy.look()
+        assert policy.checks == checks
+
+
 async def test_the_old_file_put_back_clears_the_error(path: Path) -> None:
     policy = LivePolicy(path, known_tools=None)
     await policy.start()
@@ -79,7 +113,7 @@ async def test_the_old_file_put_back_clears_the_error(path: Path) -> None:
 
 async def test_an_unknown_tool_keeps_a_policy_from_going_live(path: Path) -> None:
     policy = LivePolicy(path, known_tools=frozenset({"text.search"}))
-    with pytest.raises(InvalidArgumentError, match="no tool data.query"):
+    with pytest.raises(InvalidArgumentError, match=r"no tool data\.query"):
         await policy.start()
 
 
@@ -136,10 +170,7 @@ async def test_the_watcher_takes_a_change_up_by_itself(path: Path) -> None:
 async def test_a_change_that_hides_behind_the_old_size_and_time_is_seen(path: Path) -> None:
     policy = LivePolicy(path, known_tools=None)
     await policy.start()
-    before = path.stat()
-    path.write_text(NEW, "utf-8")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
+    rewrite_keeping_size_and_time(path, NEW)
     assert [await policy.look() for _ in range(2)] == [False, True]
 
 
@@ -148,25 +179,16 @@ async def test_a_file_that_is_still_being_written_is_not_read(path: Path) -> Non
     await policy.start()
     # Each look finds the file grown: nothing of it goes live, though each state by itself is a valid policy.
     for count in range(1, 5):
-        path.write_text("".join(ROW.format(f"part-{number}") for number in range(count)), "utf-8")
+        write(path, "".join(ROW.format(f"part-{number}") for number in range(count)))
         assert not await policy.look()
     assert rule(policy) == "old"
     assert await policy.look()
     assert policy.snapshot.rules == 4
 
 
-@pytest.mark.parametrize("what", ["missing", "folder", "pipe", "not UTF-8", "huge"])
+@pytest.mark.parametrize("what", ["nothing", "folder", "pipe", "not UTF-8", "huge"])
 async def test_what_is_no_policy_file_is_refused_without_hanging(path: Path, what: str) -> None:
-    path.unlink()
-    if what == "folder":
-        path.mkdir()
-    elif what == "pipe":
-        os.mkfifo(path)
-    elif what == "not UTF-8":
-        path.write_bytes(OLD.encode() + b"# \xff\n")
-    elif what == "huge":
-        with path.open("wb") as file:
-            file.truncate(65 * 2**20)
+    put(path, what)
     with pytest.raises(InvalidArgumentError) as caught:
         await LivePolicy(path, known_tools=None).start()
     assert caught.value.reason in ("POLICY_UNREADABLE", "POLICY_INVALID")
@@ -175,7 +197,7 @@ async def test_what_is_no_policy_file_is_refused_without_hanging(path: Path, wha
 async def test_a_file_that_vanishes_leaves_the_policy_in_force(path: Path) -> None:
     policy = LivePolicy(path, known_tools=None)
     await policy.start()
-    path.unlink()
+    put(path, "nothing")
     with capture_logs() as logs:
         for _ in range(3):
             assert not await policy.look()

@@ -1,0 +1,118 @@
+"""One call through the whole broker beside the same container by the `docker` command, taken by turns in one run.
+
+Three things are timed, each until its output is there: `docker run` of `python3 -c "print(1)"` with the broker's
+hardening; the broker's own engine without the broker around it (create, attach, start, run, answer); and a `python.run`
+of `print(1)` by a client over mutual TLS, with policy, ledger and encrypted store. What the last costs more than the one
+before is the broker's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from benchmarks.report import Measure, Report, percentile
+from broker.client import AsyncBroker
+from broker.domain.ids import new_id
+from broker.domain.run import Ended, Job, Limits, Profile
+from broker.errors import FailedPreconditionError
+from broker.sandbox.docker_config import SHM_BYTES, USER, tmpfs
+from broker.sandbox.docker_engine import DockerEngine
+from tests.served import make_state, serving
+
+_ROUNDS = 40
+_WARM_UP = 3
+_CODE = "print(1)"
+_TARGET_RATIO = 1.25
+
+
+def measure() -> Report:
+    """Takes all measures; about a minute."""
+    if shutil.which("docker") is None:
+        raise FailedPreconditionError("this benchmark needs the `docker` command", reason="DOCKER_COMMAND_MISSING")
+    with tempfile.TemporaryDirectory(prefix="broker-benchmark-") as folder:
+        state = Path(folder) / "state"
+        make_state(state)
+        with serving(state) as served:
+            return asyncio.run(_measure(served.client()))
+
+
+async def _measure(client: AsyncBroker) -> Report:
+    async with client, DockerEngine(new_id("bench")) as engine:
+        image = (await engine.image("python")).id
+        limits = Limits()
+        command = _docker_command(image, limits)
+        profile = Profile(image=image, limits=limits)
+        docker: list[float] = []
+        bare: list[float] = []
+        broker: list[float] = []
+        for turn in range(_ROUNDS + _WARM_UP):
+            taken = (
+                await _timed(lambda: asyncio.to_thread(_docker_run, command)),
+                await _timed(lambda: _engine_run(engine, profile)),
+                await _timed(lambda: _broker_run(client)),
+            )
+            if turn >= _WARM_UP:
+                for values, value in zip((docker, bare, broker), taken, strict=True):
+                    values.append(value)
+    docker_p50, broker_p50 = percentile(docker, 50), percentile(broker, 50)
+    return Report(
+        title="one call, cold: client over mutual TLS, policy, ledger, encrypted store, fresh container",
+        measures=(
+            Measure("docker_run_p50_ms", docker_p50, "ms", note="`docker run`, same image and hardening"),
+            Measure("docker_run_p95_ms", percentile(docker, 95), "ms"),
+            Measure("engine_p50_ms", percentile(bare, 50), "ms", note="our engine alone, without the broker"),
+            Measure("broker_cold_p50_ms", broker_p50, "ms", note="the whole call, seen by the client"),
+            Measure("broker_cold_p95_ms", percentile(broker, 95), "ms"),
+            Measure("ratio_cold", broker_p50 / docker_p50, "x", at_most=_TARGET_RATIO),
+            Measure("overhead_p50_ms", broker_p50 - percentile(bare, 50), "ms", note="all that isn't the engine"),
+        ),
+    )
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    start = time.perf_counter()
+    await work()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _docker_run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    if result.stdout != b"1\n":
+        raise FailedPreconditionError(f"docker run answered {result.stdout!r}", reason="UNEXPECTED_OUTPUT")
+
+
+async def _engine_run(engine: DockerEngine, profile: Profile) -> None:
+    job = Job(kind="python", argv=("<code>",), code=_CODE, env={}, arguments=b"{}")
+    lease_end = contextlib.AsyncExitStack()
+    lease = await lease_end.enter_async_context(engine.lease(new_id("call"), profile))
+    async for event in lease.run(job):
+        if isinstance(event, Ended) and event.exit_code != 0:
+            raise FailedPreconditionError(f"the engine's run ended with {event.detail}", reason="UNEXPECTED_OUTPUT")
+    await lease_end.aclose()
+
+
+async def _broker_run(client: AsyncBroker) -> None:
+    call = await client.run("python.run", {"code": _CODE})
+    if call.stdout != b"1\n":
+        raise FailedPreconditionError(f"the call ended as {call.state}", reason="UNEXPECTED_OUTPUT")
+
+
+def _docker_command(image: str, limits: Limits) -> list[str]:
+    mounts = [part for path, options in tmpfs(limits).items() for part in ("--tmpfs", f"{path}:{options}")]
+    return [
+        "docker", "run", "--rm", "--pull", "never",
+        "--user", USER, "--network", "none", "--read-only", "--cap-drop", "ALL",
+        "--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes + 1),
+        "--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes),
+        "--cpus", str(limits.cpu_cores), "--shm-size", str(SHM_BYTES), "--ipc", "private",
+        "--log-driver", "none", "--ulimit", f"nofile={limits.open_files}",
+        *mounts,
+        "--entrypoint", "/usr/bin/python3", image, "-c", _CODE,
+    ]  # fmt: skip

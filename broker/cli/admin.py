@@ -1,0 +1,104 @@
+"""``broker status`` and ``broker policy reload``: looking after a running broker."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.cli.call_view import print_fields, short_time
+from broker.cli.output import OutputModel, console, emit
+from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
+from broker.client import AsyncBroker
+from broker.settings import DEFAULT_STATE
+
+
+class StatusOutput(OutputModel):
+    """What a running broker runs with."""
+
+    version: str
+    origin: str
+    boot_id: str
+    started: datetime | None
+    policy_digest: str
+    tools: int
+    running: int
+    queued: int
+    ledger_seq: int
+
+
+class ReloadOutput(OutputModel):
+    """The policy now in force, and whether it is another than before."""
+
+    policy_digest: str
+    changed: bool
+
+
+def status(
+    *,
+    address: AddressOption = "",
+    identity: IdentityOption = "",
+    ca: CaOption = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a running broker runs with: version, policy, tools, queue, ledger.
+
+    Example: broker status --identity human/ada
+    """
+
+    async def work(broker: AsyncBroker) -> StatusOutput:
+        found = await broker.status()
+        return StatusOutput(
+            version=found.version,
+            origin=found.origin,
+            boot_id=found.boot_id,
+            started=found.started,
+            policy_digest=found.policy_digest,
+            tools=found.tools,
+            running=found.running,
+            queued=found.queued,
+            ledger_seq=found.ledger_seq,
+        )
+
+    emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render)
+
+
+def _render(item: StatusOutput) -> None:
+    print_fields(
+        {
+            "version": item.version,
+            "origin": item.origin,
+            "boot": item.boot_id,
+            "started": short_time(item.started),
+            "policy": item.policy_digest,
+            "tools": str(item.tools),
+            "running": str(item.running),
+            "queued": str(item.queued),
+            "ledger entry": str(item.ledger_seq),
+        }
+    )
+
+
+def reload_policy(
+    *,
+    address: AddressOption = "",
+    identity: IdentityOption = "",
+    ca: CaOption = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the running broker read its policy again; one that doesn't pass its checks changes nothing.
+
+    Example: broker policy reload --identity human/ada
+    """
+
+    async def work(broker: AsyncBroker) -> ReloadOutput:
+        found = await broker.reload_policy()
+        return ReloadOutput(policy_digest=found.policy_digest, changed=found.changed)
+
+    emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render_reload)
+
+
+def _render_reload(item: ReloadOutput) -> None:
+    console.print(
+        f"{'changed to' if item.changed else 'unchanged:'} {item.policy_digest}", soft_wrap=True, markup=False
+    )

@@ -1,0 +1,181 @@
+"""``broker tools``: what may be called, and whether tool specs are right."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue
+
+from broker.cli.call_view import print_fields, print_table
+from broker.cli.lazy import Lazy, lazy_group
+from broker.cli.output import OutputModel, emit
+from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption, WorkspaceOption
+from broker.client import AsyncBroker, Tool
+from broker.settings import DEFAULT_STATE
+
+app = typer.Typer(
+    cls=lazy_group({"lint": Lazy("broker.cli.tools_lint:lint", "Check tool specs, with line and column.")}),
+    no_args_is_help=True,
+    help="List and show tools; check tool specs.",
+)
+
+
+class LimitsOutput(OutputModel):
+    """What one run may use."""
+
+    cpu_cores: float
+    memory_bytes: int
+    processes: int
+    wall_s: float
+    output_bytes: int
+    disk_bytes: int
+    inodes: int
+
+
+class ToolFilesOutput(OutputModel):
+    """Which files go in, and which come out."""
+
+    max_input_files: int
+    max_input_bytes: int
+    outputs: list[str]
+    max_output_files: int
+    max_output_bytes: int
+
+
+class ToolOutput(OutputModel):
+    """A tool, with the JSON Schemas of its arguments and of its result (null where it has none)."""
+
+    name: str
+    version: str
+    description: str
+    owner: str
+    tier: int
+    arguments_schema: dict[str, JsonValue]
+    result_schema: dict[str, JsonValue] | None
+    limits: LimitsOutput
+    files: ToolFilesOutput
+    data_classes: list[str]
+    reversibility: str
+    retention_s: float
+    image_digest: str
+
+
+class ToolsOutput(OutputModel):
+    """Tools, by name."""
+
+    workspace: str
+    tools: list[ToolOutput]
+
+
+def _output(tool: Tool) -> ToolOutput:
+    limits, files = tool.limits, tool.files
+    return ToolOutput(
+        name=tool.name,
+        version=tool.version,
+        description=tool.description,
+        owner=tool.owner,
+        tier=int(tool.tier),
+        arguments_schema=tool.arguments_schema,
+        result_schema=tool.result_schema,
+        limits=LimitsOutput(
+            cpu_cores=limits.cpu_cores,
+            memory_bytes=limits.memory_bytes,
+            processes=limits.processes,
+            wall_s=limits.wall_s,
+            output_bytes=limits.output_bytes,
+            disk_bytes=limits.disk_bytes,
+            inodes=limits.inodes,
+        ),
+        files=ToolFilesOutput(
+            max_input_files=files.max_input_files,
+            max_input_bytes=files.max_input_bytes,
+            outputs=list(files.outputs),
+            max_output_files=files.max_output_files,
+            max_output_bytes=files.max_output_bytes,
+        ),
+        data_classes=list(tool.data_classes),
+        reversibility=tool.reversibility,
+        retention_s=tool.retention_s,
+        image_digest=tool.image_digest,
+    )
+
+
+@app.command("list")
+def list_tools(
+    *,
+    workspace: WorkspaceOption = "",
+    address: AddressOption = "",
+    identity: IdentityOption = "",
+    ca: CaOption = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """List the tools that you may call in a workspace.
+
+    Example: broker tools list -w demo --identity agent/reporter
+    """
+
+    async def work(broker: AsyncBroker) -> ToolsOutput:
+        return ToolsOutput(workspace=workspace, tools=[_output(tool) async for tool in broker.list_tools(workspace)])
+
+    emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render_list)
+
+
+def _render_list(output: ToolsOutput) -> None:
+    rows = [
+        [item.name.removeprefix("tools/"), str(item.tier), _first_sentence(item.description)] for item in output.tools
+    ]
+    print_table(["tool", "tier", "description"], rows)
+
+
+def _first_sentence(text: str) -> str:
+    words = " ".join(text.split())
+    sentence, dot, _ = words.partition(". ")
+    return sentence + "." if dot else words
+
+
+@app.command()
+def show(
+    tool: Annotated[str, typer.Argument(help="The tool, such as data.query.")],
+    *,
+    workspace: WorkspaceOption = "",
+    address: AddressOption = "",
+    identity: IdentityOption = "",
+    ca: CaOption = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a tool: what it does, its schemas, limits and files.
+
+    Example: broker tools show data.query -w demo --json
+    """
+    found = Remote(address, identity, ca, state).run(lambda broker: broker.get_tool(tool, workspace))
+    emit(_output(found), as_json=as_json, render=_render_tool)
+
+
+def _render_tool(item: ToolOutput) -> None:
+    limits, files = item.limits, item.files
+    print_fields(
+        {
+            "tool": item.name.removeprefix("tools/"),
+            "version": item.version,
+            "description": item.description.strip(),
+            "owner": item.owner,
+            "tier": str(item.tier),
+            "reversibility": item.reversibility,
+            "data classes": ", ".join(item.data_classes),
+            "limits": f"{limits.wall_s:g} s, {limits.cpu_cores:g} cores, {limits.memory_bytes} bytes of memory,"
+            f" {limits.processes} processes, {limits.output_bytes} bytes of each output stream,"
+            f" {limits.disk_bytes} bytes and {limits.inodes} files on disk",
+            "files in": f"{files.max_input_files} at the most, {files.max_input_bytes} bytes",
+            "files out": ", ".join(files.outputs),
+            "kept for": f"{item.retention_s / 86400:g} days",
+            "image": item.image_digest,
+            "arguments": json.dumps(item.arguments_schema, ensure_ascii=False, indent=2),
+            "result": ""
+            if item.result_schema is None
+            else json.dumps(item.result_schema, ensure_ascii=False, indent=2),
+        }
+    )

@@ -1,0 +1,256 @@
+"""The broker's main job, start to end, on a real data file: `make demo`.
+
+A broker starts with its embedded defaults; an agent calls tools on the airports of the world (the `airportsdata`
+package); one call is refused by policy and one for its arguments; one run is cut by time and one by memory; the ledger
+is printed and verified, and a copy with one changed byte is not. Every step checks what it shows: exit code 0 means that
+all of it happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import airportsdata
+from rich.console import Console
+from rich.syntax import Syntax
+
+from broker.client import AsyncBroker, CallContext, InputFile
+from broker.client.models import Stdout
+from broker.domain.run import EndCause
+from broker.errors import InvalidArgumentError, PermissionDeniedError
+
+ROOT = Path(__file__).resolve().parent.parent
+BROKER = (sys.executable, "-m", "broker.cli.main")
+AIRPORTS = Path(airportsdata.__file__).with_name("airports.csv")
+HIGHEST = "SELECT country, count(*) AS airports, max(elevation) AS highest_ft FROM airports GROUP BY 1 ORDER BY 2 DESC"
+WAIT_S = 120
+
+console = Console(highlight=False, soft_wrap=True)
+started = time.monotonic()
+
+
+class DemoError(Exception):
+    """Something that the demo shows did not happen."""
+
+
+def check(condition: object, what: str) -> None:
+    """Ends the demo where it would show something that isn't so."""
+    if not condition:
+        raise DemoError(what)
+
+
+def step(title: str) -> None:
+    """Prints what comes next."""
+    console.print(f"\n[bold cyan]{time.monotonic() - started:5.1f} s[/]  [bold]{title}[/]")
+
+
+class Demo:
+    """One run of the demo in a state directory of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.environment = {**os.environ, "BROKER_STATE": str(state), "BROKER_LISTEN": "127.0.0.1:0"}
+
+    def broker(self, *arguments: str, expect: int = 0, show: bool = True) -> str:
+        """Runs a `broker` command as a user would, and shows it."""
+        console.print(f"[dim]$ broker {' '.join(_quoted(item) for item in arguments)}[/]", markup=True)
+        result = subprocess.run(
+            [*BROKER, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        output = result.stdout + result.stderr
+        if show and output.strip():
+            console.print(output.rstrip(), markup=False)
+        check(result.returncode == expect, f"exit code {result.returncode} instead of {expect}:\n{output}")
+        return result.stdout
+
+    def prepare(self) -> None:
+        """State directory, identities, an operator's own tool and the rule for it."""
+        step("A state directory: database and ledger, a local CA, the first human, the shipped policy")
+        self.broker("init", "--operator", "olivia")
+        step("Olivia registers an agent of hers, and adds a tool of her own with a rule for it")
+        self.broker("identity", "issue", "agent", "scout", "--owner", "olivia")
+        own = self.state / "tool_specs"
+        own.mkdir()
+        shutil.copy(ROOT / "examples" / "tool_specs" / "demo.quick.yaml", own)
+        policy = self.state / "policy" / "policy.csv"
+        rule = "p, demo-quick, role:agent, demo, demo.quick, call, 0, allow, small programs in the demo workspace\n"
+        policy.write_text(policy.read_text("utf-8") + rule, "utf-8")
+        console.print(f"[dim]policy.csv +[/] {rule.rstrip()}")
+        self.broker("policy", "check", str(policy))
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """Runs `broker serve`; gives its address."""
+        step("The broker starts: mutual TLS, SQLite, the local container engine")
+        log = self.state.parent / "broker.log"
+        with log.open("w", encoding="utf-8") as stderr:
+            process = subprocess.Popen(
+                [*BROKER, "serve", "--json"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            check(line and "address" in line, f"the broker didn't start: {line}{log.read_text('utf-8')}")
+            ready = json.loads(line)
+            console.print(
+                f"takes calls at {ready['address']}, {ready['tools']} tools, policy {ready['policy_digest'][:19]}"
+            )
+            yield ready["address"]
+            process.send_signal(signal.SIGTERM)
+            check(process.wait(WAIT_S) == 0, f"the broker ended with {process.returncode}: {log.read_text('utf-8')}")
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(WAIT_S)
+
+    def session(self) -> str:
+        """Olivia starts the agent's session under her own certificate."""
+        step("Olivia starts a session for the agent: from now on it is proved who stands behind its calls")
+        arguments = ("sessions", "start", "--agent", "scout", "--workspace", "demo", "--identity", "human/olivia")
+        answer = json.loads(self.broker(*arguments, "--json", show=False))
+        console.print(f"{answer['name']}, for scout in demo, started by {answer['starter']}")
+        return str(answer["name"])
+
+    async def agent(self, address: str, session: str) -> None:
+        """What the agent does, through the Python client."""
+        context = CallContext(
+            workspace="demo", session=session, purpose="which country has the most airports?", model="demo-model"
+        )
+        identity = self.state / "identities" / "agent" / "scout"
+        ca = self.state / "ca" / "ca.pem"
+        async with AsyncBroker.connect(address, identity=identity, ca=ca, context=context) as client:
+            await self._real_work(client)
+            await self._refusals(client)
+            await self._limits(client)
+
+    async def _real_work(self, client: AsyncBroker) -> None:
+        step("The agent lists its tools")
+        async for tool in client.list_tools():
+            console.print(f"  {tool.name:22} tier {int(tool.tier)}  {tool.description.split('. ')[0][:88]}")
+        step(f"data.query: SQL over a real file, {AIRPORTS.name} ({AIRPORTS.stat().st_size:,} bytes)")
+        console.print(Syntax(HIGHEST, "sql", background_color="default"))
+        call = await client.run(
+            "data.query", {"sql": HIGHEST, "max_rows": 5}, files=[InputFile("airports.csv", AIRPORTS)]
+        )
+        check(call.succeeded, f"data.query ended as {call.state}: {call.stderr.decode()}")
+        console.print(call.stdout.decode().rstrip(), markup=False)
+        step("text.search: the same file, another tool")
+        arguments = {"pattern": "Reykjavik", "max_matches": 3}
+        call = await client.run("text.search", arguments, files=[InputFile("airports.csv", AIRPORTS)])
+        check(call.succeeded, f"text.search ended as {call.state}: {call.stderr.decode()}")
+        console.print(call.stdout.decode().rstrip(), markup=False)
+        step("python.run: output streams while the program runs")
+        code = "import time\nfor n in range(1, 4):\n    print('line', n, flush=True)\n    time.sleep(0.4)\n"
+        times = []
+        async with client.stream("python.run", {"code": code}) as events:
+            async for event in events:
+                if isinstance(event, Stdout):
+                    times.append(time.monotonic())
+                    console.print(f"  after {times[-1] - times[0]:.1f} s: {event.data.decode().strip()}")
+        check(len(times) >= 2 and times[-1] - times[0] > 0.3, "the output came all at once")
+
+    async def _refusals(self, client: AsyncBroker) -> None:
+        step("shell.run is refused by policy, and the refusal names the rule")
+        try:
+            await client.run("shell.run", {"script": "id"})
+        except PermissionDeniedError as error:
+            console.print(f"  {error.reason}: {error.message}\n  rule: {error.metadata['rule']}", markup=False)
+            check(error.metadata["rule"] == "demo-no-shell", "another rule refused")
+        else:
+            raise DemoError("shell.run was not refused")
+        step("Bad arguments are refused, and the refusal points to the field")
+        try:
+            await client.run("data.query", {"sql": "SELECT 1", "max_rows": "many"})
+        except InvalidArgumentError as error:
+            for item in error.violations:
+                console.print(f"  {error.reason}: {item.field} {item.description}", markup=False)
+            check(error.violations[0].field == "arguments/max_rows", "another field was named")
+        else:
+            raise DemoError("bad arguments were not refused")
+
+    async def _limits(self, client: AsyncBroker) -> None:
+        step("One run is cut by its time limit, one by its memory limit; the outcome says which and by whose evidence")
+        programs = {
+            EndCause.TIME: "while True: pass",
+            EndCause.MEMORY: "b = bytearray(512 << 20)\nfor i in range(0, len(b), 4096): b[i] = 1",
+        }
+        for cause, code in programs.items():
+            call = await client.run("demo.quick", {"code": code})
+            outcome = call.outcome
+            check(outcome is not None, "the call has no outcome")
+            if outcome is not None:
+                console.print(
+                    f"  {call.state}, {outcome.cause} by {outcome.cause_source}: {outcome.detail}", markup=False
+                )
+                check(outcome.cause is cause, f"the cause is {outcome.cause}, not {cause}")
+
+    def record(self) -> None:
+        """The ledger, shown, verified, and verified again after a change."""
+        step("The ledger holds it all; it is read from the file alone, the broker is down")
+        self.broker("ledger", "show", "--limit", "100")
+        self.broker("ledger", "verify")
+        step("One byte of a copy is changed, and the verifier finds the place")
+        copy = self.state.parent / "doctored.db"
+        with closing(sqlite3.connect(self.state / "broker.db")) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        data = bytearray(copy.read_bytes())
+        place = data.index(b'"cause":"MEMORY"')
+        data[place + len('"cause":"')] ^= 0x20
+        copy.write_bytes(data)
+        self.broker("ledger", "verify", str(copy), expect=10)
+
+    def clean(self) -> None:
+        """Nothing of it is left on the engine."""
+        step("Nothing is left behind")
+        answer = json.loads(self.broker("sandbox", "gc", "--dry-run", "--json", show=False))
+        left = answer["containers"]
+        check(not left, f"containers are left: {left}")
+        console.print("no container, volume or network of this broker is on the engine")
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if " " in text else text
+
+
+def main() -> int:
+    """Runs the demo; 0 when everything that it shows has happened."""
+    with tempfile.TemporaryDirectory(prefix="broker-demo-") as folder:
+        demo = Demo(Path(folder) / "state")
+        try:
+            demo.prepare()
+            with demo.serving() as address:
+                session = demo.session()
+                asyncio.run(demo.agent(address, session))
+            demo.record()
+            demo.clean()
+        except DemoError as error:
+            console.print(f"\n[bold red]the demo failed:[/] {error}")
+            return 1
+    console.print(f"\n[bold green]done[/] in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

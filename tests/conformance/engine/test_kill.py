@@ -1,0 +1,138 @@
+"""Ending a run from outside, whatever the tool does about it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.domain.run import EndCause, Ended, EvidenceSource, Limits, Output, RunEvent, Started
+from broker.errors import UnavailableError
+from broker.sandbox.engine import Engine, Lease
+from tests.sandbox_support import LIMITS, argv, finish, profile, python
+
+pytestmark = pytest.mark.docker
+
+STUBBORN = {
+    "idle": "",
+    "ignores_signals": "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n    except OSError: pass\n",
+    "double_fork": "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork(): os._exit(0)\n",
+    "stopped_child": "import os, signal\npid = os.fork()\nif pid: os.kill(pid, signal.SIGSTOP)\n",
+    "fork_bomb": "import os\nprint('up')\nwhile True:\n    try: os.fork()\n    except OSError: pass\n",
+}
+FLOOD = "import os\nprint('up')\nwhile True: os.write(1, b'x' * 65536)"
+
+
+async def ended_by_client(lease: Lease, code: str) -> Ended:
+    """Kills a run as soon as the tool has said something."""
+    last: RunEvent | None = None
+    async for event in lease.run(python(code)):
+        last = event
+        if isinstance(event, Output):
+            lease.kill(EndCause.CLIENT, "asked to")
+    assert isinstance(last, Ended)
+    return last
+
+
+@pytest.mark.parametrize("code", STUBBORN.values(), ids=STUBBORN)
+async def test_no_tool_outlives_a_kill(engine: Engine, code: str) -> None:
+    code = f"{code}print('up')\nimport time\nwhile True: time.sleep(60)"
+    async with engine.lease("call_kill", await profile(engine, LIMITS)) as lease:
+        ended = await ended_by_client(lease, code)
+        assert (ended.cause, ended.cause_source) == (EndCause.CLIENT, EvidenceSource.BROKER)
+        assert (ended.detail, ended.exit_code) == ("asked to", None)
+        while await engine.list_owned():
+            pass  # gone before the lease is
+
+
+async def test_a_flood_can_be_ended_while_nobody_reads(engine: Engine) -> None:
+    limits = Limits(output_bytes=2**30)
+    async with engine.lease("call_flood", await profile(engine, limits)) as lease:
+        events = lease.run(python(FLOOD))
+        assert isinstance(await anext(events), Started)
+        assert isinstance(await anext(events), Output)
+        lease.kill(EndCause.OPERATOR, "enough")
+        while await engine.list_owned():
+            pass
+        last = [event async for event in events][-1]
+    assert isinstance(last, Ended)
+    assert last.cause is EndCause.OPERATOR
+
+
+async def test_the_first_cause_is_the_one_that_counts(engine: Engine) -> None:
+    async with engine.lease("call_first", await profile(engine)) as lease:
+        lease.kill(EndCause.OPERATOR, "first")
+        lease.kill(EndCause.CLIENT, "second")
+        done = await finish(lease.run(python("print(1)")))
+    assert (done.ended.cause, done.ended.detail, done.stdout) == (EndCause.OPERATOR, "first", b"")
+
+
+async def test_a_kill_after_the_end_changes_nothing(engine: Engine) -> None:
+    async with engine.lease("call_late", await profile(engine)) as lease:
+        done = await finish(lease.run(python("print(1)")))
+        lease.kill(EndCause.CLIENT, "late")
+    assert done.ended.cause is EndCause.TOOL
+
+
+async def test_background_processes_die_with_the_tool_and_are_heard_until_then(engine: Engine) -> None:
+    code = "(trap '' TERM HUP; while :; do sleep 600; done) & (setsid sleep 600 &) ; echo done"
+    async with engine.lease("call_left", await profile(engine)) as lease:
+        done = await finish(lease.run(argv("sh", "-c", code)))
+    assert (done.text, done.ended.exit_code, done.ended.cause) == ("done\n", 0, EndCause.TOOL)
+
+
+async def test_an_abandoned_run_is_ended(engine: Engine) -> None:
+    async with engine.lease("call_gone", await profile(engine)) as lease:
+        events = lease.run(python("print(1)\nimport time\ntime.sleep(600)"))
+        await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+        while await engine.list_owned():
+            pass
+
+
+async def test_a_cancelled_call_leaves_nothing(engine: Engine) -> None:
+    begun = asyncio.Event()
+
+    async def call() -> None:
+        async with engine.lease("call_cancelled", await profile(engine)) as lease:
+            async for event in lease.run(python("print(1)\nimport time\ntime.sleep(600)")):
+                if isinstance(event, Output):
+                    begun.set()
+
+    task = asyncio.create_task(call())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("turns", [1, 5, 50, 500, 5000])
+async def test_a_call_cancelled_while_its_container_is_made_leaves_nothing(engine: Engine, turns: int) -> None:
+    chosen = await profile(engine)
+
+    async def call() -> None:
+        async with engine.lease("call_early", chosen):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_body_that_fails_leaves_nothing(engine: Engine) -> None:
+    with pytest.raises(RuntimeError):
+        async with engine.lease("call_failed", await profile(engine)):
+            raise RuntimeError
+
+
+async def test_a_destroyed_lease_ends_its_run(engine: Engine) -> None:
+    async with engine.lease("call_destroyed", await profile(engine)) as lease:
+        events = lease.run(python("print(1)\nimport time\ntime.sleep(600)"))
+        await anext(events)
+        await lease.destroy()
+        await lease.destroy()
+        with pytest.raises(UnavailableError):
+            await finish(events)

@@ -1,0 +1,114 @@
+"""``broker policy``: exit codes, JSON and what a person reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker.cli.policy import app
+from broker.errors import InvalidArgumentError
+from broker.policy.default import default_policy
+
+RUNNER = CliRunner()
+SHELL = ["explain", "--agent", "scout", "--tool", "shell.run", "--workspace", "demo"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "policy" / "policy.csv"
+    path.parent.mkdir()
+    path.write_text(default_policy("olivia"), "utf-8")
+    return path
+
+
+def test_check_passes_a_good_file(file: Path) -> None:
+    done = RUNNER.invoke(app, ["check", str(file), "--json"])
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["valid"], found["findings"], found["omitted"]) == (0, True, [], 0)
+    assert found["rules"] > 40
+    assert "may go live" in RUNNER.invoke(app, ["check", str(file)]).stdout
+
+
+def test_check_shows_each_place_of_a_bad_file_and_exits_with_2(file: Path) -> None:
+    file.write_text("p, [red]x, *, demo, data.query, call, 9, Allow, why\n", "utf-8")
+    done = RUNNER.invoke(app, ["check", str(file), "--json"])
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["valid"]) == (2, False)
+    assert [(item["line"], item["column"], item["severity"]) for item in found["findings"]] == [
+        (1, 4, "error"),
+        (1, 39, "error"),
+        (1, 42, "error"),
+    ]
+    shown = RUNNER.invoke(app, ["check", str(file)])
+    assert shown.exit_code == 2
+    assert f"{file}:1:4: error: '[red]x'" in shown.stdout
+
+
+def test_check_knows_rpcs_and_the_tools_that_are_named(file: Path) -> None:
+    file.write_text(default_policy("olivia").replace("ToolBroker/GetTool,", "ToolBroker/GetTol,"), "utf-8")
+    done = RUNNER.invoke(app, ["check", str(file)])
+    assert done.exit_code == 2
+    assert "there is no RPC broker.v1.ToolBroker/GetTol" in done.stdout
+    file.write_text(default_policy("olivia"), "utf-8")
+    assert RUNNER.invoke(app, ["check", str(file), "--tool", "data.query"]).exit_code == 2
+
+
+def test_check_says_how_much_it_leaves_out(file: Path) -> None:
+    file.write_text("p\n" * 300, "utf-8")
+    found = json.loads(RUNNER.invoke(app, ["check", str(file), "--json"]).stdout)
+    assert (len(found["findings"]), found["omitted"]) == (200, 100)
+
+
+def test_explain_names_the_rule_and_the_reason(file: Path) -> None:
+    done = RUNNER.invoke(app, [*SHELL, "--tier", "1", "--policy", str(file), "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert found["decisions"] == [
+        {"tier": 1, "allowed": False, "rule": "demo-no-shell", "reason": "no shell in the demo workspace"}
+    ]
+    assert {item["rule"]: item["matches"] for item in found["considered"]} == {
+        "analyst-shell-run": True,
+        "demo-no-shell": True,
+    }
+
+
+def test_explain_takes_the_state_directorys_policy_and_asks_about_every_tier(file: Path) -> None:
+    done = RUNNER.invoke(app, [*SHELL, "--state", str(file.parent.parent), "--json"])
+    assert [item["tier"] for item in json.loads(done.stdout)["decisions"]] == [0, 1, 2, 3, 4]
+    shown = RUNNER.invoke(app, [*SHELL, "--state", str(file.parent.parent)]).stdout
+    assert "tier 2: denied by demo-no-shell" in shown
+    assert "(demo-no-shell) decides" in shown
+
+
+def test_explain_answers_for_rpcs(file: Path) -> None:
+    rpc = ["explain", "--rpc", "broker.v1.Administration/ReloadPolicy", "--policy", str(file), "--json"]
+    refused = json.loads(RUNNER.invoke(app, [*rpc, "--human", "hugo"]).stdout)
+    assert refused["decisions"][0]["allowed"] is False
+    assert [item["condition"] for item in refused["considered"][0]["fails"]] == ["subject"]
+    assert json.loads(RUNNER.invoke(app, [*rpc, "--human", "olivia"]).stdout)["decisions"][0]["allowed"] is True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tool", "data.query", "--workspace", "demo"],
+        ["--agent", "a", "--human", "b", "--tool", "data.query", "--workspace", "demo"],
+        ["--agent", "a", "--workspace", "demo"],
+        ["--agent", "a", "--tool", "data.query"],
+        ["--agent", "A", "--tool", "data.query", "--workspace", "demo"],
+        ["--agent", "a", "--tool", "data.*", "--workspace", "demo"],
+    ],
+)
+def test_explain_refuses_an_unclear_question(file: Path, arguments: list[str]) -> None:
+    done = RUNNER.invoke(app, ["explain", *arguments, "--policy", str(file)])
+    assert isinstance(done.exception, InvalidArgumentError)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    for arguments in (["check", str(tmp_path / "none.csv")], [*SHELL, "--state", str(tmp_path)]):
+        done = RUNNER.invoke(app, arguments)
+        assert isinstance(done.exception, InvalidArgumentError)
+        assert done.exception.reason == "POLICY_UNREADABLE"

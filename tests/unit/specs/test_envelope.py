@@ -1,0 +1,131 @@
+"""The envelope changes with everything that decides what a call does, and with nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from broker.domain.call import CallContext, CallRequest, Decision, Lineage
+from broker.domain.envelope import envelope, envelope_digest
+from broker.domain.run import Job, JobFile, Limits, OutputRules, Profile
+from broker.domain.tier import Tier
+from broker.errors import InternalError
+
+
+async def content() -> AsyncIterator[bytes]:
+    yield b"data"
+
+
+FILE = JobFile("a.csv", 4, executable=False, open=content)
+BASE: dict[str, Any] = {
+    "call_id": "call_1",
+    "request": CallRequest("demo.echo", "", {"a": 1}, b'{"a":1}', (), CallContext("lab", workflow="w")),
+    "lineage": Lineage("agt_1", "hum_1", "hum_2", "hum_3", "hum_4", ("session:x",)),
+    "tool_version": "sha256:spec",
+    "profile": Profile("sha256:image", Limits()),
+    "job": Job(
+        "argv",
+        ("/bin/echo", "x"),
+        "",
+        {"LANG": "C"},
+        b'{"a":1}',
+        (FILE,),
+        OutputRules(("out/*",), 1, 2),
+        wants_result=False,
+    ),
+    "file_digests": {"a.csv": "sha256:file"},
+    "tier": Tier.INTERNAL,
+    "decision": Decision(allowed=True, rule="r1", reason="because", policy_digest="sha256:p", inputs={"role": "x"}),
+    "expires": datetime(2030, 1, 2, 3, 4, 5, 678, UTC),
+}
+
+
+def changed(part: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any field of any part
+    return {**BASE, part: dataclasses.replace(BASE[part], **fields)}
+
+
+def all_changes() -> list[dict[str, Any]]:
+    more: dict[str, Any] = {
+        "request": dataclasses.replace(BASE["request"], arguments={"a": 2}, arguments_bytes=b'{"a":2}')
+    }
+    return [
+        {**BASE, "call_id": "call_2"},
+        {**BASE, "tool_version": "sha256:other"},
+        {**BASE, "file_digests": {"a.csv": "sha256:other"}},
+        {**BASE, "tier": Tier.AUTONOMOUS},
+        {**BASE, "expires": BASE["expires"] + timedelta(microseconds=1)},
+        {**BASE, **more, "job": dataclasses.replace(BASE["job"], arguments=b'{"a":2}')},
+        changed("request", tool="demo.other"),
+        changed("request", context=CallContext("lab", workflow="v")),
+        changed("request", context=CallContext("live", workflow="w")),
+        *(
+            changed("lineage", **{field.name: ("y",) if field.name == "proofs" else "y"})
+            for field in dataclasses.fields(Lineage)
+        ),
+        changed("profile", image="sha256:other"),
+        *(
+            changed("profile", limits=dataclasses.replace(Limits(), **{field.name: 7}))
+            for field in dataclasses.fields(Limits)
+        ),
+        changed("job", kind="python"),
+        changed("job", argv=("/bin/echo", "y")),
+        changed("job", argv=("/bin/echo x",)),
+        changed("job", code="print(1)"),
+        changed("job", env={"LANG": "D"}),
+        changed("job", env={"LANGUAGE": "C"}),
+        changed("job", files=(dataclasses.replace(FILE, executable=True),)),
+        changed("job", files=(dataclasses.replace(FILE, size=5),)),
+        {**changed("job", files=(dataclasses.replace(FILE, path="b"),)), "file_digests": {"b": "sha256:file"}},
+        changed("job", outputs=OutputRules(("out/**",), 1, 2)),
+        changed("job", outputs=OutputRules(("out/*",), 2, 2)),
+        changed("job", outputs=OutputRules(("out/*",), 1, 3)),
+        changed("job", wants_result=True),
+        changed("decision", rule="r2"),
+        changed("decision", allowed=False),
+    ]
+
+
+def test_all_that_decides_is_in_the_digest() -> None:
+    variants = all_changes()
+    digests = {envelope_digest(envelope(**variant)) for variant in [BASE, *variants]}
+    assert len(digests) == len(variants) + 1
+
+
+def test_what_does_not_decide_is_not() -> None:
+    base = envelope(**BASE)
+    assert envelope(**changed("decision", policy_digest="sha256:q", inputs={}, reason="so")) == base
+    assert envelope(**changed("request", request_id="again")) == base
+    assert json.loads(base)["egress"] == []
+    assert json.loads(base)["expires"] == "2030-01-02T03:04:05.000678Z"
+
+
+def test_files_may_come_in_any_order() -> None:
+    second = dataclasses.replace(FILE, path="b.csv")
+    digests = {"b.csv": "sha256:b", "a.csv": "sha256:a"}
+    made = [
+        envelope(**{**changed("job", files=files), "file_digests": digests})
+        for files in ((FILE, second), (second, FILE))
+    ]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {**BASE, "file_digests": {}},
+        {**BASE, "file_digests": {"a.csv": "x", "b.csv": "y"}},
+        changed("job", files=(FILE, FILE)),
+        changed("job", arguments=b'{"a":2}'),
+        changed("request", arguments={"a": 2}),
+        {**BASE, "expires": datetime(2030, 1, 1)},  # noqa: DTZ001 - the very thing that is refused
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InternalError) as caught:
+        envelope(**wrong)
+    assert caught.value.reason == "ENVELOPE_INVALID"

@@ -1,0 +1,176 @@
+"""A specification as a value: its fields, its digest, and the job that it makes of a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from broker.domain import units
+from broker.domain.run import Limits
+from broker.domain.spec import ToolSpec
+from broker.errors import InternalError, InvalidArgumentError
+
+CHANGES: dict[str, Any] = {
+    "name": "demo.other",
+    "description": "Says something else.",
+    "owner": "somebody",
+    "tier": 2,
+    "image": "shell",
+    "run": {"argv": ["/bin/echo", "--", {"argument": "text"}]},
+    "arguments": {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "more": {"type": "array"}},
+        "required": ["text"],
+    },
+    "result": {"type": "object"},
+    "env": {"LANG": "C"},
+    "data_classes": ["public"],
+    "retention": "2d",
+    "notes": "Why.",
+}
+LIMITS: dict[str, Any] = {
+    "cpu_cores": 0.5,
+    "memory": "65MiB",
+    "processes": 5,
+    "wall_time": "6s",
+    "output": "1KiB",
+    "disk": "2MiB",
+    "inodes": 100,
+    "open_files": 100,
+}
+FILES: dict[str, Any] = {
+    "max_input_files": 1,
+    "max_input_bytes": "1KiB",
+    "outputs": ["out/*"],
+    "max_output_files": 1,
+    "max_output_bytes": "1KiB",
+}
+# Fields that have only one value in this release can't change.
+FIXED = {"reversibility", "egress", "secrets", "limits", "files"}
+
+
+def test_every_field_is_in_the_digest(good: dict[str, Any]) -> None:
+    assert set(CHANGES) | FIXED == set(ToolSpec.model_fields)
+    base = ToolSpec.model_validate(good)
+    variants = [{**good, key: value} for key, value in CHANGES.items()]
+    variants += [{**good, "limits": {**good["limits"], key: value}} for key, value in LIMITS.items()]
+    variants += [{**good, "files": {key: value}} for key, value in FILES.items()]
+    assert set(LIMITS) == set(type(base.limits).model_fields)
+    assert set(FILES) == set(type(base.files).model_fields)
+    digests = {ToolSpec.model_validate(variant).digest({}) for variant in variants} | {base.digest({})}
+    assert len(digests) == len(variants) + 1
+
+
+def test_files_are_in_the_digest_by_name_and_content(good: dict[str, Any]) -> None:
+    spec = ToolSpec.model_validate(good)
+    digests = {spec.digest(files) for files in ({}, {"a.py": b"1"}, {"a.py": b"2"}, {"b.py": b"1"})}
+    assert len(digests) == 4
+
+
+def test_the_digest_is_of_the_meaning_and_not_of_the_writing(good: dict[str, Any]) -> None:
+    written = {
+        **good,
+        "limits": {"disk": "1024KiB", "wall_time": "5000ms", "memory": "65536KiB"},
+        "retention": "24h",
+        "tier": 1,
+    }
+    assert ToolSpec.model_validate(written).digest({}) == ToolSpec.model_validate(good).digest({})
+
+
+def test_units() -> None:
+    assert units.parse_size("256MiB") == 2**28
+    assert units.parse_duration("30d") == 30 * 86400
+    assert units.parse_duration("1.5s") == 1.5
+    for bad in ("", "256", "256MB", "-1B", "1.5MiB", "1 MiB", "\u0661MiB", "1MiB\n", "9" * 20 + "B"):
+        with pytest.raises(ValueError, match="is not a size"):
+            units.parse_size(bad)
+    for bad in ("", "10", "10S", "-1s", "1e3s", "1s\n", "infs"):
+        with pytest.raises(ValueError, match="is not a duration"):
+            units.parse_duration(bad)
+
+
+def test_profile_and_job(good: dict[str, Any]) -> None:
+    spec = ToolSpec.model_validate({**good, "env": {"LANG": "C"}, "files": FILES, "result": {"type": "object"}})
+    assert spec.profile("sha256:abc").image == "sha256:abc"
+    assert spec.profile("sha256:abc").limits == Limits(memory_bytes=2**26, wall_s=5.0, disk_bytes=2**20)
+    job = spec.job({"text": "hi", "more": ["a", "b"]}, b"{}", (), {})
+    assert (job.kind, job.argv, job.code) == ("argv", ("/bin/echo", "--", "hi", "a", "b"), "")
+    assert (dict(job.env), job.arguments, job.wants_result) == ({"LANG": "C"}, b"{}", True)
+    assert (job.outputs.patterns, job.outputs.max_files, job.outputs.max_bytes) == (("out/*",), 1, 1024)
+
+
+def test_python_jobs(good: dict[str, Any]) -> None:
+    given = ToolSpec.model_validate(
+        {**good, "run": {"python": {"argument": "text", "args": [{"arguments": "more", "optional": True}]}}}
+    )
+    job = given.job({"text": "print(1)", "more": ["-x"]}, b"", (), {})
+    assert (job.kind, job.argv, job.code) == ("python", ("<code>", "-x"), "print(1)")
+    filed = ToolSpec.model_validate({**good, "run": {"python": {"file": "x.py"}}})
+    job = filed.job({"text": "print(1)"}, b"", (), {"x.py": b"print(2)"})
+    assert (job.kind, job.argv, job.code) == ("python", ("x.py",), "print(2)")
+    with pytest.raises(InternalError):
+        filed.job({"text": ""}, b"", (), {})
+
+
+def test_scalars_stand_on_a_command_line_as_json_writes_them(good: dict[str, Any]) -> None:
+    good["arguments"]["properties"]["text"] = {"type": ["integer", "number", "boolean", "string"]}
+    spec = ToolSpec.model_validate(good)
+    values = [5, 1.5, True, "x"]
+    assert [spec.argv({"text": value})[2] for value in values] == ["5", "1.5", "true", "x"]
+    with pytest.raises(InvalidArgumentError, match="arguments/text must be text"):
+        spec.argv({"text": ["x"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"egress": ["example.com"]}, "can't enforce egress"),
+        ({"secrets": ["db"]}, "can't enforce secrets"),
+        ({"reversibility": "exact"}, "can't undo"),
+        ({"reversibility": "irreversible"}, "can't undo"),
+        ({"tier": 5}, "less than or equal to 4"),
+        ({"tier": "1"}, "valid integer"),
+        ({"tier": True}, "valid integer"),
+        ({"tier": 1.0}, "valid integer"),
+        ({"name": "Demo.echo"}, "match pattern"),
+        ({"name": "demo.echo\n"}, "match pattern"),
+        ({"name": "demo"}, "match pattern"),
+        ({"name": "a.b.c"}, "match pattern"),
+        ({"description": "Looks \u202eharmless enough"}, "U+202E"),
+        ({"run": {}}, "exactly one of `argv` and `python`"),
+        ({"run": {"argv": ["/bin/x"], "python": {"file": "x.py"}}}, "exactly one of `argv` and `python`"),
+        ({"run": {"argv": []}}, "at least 1 item"),
+        ({"run": {"argv": ["echo"]}}, "absolute path"),
+        ({"run": {"argv": [{"argument": "text"}]}}, "absolute path"),
+        ({"run": {"argv": ["/bin/x", 5]}}, "valid string"),
+        ({"run": {"argv": ["/bin/x", {}]}}, "exactly one of `argument`"),
+        ({"run": {"argv": ["/bin/x", {"argument": "text", "arguments": "more"}]}}, "exactly one of `argument`"),
+        ({"run": {"argv": ["/bin/x", {"argument": "nothing"}]}}, "has no property for"),
+        ({"run": {"argv": ["/bin/x", {"argument": "more", "optional": True}]}}, "to be of type boolean"),
+        ({"run": {"argv": ["/bin/x", {"arguments": "text"}]}}, "to be of type array"),
+        ({"run": {"argv": ["/bin/x", {"argument": "count"}]}}, "optional: true"),
+        ({"run": {"python": {}}}, "exactly one of `file` and `argument`"),
+        ({"run": {"python": {"file": "../x.py"}}}, "match pattern"),
+        ({"run": {"python": {"file": "/etc/x.py"}}}, "match pattern"),
+        ({"run": {"python": {"argument": "count"}}}, "of type string"),
+        ({"limits": {"memory": "5GiB"}}, "less than or equal to 4294967296"),
+        ({"limits": {"memory": "1MiB"}}, "greater than or equal to"),
+        ({"limits": {"wall_time": "2h"}}, "less than or equal to 3600"),
+        ({"limits": {"cpu_cores": float("inf")}}, "finite"),
+        ({"files": {"outputs": ["../out"]}}, "relative path pattern"),
+        ({"files": {"outputs": ["/out"]}}, "relative path pattern"),
+        ({"env": {"BROKER_RESULT": "/x"}}, "belong to the broker"),
+        ({"env": {"DB_PASSWORD": "x"}}, "looks like a secret"),
+        ({"env": {"LANG": "a\x00b"}}, "NUL"),
+        ({"data_classes": ["a", "a"]}, "names a class twice"),
+        ({"retention": "1s"}, "greater than or equal to 60"),
+        ({"arguments": {"type": "object", "maximum": 2**60}}, "can be hashed"),
+        ({"unknown": 1}, "Extra inputs"),
+    ],
+)
+def test_what_a_specification_may_not_say(good: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ToolSpec.model_validate({**good, **change})
+    assert message in str(caught.value)
