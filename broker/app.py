@@ -29,6 +29,7 @@ from broker.policy.live import LivePolicy
 from broker.policy.snapshot import Snapshot
 from broker.rpc.administration import AdministrationService, Boot
 from broker.rpc.gate import CertificateGate
+from broker.rpc.methods import served_methods
 from broker.rpc.server import Server, TlsFiles, services
 from broker.rpc.sessions import SessionsService
 from broker.sandbox.docker_engine import DockerEngine
@@ -110,6 +111,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
     policy = LivePolicy(
         paths.policy / "policy.csv",
         known_tools=frozenset(catalogue.names),
+        known_rpcs=served_methods(),
         on_change=keeper.policy_changed,
         poll_s=settings.policy_poll_s,
     )

@@ -111,8 +111,6 @@ def build_project() -> None:
             copy = Path(scratch, file.relative_to(ROOT))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, copy)
-        # An installed broker finds the shipped tools inside its package.
-        Path(scratch, "tool_specs").rename(Path(scratch, "broker", "_tool_specs"))
         pip("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", PROJECT, scratch)
     stamp.write_text(value, "utf-8")
 

@@ -92,7 +92,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 class Refuse(Exception):  # noqa: N818 - an answer, not an error of the test
     """An answer: a status with details."""
 
-    def __init__(  # noqa: D107
+    def __init__(
         self,
         code: grpc.StatusCode,
         message: str = "refused",

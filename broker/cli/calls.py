@@ -38,7 +38,7 @@ _MOMENTS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"]
 class CallsOutput(OutputModel):
     """Calls, newest first, without arguments and results. ``more`` says that the limit cut the list."""
 
-    calls: list[CallOutput]
+    items: list[CallOutput]
     more: bool
 
 
@@ -88,9 +88,9 @@ def list_calls(
         found: list[CallOutput] = []
         async for call in broker.list_calls(chosen, page_size=min(limit + 1, 1000)):
             if len(found) == limit:
-                return CallsOutput(calls=found, more=True)
+                return CallsOutput(items=found, more=True)
             found.append(call_output(call))
-        return CallsOutput(calls=found, more=False)
+        return CallsOutput(items=found, more=False)
 
     emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render_list)
 
@@ -98,7 +98,7 @@ def list_calls(
 def _render_list(output: CallsOutput) -> None:
     rows = [
         [item.name, item.state, item.tool.removeprefix("tools/"), item.context.workspace, short_time(item.created)]
-        for item in output.calls
+        for item in output.items
     ]
     print_table(["call", "state", "tool", "workspace", "created"], rows)
     if output.more:

@@ -14,7 +14,6 @@ from tempfile import mkdtemp
 from typing import Annotated
 
 import typer
-from cryptography import x509
 
 from broker.cli.example_settings import example_settings
 from broker.cli.local import JsonOption, StateOption, clock
@@ -99,7 +98,7 @@ def create_state(state: Path, *, operator: str, hosts: tuple[str, ...]) -> InitO
         operator_key=folder / "key.pem",
         ca=final.ca_certificate,
         ca_fingerprint=ca.fingerprint(made.authority.certificate),
-        hosts=ca.server_hosts(made.server),
+        hosts=made.hosts,
         leftovers=leftovers,
     )
 
@@ -107,7 +106,7 @@ def create_state(state: Path, *, operator: str, hosts: tuple[str, ...]) -> InitO
 @dataclass(frozen=True, slots=True)
 class _Made:
     authority: CertificateAuthority
-    server: x509.Certificate
+    hosts: tuple[str, ...]
     operator: Certificate
 
 
@@ -154,7 +153,7 @@ def _fill(root: Path, *, operator: str, hosts: tuple[str, ...]) -> _Made:
     Database.create(paths.database)
     with Database.open_sync(paths.database) as store:
         record = store.write_sync(work)
-    return _Made(authority, server, record)
+    return _Made(authority, ca.server_hosts(server), record)
 
 
 def _write(path: Path, data: bytes, *, mode: int = files.PRIVATE) -> None:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-from cryptography import x509
 
 from broker.cli.local import Local, load_ca
 from broker.domain.identity import Certificate, Identity, IdentityKind
@@ -85,9 +84,8 @@ def present_hosts(paths: StatePaths) -> tuple[str, ...]:
         DataLossError: the file can't be read as one (``SERVER_CERTIFICATE_INVALID``).
     """
     try:
-        present = x509.load_pem_x509_certificate(files.read_pem(paths.server_certificate, what="the server's"))
-        return ca.server_hosts(present)
-    except (ValueError, x509.ExtensionNotFound) as error:
+        return ca.server_hosts(ca.read_certificate(files.read_pem(paths.server_certificate, what="the server's")))
+    except DataLossError as error:
         raise DataLossError(
             f"{paths.server_certificate} is no certificate", reason="SERVER_CERTIFICATE_INVALID"
         ) from error
@@ -132,7 +130,7 @@ def _swap(draft: Path, folder: Path) -> None:
     """Puts the draft in the folder's place; what was there stays beside it, named after its certificate."""
     if folder.exists():
         present = files.read_pem(folder / CERTIFICATE, what="the present certificate")
-        old = ca.fingerprint(x509.load_pem_x509_certificate(present)).removeprefix("sha256:")[:16]
+        old = ca.fingerprint(ca.read_certificate(present)).removeprefix("sha256:")[:16]
         folder.rename(folder.with_name(f"{folder.name}.{old}"))
     draft.rename(folder)
     files.sync_dir(folder.parent)

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.descriptor import FileDescriptor
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 from rich.text import Text
 
 from broker.cli.output import ExitCode, OutputModel, console, emit
@@ -20,8 +17,10 @@ from broker.policy.explain import Considered, explain
 from broker.policy.lint import Finding, examine
 from broker.policy.live import read_snapshot, read_text
 from broker.policy.snapshot import Snapshot
+from broker.rpc.methods import served_methods
 from broker.settings import DEFAULT_STATE, StatePaths
-from broker.v1 import administration_pb2, sessions_pb2, tool_broker_pb2
+from broker.specs.catalogue import Catalogue
+from broker.specs.shipped import shipped_folder
 
 app = typer.Typer(no_args_is_help=True, help="Check the policy, and ask why it allows or denies.")
 
@@ -101,39 +100,27 @@ class ExplainOutput(OutputModel):
     elsewhere: int
 
 
-def known_rpcs() -> frozenset[str]:
-    """Full methods of all services that the broker serves."""
-    files: tuple[FileDescriptor, ...] = (
-        tool_broker_pb2.DESCRIPTOR,
-        sessions_pb2.DESCRIPTOR,
-        administration_pb2.DESCRIPTOR,
-        health_pb2.DESCRIPTOR,
-        reflection_pb2.DESCRIPTOR,
-    )
-    services = [service for file in files for service in file.services_by_name.values()]
-    return frozenset(f"{service.full_name}/{method.name}" for service in services for method in service.methods)
-
-
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="The policy file.", show_default=False)],
-    tool: Annotated[
-        list[str] | None,
-        typer.Option("--tool", help="Name of a tool that exists; given once or more, rows about others are errors."),
-    ] = None,
+    state: Annotated[
+        Path, typer.Option("--state", envvar="BROKER_STATE", help="State directory of the broker, for its own tools.")
+    ] = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
     """Check a policy file as the broker does before it goes live.
 
-    Exit code 0: it may go live, perhaps with warnings; 2: it may not.
+    The tools that rows may name are the shipped ones and those in the state directory's tool_specs. Exit code 0: it may
+    go live, perhaps with warnings; 2: it may not.
 
     Example: broker policy check examples/policy/policy.csv
     """
-    known_tools = frozenset(tool) if tool else None
     text = read_text(file)
-    examined = examine(text, known_tools, known_rpcs())
+    own = StatePaths(state).tool_specs
+    known_tools = frozenset(Catalogue.load([shipped_folder(), *([own] if own.is_dir() else [])]).names)
+    examined = examine(text, known_tools, served_methods())
     if not examined.errors:
-        Snapshot.load(text, known_tools=known_tools, known_rpcs=known_rpcs())
+        Snapshot.load(text, known_tools=known_tools, known_rpcs=served_methods())
     shown = (*examined.errors, *examined.warnings)[:MAX_FINDINGS]
     output = CheckOutput(
         file=str(file),

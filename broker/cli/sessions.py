@@ -41,7 +41,7 @@ class SessionOutput(OutputModel):
 class SessionsOutput(OutputModel):
     """Sessions, newest first."""
 
-    sessions: list[SessionOutput]
+    items: list[SessionOutput]
 
 
 class ScheduleOutput(OutputModel):
@@ -149,7 +149,7 @@ def list_sessions(
     """
 
     async def work(broker: AsyncBroker) -> SessionsOutput:
-        return SessionsOutput(sessions=[_output(item) async for item in broker.list_sessions(agent)])
+        return SessionsOutput(items=[_output(item) async for item in broker.list_sessions(agent)])
 
     emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render_list)
 
@@ -255,7 +255,7 @@ def _render(item: SessionOutput) -> None:
 def _render_list(output: SessionsOutput) -> None:
     rows = [
         [item.name, item.agent, item.workspace, short_time(item.created), "ended" if item.ended else ""]
-        for item in output.sessions
+        for item in output.items
     ]
     print_table(["session", "agent", "workspace", "created", ""], rows)
 

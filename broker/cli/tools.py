@@ -66,7 +66,7 @@ class ToolsOutput(OutputModel):
     """Tools, by name."""
 
     workspace: str
-    tools: list[ToolOutput]
+    items: list[ToolOutput]
 
 
 def _output(tool: Tool) -> ToolOutput:
@@ -118,14 +118,14 @@ def list_tools(
     """
 
     async def work(broker: AsyncBroker) -> ToolsOutput:
-        return ToolsOutput(workspace=workspace, tools=[_output(tool) async for tool in broker.list_tools(workspace)])
+        return ToolsOutput(workspace=workspace, items=[_output(tool) async for tool in broker.list_tools(workspace)])
 
     emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render_list)
 
 
 def _render_list(output: ToolsOutput) -> None:
     rows = [
-        [item.name.removeprefix("tools/"), str(item.tier), _first_sentence(item.description)] for item in output.tools
+        [item.name.removeprefix("tools/"), str(item.tier), _first_sentence(item.description)] for item in output.items
     ]
     print_table(["tool", "tier", "description"], rows)
 

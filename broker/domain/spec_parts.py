@@ -24,6 +24,9 @@ from broker.domain.canonical import canonical
 from broker.domain.run import Limits
 
 _LABEL = r"^[a-z][a-z0-9-]{0,62}$"
+SANDBOX_NAMES = frozenset({"HOME", "LANG", "PATH", "TMPDIR"})
+"""Environment variables that every sandbox sets; a specification that set them would be ignored without a word."""
+
 _SECRETIVE = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY")
 
 
@@ -225,8 +228,8 @@ def unenforced(what: str) -> AfterValidator:
 def env_values(env: dict[str, str]) -> dict[str, str]:
     """Refuses names that belong to the broker or look like a secret."""
     for name, value in env.items():
-        if name.startswith("BROKER_"):
-            raise ValueError(f"{name}: names that begin with BROKER_ belong to the broker")
+        if name.startswith("BROKER_") or name in SANDBOX_NAMES:
+            raise ValueError(f"{name}: the broker sets this one itself, as all that begin with BROKER_")
         if _SECRETIVE.search(name):
             raise ValueError(f"{name}: looks like a secret, and secrets never go into a sandbox")
         if "\x00" in value:

@@ -161,8 +161,15 @@ def request_key(pem: bytes) -> PublicKey:
 
 
 def server_hosts(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The hosts of a server certificate, for its renewal."""
-    names = _san(certificate)
+    """The hosts of a server certificate, for its renewal.
+
+    Raises:
+        DataLossError: it names none (``CERTIFICATE_INVALID``).
+    """
+    try:
+        names = _san(certificate)
+    except x509.ExtensionNotFound as error:
+        raise DataLossError("the certificate names no host", reason="CERTIFICATE_INVALID") from error
     addresses = names.get_values_for_type(x509.IPAddress)
     return (*names.get_values_for_type(x509.DNSName), *(str(address) for address in addresses))
 
@@ -170,6 +177,18 @@ def server_hosts(certificate: x509.Certificate) -> tuple[str, ...]:
 def fingerprint(certificate: x509.Certificate) -> str:
     """``sha256:`` of the DER bytes."""
     return digest(certificate.public_bytes(serialization.Encoding.DER))
+
+
+def read_certificate(text: bytes) -> x509.Certificate:
+    """A certificate from its PEM text.
+
+    Raises:
+        DataLossError: it is none (``CERTIFICATE_INVALID``).
+    """
+    try:
+        return x509.load_pem_x509_certificate(text)
+    except ValueError as error:
+        raise DataLossError("the file holds no PEM certificate", reason="CERTIFICATE_INVALID") from error
 
 
 def pem(certificate: x509.Certificate) -> bytes:

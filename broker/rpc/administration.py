@@ -63,7 +63,13 @@ class AdministrationService:
         size = wire.page_size(request.page_size)
         directory = await self._parts.directory.current()
         now = self._parts.clock()
-        rest = [item for item in directory.identities.values() if item.id > request.page_token]
+        rest = list(directory.identities.values())
+        if request.page_token:
+            # Identities are never removed, so the one that a page ended with is still there, at the same place.
+            ids = [item.id for item in rest]
+            if request.page_token not in ids:
+                raise wire.refuse("page_token", "is not one that ListIdentities gave", "INVALID_PAGE_TOKEN")
+            rest = rest[ids.index(request.page_token) + 1 :]
         page = rest[:size]
         return pb.ListIdentitiesResponse(
             identities=[_message(directory, item, now) for item in page],

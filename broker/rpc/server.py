@@ -9,19 +9,17 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.pipeline.pipeline import Pipeline
+from broker.rpc import methods
 from broker.rpc.administration import AdministrationService
 from broker.rpc.dispatch import Bounds, Service, handlers
 from broker.rpc.gate import CertificateGate
 from broker.rpc.health import HealthService
 from broker.rpc.sessions import SessionsService
 from broker.rpc.tool_broker import ToolBrokerService
-from broker.v1 import administration_pb2, sessions_pb2, tool_broker_pb2
 
 _TRANSPORT_MARGIN = 4
 """The transport takes messages that much longer than we do, so that the refusal is ours and says why."""
@@ -47,20 +45,18 @@ def services(
     """Every service that is served, reflection and health included."""
     ours = [
         Service(
-            tool_broker_pb2.DESCRIPTOR.services_by_name["ToolBroker"],
+            methods.TOOL_BROKER,
             ToolBrokerService(pipeline, max_arguments_bytes=max_arguments_bytes),
         ),
-        Service(sessions_pb2.DESCRIPTOR.services_by_name["Sessions"], sessions),
-        Service(administration_pb2.DESCRIPTOR.services_by_name["Administration"], administration),
+        Service(methods.SESSIONS, sessions),
+        Service(methods.ADMINISTRATION, administration),
     ]
     names = frozenset(item.descriptor.full_name for item in ours)
-    health = health_pb2.DESCRIPTOR.services_by_name["Health"]
-    reflection = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    shown = sorted({*names, health.full_name, reflection.full_name})
+    shown = sorted(service.full_name for service in methods.SERVED)
     return [
         *ours,
-        Service(health, HealthService(gate, names), while_closed=True),
-        Service(reflection, ReflectionServicer(service_names=shown), takes_caller=False),
+        Service(methods.HEALTH, HealthService(gate, names), while_closed=True),
+        Service(methods.REFLECTION, ReflectionServicer(service_names=shown), takes_caller=False),
     ]
 
 

@@ -45,6 +45,10 @@ class Endpoint:
     host: str = ""
     port: int = 0
 
+    def __str__(self) -> str:
+        """The address again."""
+        return f"unix://{self.path}" if self.path else f"tcp://{self.host}:{self.port}"
+
     @classmethod
     def parse(cls, address: str) -> Endpoint:
         """Reads ``unix:///path`` or ``tcp://host:port``.

@@ -22,7 +22,7 @@ from broker.sandbox.address import Endpoint, engine_address
 from broker.sandbox.docker_config import container_config
 from broker.sandbox.docker_events import EventFollower
 from broker.sandbox.docker_lease import DockerLease
-from broker.sandbox.docker_stream import attach
+from broker.sandbox.docker_stream import attach, ping
 from broker.sandbox.engine import LABEL_CALL, LABEL_INSTANCE, OwnedContainer
 from broker.sandbox.images import SandboxImage
 
@@ -63,6 +63,7 @@ class DockerEngine:
             UnavailableError: no engine answers there.
         """
         try:
+            await ping(self._endpoint)
             self._client = client = await self._call(self._connect)
             self._follower = EventFollower(self._endpoint, client.api_version, self._instance)
             await self._follower.start()

@@ -39,6 +39,19 @@ class Connection:
             await self.writer.wait_closed()
 
 
+async def ping(endpoint: Endpoint) -> None:
+    """Returns if an engine answers.
+
+    The SDK leaves a socket open when it can't connect, so it is asked after this only.
+
+    Raises:
+        UnavailableError: nobody answers there.
+    """
+    connection, _ = await _ask(endpoint, "GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
+    connection.cut()
+    await connection.closed()
+
+
 async def attach(endpoint: Endpoint, api_version: str, container_id: str) -> Connection:
     """Attaches to standard input, output and error of a container that hasn't been started.
 
@@ -103,7 +116,11 @@ async def _ask(endpoint: Endpoint, request: str) -> tuple[Connection, int]:
                 connection.cut()
                 raise
     except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-        raise UnavailableError(f"the container engine doesn't answer: {error}", reason="ENGINE_FAILED") from error
+        raise UnavailableError(
+            f"the container engine at {endpoint} doesn't answer: {error}",
+            reason="ENGINE_FAILED",
+            hint="is it running, and may this user reach it? see `broker doctor`",
+        ) from error
     words = head.split(b"\r\n", 1)[0].split()
     return connection, int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from broker.domain.run import Output, Profile
+from broker.domain.run import Output, Profile, Started
 from broker.errors import UnavailableError
 from broker.sandbox.address import engine_address
 from broker.sandbox.docker_engine import DockerEngine
@@ -68,13 +68,16 @@ async def test_what_a_crash_left_is_reaped_at_the_next_start(repository: Path) -
 async def test_the_timer_takes_an_orphan_on_second_sight_and_never_a_live_one(repository: Path) -> None:
     instance = new_instance()
     left_by_a_crash(instance, repository)
-    async with docker_engine(instance) as engine, Reaper(engine, interval_s=3600) as reaper:
-        async with engine.lease("call_live", await profile(engine)) as lease:
-            assert await reaper.sweep() == []
-            assert [item.call_id for item in await reaper.sweep()] == ["call_orphan"]
-            assert await reaper.sweep() == []
-            assert [item.id for item in await engine.list_owned()] == [lease.container_id]
-            assert (await finish(lease.run(python("print(1)")))).text == "1\n"
+    async with (
+        docker_engine(instance) as engine,
+        Reaper(engine, interval_s=3600) as reaper,
+        engine.lease("call_live", await profile(engine)) as lease,
+    ):
+        assert await reaper.sweep() == []
+        assert [item.call_id for item in await reaper.sweep()] == ["call_orphan"]
+        assert await reaper.sweep() == []
+        assert [item.id for item in await engine.list_owned()] == [lease.container_id]
+        assert (await finish(lease.run(python("print(1)")))).text == "1\n"
 
 
 async def test_the_timer_itself_reaps(repository: Path) -> None:
@@ -103,10 +106,12 @@ async def test_a_container_that_somebody_else_kills_is_our_failure_and_no_output
     engine: Engine, client: docker.APIClient
 ) -> None:
     async with engine.lease("call_murdered", await profile(engine)) as lease:
+        events = lease.run(python("print(1)\nimport time\ntime.sleep(600)"))
+        assert isinstance(await anext(events), Started)
+        assert await anext(events) == Output("stdout", b"1\n")
+        client.kill(lease.container_id)
         with pytest.raises(UnavailableError) as caught:
-            async for event in lease.run(python("print(1)\nimport time\ntime.sleep(600)")):
-                if isinstance(event, Output):
-                    client.kill(lease.container_id)
+            await anext(events)
     assert caught.value.reason == "ENGINE_FAILED"
 
 

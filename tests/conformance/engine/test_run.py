@@ -9,9 +9,8 @@ import uuid
 
 import pytest
 
-from broker.domain.run import EndCause, Ended, Output
+from broker.domain.run import EndCause, Ended, Output, Profile
 from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError
-from broker.domain.run import Profile
 from broker.sandbox.engine import Engine
 from tests.sandbox_support import LIMITS, argv, finish, profile, python, run
 

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from grpc import StatusCode
 
-from broker.client import Broker, CallContext, CallState, Finished, StateChanged, Stdout
+from broker.client import Broker, CallContext, CallState, Finished, RetryPolicy, StateChanged, Stdout
 from broker.errors import BrokerError, PermissionDeniedError
 from broker.v1 import blob_pb2, sessions_pb2, tool_broker_pb2
-from tests.fake_broker import CALL, HANG, Refuse, call, fake_broker_in_thread, run, session, status, tool, watch
+from tests.fake_broker import (
+    CALL,
+    HANG,
+    Authority,
+    FakeBroker,
+    Refuse,
+    call,
+    fake_broker_in_thread,
+    run,
+    session,
+    status,
+    tool,
+    watch,
+)
 
 AWAY = Refuse(StatusCode.UNAVAILABLE, "Socket closed")
 
 
 @pytest.fixture
-def server(authority):
+def server(authority: Authority) -> Iterator[FakeBroker]:
     with fake_broker_in_thread(authority) as fake:
         yield fake
 
 
 @pytest.fixture
-def client(server, identity, quick):
+def client(server: FakeBroker, identity: Path, quick: RetryPolicy) -> Iterator[Broker]:
     context = CallContext(workspace="demo")
     with Broker.connect(
         server.address, identity=identity, ca=server.authority.pem, context=context, retry=quick
@@ -31,7 +46,7 @@ def client(server, identity, quick):
         yield broker
 
 
-def test_run_resumes_like_the_asynchronous_client(server, client):
+def test_run_resumes_like_the_asynchronous_client(server: FakeBroker, client: Broker) -> None:
     server.script.on("RunToolCall", run("RUNNING", b"one", AWAY))
     server.script.on("CreateToolCall", call("RUNNING"))
     server.script.on("WatchToolCall", watch(3, b"two", call()))
@@ -39,13 +54,13 @@ def test_run_resumes_like_the_asynchronous_client(server, client):
     assert (done.state, done.stdout_text) == (CallState.SUCCEEDED, "onetwo")
 
 
-def test_events_come_one_by_one(server, client):
+def test_events_come_one_by_one(server: FakeBroker, client: Broker) -> None:
     server.script.on("RunToolCall", run("RUNNING", b"x", call()))
     with client.stream("python.run", {}) as events:
         assert [type(event) for event in events] == [StateChanged, Stdout, Finished]
 
 
-def test_leaving_a_stream_ends_it(server, client):
+def test_leaving_a_stream_ends_it(server: FakeBroker, client: Broker) -> None:
     server.script.on("RunToolCall", run("RUNNING", HANG))
     with client.stream("python.run", {}) as events:
         next(events)
@@ -53,7 +68,7 @@ def test_leaving_a_stream_ends_it(server, client):
     assert server.wait(server.script.ended)
 
 
-def test_lists_are_ordinary_iterators(server, client):
+def test_lists_are_ordinary_iterators(server: FakeBroker, client: Broker) -> None:
     server.script.on(
         "ListTools",
         tool_broker_pb2.ListToolsResponse(tools=[tool("a.b")], next_page_token="2"),
@@ -66,14 +81,14 @@ def test_lists_are_ordinary_iterators(server, client):
     assert [item.agent for item in client.list_sessions()] == ["bot"]
 
 
-def test_errors_are_the_same(server, client):
+def test_errors_are_the_same(server: FakeBroker, client: Broker) -> None:
     server.script.on("GetToolCall", Refuse(StatusCode.PERMISSION_DENIED, "no", reason="POLICY_DENIED"))
     with pytest.raises(PermissionDeniedError):
         client.get_call(CALL)
 
 
-def test_a_generator_can_be_uploaded(server, client):
-    def keep(requests):
+def test_a_generator_can_be_uploaded(server: FakeBroker, client: Broker) -> None:
+    def keep(requests: list[tool_broker_pb2.UploadBlobRequest]) -> blob_pb2.Blob:
         data = b"".join(item.chunk for item in requests[1:])
         return blob_pb2.Blob(name="blobs/1", size=len(data), digest=f"sha256:{hashlib.sha256(data).hexdigest()}")
 
@@ -81,7 +96,7 @@ def test_a_generator_can_be_uploaded(server, client):
     assert client.upload(part for part in (b"a", b"b")).size == 2
 
 
-def test_threads_may_share_it(server, client):
+def test_threads_may_share_it(server: FakeBroker, client: Broker) -> None:
     server.script.on("GetBrokerStatus", status())
     seen = []
     threads = [threading.Thread(target=lambda: seen.append(client.status().tools)) for _ in range(8)]
@@ -92,7 +107,7 @@ def test_threads_may_share_it(server, client):
     assert seen == [4] * 8
 
 
-def test_closing_twice_is_harmless_and_ends_the_thread(server, identity):
+def test_closing_twice_is_harmless_and_ends_the_thread(server: FakeBroker, identity: Path) -> None:
     before = threading.active_count()
     broker = Broker.connect(server.address, identity=identity, ca=server.authority.pem)
     assert threading.active_count() > before

@@ -12,7 +12,7 @@ from broker.cli.policy import app
 from broker.errors import InvalidArgumentError
 from broker.policy.default import default_policy
 
-RUNNER = CliRunner()
+RUNNER = CliRunner(env={"BROKER_STATE": "no-such-state"})
 SHELL = ["explain", "--agent", "scout", "--tool", "shell.run", "--workspace", "demo"]
 
 
@@ -47,13 +47,15 @@ def test_check_shows_each_place_of_a_bad_file_and_exits_with_2(file: Path) -> No
     assert f"{file}:1:4: error: '[red]x'" in shown.stdout
 
 
-def test_check_knows_rpcs_and_the_tools_that_are_named(file: Path) -> None:
+def test_check_knows_which_rpcs_and_tools_there_are(file: Path) -> None:
     file.write_text(default_policy("olivia").replace("ToolBroker/GetTool,", "ToolBroker/GetTol,"), "utf-8")
     done = RUNNER.invoke(app, ["check", str(file)])
     assert done.exit_code == 2
     assert "there is no RPC broker.v1.ToolBroker/GetTol" in done.stdout
-    file.write_text(default_policy("olivia"), "utf-8")
-    assert RUNNER.invoke(app, ["check", str(file), "--tool", "data.query"]).exit_code == 2
+    file.write_text(default_policy("olivia").replace("shell.run, call, 4", "shel.run, call, 4"), "utf-8")
+    done = RUNNER.invoke(app, ["check", str(file)])
+    assert done.exit_code == 2
+    assert "demo-no-shell: there is no tool shel.run" in done.stdout
 
 
 def test_check_says_how_much_it_leaves_out(file: Path) -> None:

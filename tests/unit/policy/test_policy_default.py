@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.policy import known_rpcs
+from broker.rpc.methods import served_methods
 from broker.domain.call import PolicyRequest
 from broker.domain.tier import Tier
 from broker.policy.default import default_policy
@@ -24,7 +24,7 @@ TOOLS = ("data.query", "text.search", "python.run", "shell.run")
 
 @pytest.fixture(scope="module")
 def policy() -> Snapshot:
-    return Snapshot.load(default_policy("olivia"), known_tools=frozenset(TOOLS), known_rpcs=known_rpcs())
+    return Snapshot.load(default_policy("olivia"), known_tools=frozenset(TOOLS), known_rpcs=served_methods())
 
 
 def may(policy: Snapshot, subject: str, method: str, workspace: str = "-") -> bool:

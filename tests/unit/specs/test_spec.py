@@ -25,7 +25,7 @@ CHANGES: dict[str, Any] = {
         "required": ["text"],
     },
     "result": {"type": "object"},
-    "env": {"LANG": "C"},
+    "env": {"MODE": "C"},
     "data_classes": ["public"],
     "retention": "2d",
     "notes": "Why.",
@@ -92,12 +92,12 @@ def test_units() -> None:
 
 
 def test_profile_and_job(good: dict[str, Any]) -> None:
-    spec = ToolSpec.model_validate({**good, "env": {"LANG": "C"}, "files": FILES, "result": {"type": "object"}})
+    spec = ToolSpec.model_validate({**good, "env": {"MODE": "C"}, "files": FILES, "result": {"type": "object"}})
     assert spec.profile("sha256:abc").image == "sha256:abc"
     assert spec.profile("sha256:abc").limits == Limits(memory_bytes=2**26, wall_s=5.0, disk_bytes=2**20)
     job = spec.job({"text": "hi", "more": ["a", "b"]}, b"{}", (), {})
     assert (job.kind, job.argv, job.code) == ("argv", ("/bin/echo", "--", "hi", "a", "b"), "")
-    assert (dict(job.env), job.arguments, job.wants_result) == ({"LANG": "C"}, b"{}", True)
+    assert (dict(job.env), job.arguments, job.wants_result) == ({"MODE": "C"}, b"{}", True)
     assert (job.outputs.patterns, job.outputs.max_files, job.outputs.max_bytes) == (("out/*",), 1, 1024)
 
 
@@ -161,9 +161,10 @@ def test_scalars_stand_on_a_command_line_as_json_writes_them(good: dict[str, Any
         ({"limits": {"cpu_cores": float("inf")}}, "finite"),
         ({"files": {"outputs": ["../out"]}}, "relative path pattern"),
         ({"files": {"outputs": ["/out"]}}, "relative path pattern"),
-        ({"env": {"BROKER_RESULT": "/x"}}, "belong to the broker"),
+        ({"env": {"BROKER_RESULT": "/x"}}, "the broker sets this one itself"),
         ({"env": {"DB_PASSWORD": "x"}}, "looks like a secret"),
-        ({"env": {"LANG": "a\x00b"}}, "NUL"),
+        ({"env": {"PATH": "/x"}}, "the broker sets this one itself"),
+        ({"env": {"MODE": "a\x00b"}}, "NUL"),
         ({"data_classes": ["a", "a"]}, "names a class twice"),
         ({"retention": "1s"}, "greater than or equal to 60"),
         ({"arguments": {"type": "object", "maximum": 2**60}}, "can be hashed"),
