@@ -126,6 +126,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
         catalogue=catalogue,
         engine=engine,
         images=images,
+        workspace_classes=settings.workspace_data_classes,
         origin=origin,
         bounds=_bounds(settings),
         clock=now,

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """How long running calls may go on after SIGTERM."""
     policy_poll_s: Annotated[float, Field(gt=0)] = 1.0
     """How often the policy file is looked at for changes."""
+    workspace_data_classes: dict[str, tuple[str, ...]] = {}
+    """Workspace -> classes of data that every call in it touches, such as ``{hr: [personal]}``."""
     identity_ttl_days: Annotated[int, Field(ge=1, le=825)] = 90
     """How long issued certificates are valid."""
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes docs/cli: one JSON Schema for what each command prints with --json, and the list of commands.
 
 python scripts/cli_schemas.py           write them

@@ -41,7 +41,10 @@ from broker.errors import (
     UnavailableError,
 )
 
-console = Console(highlight=False)
+_WIDE = 400
+"""Columns of what isn't a terminal: a program that reads a pipe must never get a table that is cut or folded."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 """Standard output; plain where it isn't a terminal."""
 
 errors = Console(stderr=True, highlight=False)

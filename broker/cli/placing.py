@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
-
 from broker.cli.local import Local, load_ca
 from broker.domain.identity import Certificate, Identity, IdentityKind
 from broker.domain.ports import Transaction

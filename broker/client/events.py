@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -76,7 +76,7 @@ async def watch_events(
         request = tool_broker_pb2.WatchToolCallRequest(name=name, first_event=number)
         return transport.tools.WatchToolCall(request, timeout=deadline.remaining())
 
-    async with contextlib.aclosing(_follow(transport, start, max(1, first_event), deadline)) as events:
+    async with aclosing(_follow(transport, start, max(1, first_event), deadline)) as events:
         async for event in events:
             yield event
 
@@ -97,37 +97,43 @@ async def run_events(
         BrokerError: the broker's refusal, or a connection that stays away for longer than the retry policy bears.
     """
     deadline = Deadline(transport.timeouts.call_s if timeout_s is None else timeout_s)
-    watched = ""
+    name = ""
+
+    async def find(within_s: float) -> str:
+        # Events don't carry the call's name; asking for the same request again gives the call that it made.
+        again = tool_broker_pb2.CreateToolCallRequest(tool_call=tool_call, request_id=request_id)
+        return (await transport.ask(transport.tools.CreateToolCall, again, timeout_s=within_s)).name
 
     async def start(number: int) -> _Stream:
-        nonlocal watched
+        nonlocal name
         if number == 1:
             request = tool_broker_pb2.RunToolCallRequest(tool_call=tool_call, request_id=request_id)
             return transport.tools.RunToolCall(request, timeout=deadline.remaining())
-        if not watched:
-            # Events don't carry the call's name; asking for the same request again gives the call that it made.
-            again = tool_broker_pb2.CreateToolCallRequest(tool_call=tool_call, request_id=request_id)
-            known = await transport.ask(transport.tools.CreateToolCall, again, timeout_s=deadline.remaining())
-            watched = known.name
-        watch = tool_broker_pb2.WatchToolCallRequest(name=watched, first_event=number)
+        name = name or await find(deadline.remaining())
+        watch = tool_broker_pb2.WatchToolCallRequest(name=name, first_event=number)
         return transport.tools.WatchToolCall(watch, timeout=deadline.remaining())
 
-    finished = False
+    async def cancel() -> None:
+        with suppress(BrokerError):  # what ended the stream is the error to be told, not this
+            request = tool_broker_pb2.CancelToolCallRequest(name=name or await find(_CANCEL_TIMEOUT_S))
+            await transport.ask(transport.tools.CancelToolCall, request, timeout_s=_CANCEL_TIMEOUT_S)
+
+    admitted = finished = False
     try:
-        async with contextlib.aclosing(_follow(transport, start, 1, deadline)) as events:
+        async with aclosing(_follow(transport, start, 1, deadline)) as events:
             async for event in events:
-                finished = isinstance(event, Finished)
+                admitted, finished = True, isinstance(event, Finished)
                 yield event
-    finally:
-        if watched and not finished:
-            # The run's own stream would have done so by ending; a watch leaves the call alone.
-            await _cancel(transport, watched)
-
-
-async def _cancel(transport: Transport, name: str) -> None:
-    request = tool_broker_pb2.CancelToolCallRequest(name=name)
-    with contextlib.suppress(BrokerError):  # what ended the stream is the error to be told, not this
-        await transport.ask(transport.tools.CancelToolCall, request, timeout_s=_CANCEL_TIMEOUT_S)
+    except (GeneratorExit, asyncio.CancelledError):
+        # The broker leaves a caller whose stream ends some seconds to come back. This one won't.
+        if admitted and not finished:
+            await cancel()
+        raise
+    except BrokerError:
+        # A run that goes on as a watch is no longer bound to its stream.
+        if name:
+            await cancel()
+        raise
 
 
 async def _follow(

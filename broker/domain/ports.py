@@ -280,6 +280,9 @@ class Store(Protocol):
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` on a consistent snapshot."""
 
+    async def scrub(self) -> None:
+        """Makes what was deleted unreadable in the files; worth its cost after an erasure."""
+
     def data_version(self) -> int:
         """A number that differs after anybody, this process or another, has committed; cheap enough to ask on each RPC."""
 

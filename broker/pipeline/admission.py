@@ -155,7 +155,7 @@ class Admission:
                 hint="Build it on the broker's host: make images",
             )
         tool.validate_arguments(request.arguments)
-        check_paths(request.files)
+        check_paths(tool, request.files)
         return await self._prove(caller, request, tool, tier, decision)
 
     async def _prove(
@@ -170,7 +170,8 @@ class Admission:
             )
             blobs = tuple(self._blobs.visible(tx, caller, item.blob) for item in request.files)
             labels = {label for blob in blobs for label in blob.data_classes}
-            classes = {*tool.spec.data_classes, *request.context.data_classes, *labels}
+            workspace = self._parts.workspace_classes.get(request.context.workspace, ())
+            classes = {*tool.spec.data_classes, *workspace, *request.context.data_classes, *labels}
             return _Checked(tool, decision, lineage, blobs, tuple(sorted(classes)))
 
         checked = await self._parts.store.read(work)

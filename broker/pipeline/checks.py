@@ -74,12 +74,15 @@ def denied(caller: Caller, tool: str, workspace: str, decision: Decision) -> Per
     )
 
 
-def check_paths(files: tuple[InputFile, ...]) -> None:
-    """Lets relative, plain paths pass, each once and none below another.
+def check_paths(tool: Tool, files: tuple[InputFile, ...]) -> None:
+    """Lets as many relative, plain paths pass as the tool takes, each once and none below another.
 
     Raises:
         InvalidArgumentError: names the file's field.
     """
+    most = tool.spec.files.max_input_files
+    if len(files) > most:
+        raise _too_many(f"{len(files)} files; {tool.spec.name} takes at most {most}")
     seen: set[str] = set()
     for index, item in enumerate(files):
         path = PurePosixPath(item.path)
@@ -103,18 +106,17 @@ def _file_error(index: int, field: str, why: str, value: str) -> InvalidArgument
 
 
 def check_sizes(tool: Tool, blobs: tuple[VaultRow, ...]) -> None:
-    """Lets as many files and bytes pass as the tool takes.
+    """Lets as many bytes pass as the tool takes.
 
     Raises:
-        InvalidArgumentError: too many or too large.
+        InvalidArgumentError: too many.
     """
-    files = tool.spec.files
-    total = sum(blob.size for blob in blobs)
-    if len(blobs) > files.max_input_files or total > files.max_input_bytes:
-        why = (
-            f"{len(blobs)} files of {total} bytes; {tool.spec.name} takes at most {files.max_input_files} files of "
-            f"{files.max_input_bytes} bytes together"
-        )
-        raise InvalidArgumentError(
-            f"tool_call.files: {why}", reason="TOO_MANY_FILES", violations=(FieldViolation("tool_call.files", why),)
-        )
+    total, most = sum(blob.size for blob in blobs), tool.spec.files.max_input_bytes
+    if total > most:
+        raise _too_many(f"files of {total} bytes together; {tool.spec.name} takes at most {most}")
+
+
+def _too_many(why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"tool_call.files: {why}", reason="TOO_MANY_FILES", violations=(FieldViolation("tool_call.files", why),)
+    )

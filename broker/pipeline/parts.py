@@ -41,6 +41,8 @@ class Parts:
     engine: Engine
     images: Mapping[str, str]
     """Image name of a spec -> digest of the image that the engine has under it."""
+    workspace_classes: Mapping[str, tuple[str, ...]]
+    """Workspace -> classes of data that every call in it touches."""
     origin: str
     bounds: Bounds
     clock: Callable[[], datetime]

@@ -198,11 +198,13 @@ class Pipeline:
             await asyncio.sleep(_HOUSEKEEPING_S)
             try:
                 await self.refusals.flush()
-                await self._parts.store.write(self._sweep)
+                if await self._parts.store.write(self._sweep):
+                    await self._parts.store.scrub()
             except BrokerError as error:
                 _log.warning("housekeeping.failed", reason=error.reason, error=error.message)
 
-    def _sweep(self, tx: Transaction) -> None:
+    def _sweep(self, tx: Transaction) -> int:
+        erased = 0
         now = self._parts.clock()
         for object_id in tx.vault.expired(now, 100):
             row: CallRow | None = tx.calls.get(object_id)
@@ -210,3 +212,5 @@ class Pipeline:
                 tx.vault.extend(object_id, now + timedelta(hours=1))  # it still goes on: its content is needed
                 continue
             tx.vault.delete(object_id)
+            erased += 1
+        return erased

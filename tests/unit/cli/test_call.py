@@ -18,8 +18,10 @@ from broker.v1 import blob_pb2, call_pb2, tool_broker_pb2
 from tests.cli_program import Program, Start
 from tests.fake_broker import CALL, HANG, FakeBroker, Refuse, call, watch
 
+MORE = "2"
 
-def outcome(**values: Any) -> call_pb2.Outcome:
+
+def outcome(**values: Any) -> call_pb2.Outcome:  # noqa: ANN401 - fields of several types
     return call_pb2.Outcome(**values)
 
 
@@ -281,7 +283,7 @@ def test_a_lost_broker_says_that_the_call_may_go_on(server: FakeBroker, broker: 
 
 
 def test_calls_list_pages_and_stops_at_its_limit(server: FakeBroker, broker: Program) -> None:
-    page = tool_broker_pb2.ListToolCallsResponse(tool_calls=[call(), call("FAILED")], next_page_token="2")
+    page = tool_broker_pb2.ListToolCallsResponse(tool_calls=[call(), call("FAILED")], next_page_token=MORE)
     server.script.on("ListToolCalls", page, tool_broker_pb2.ListToolCallsResponse(tool_calls=[call("RUNNING")]))
     ran = broker("calls", "list", "--tool", "python.run", "--call-state", "failed", "--since", "2026-01-31T00:00:00Z")
     assert [line.split("\t")[1] for line in ran.out.splitlines()] == ["SUCCEEDED", "FAILED", "RUNNING"]

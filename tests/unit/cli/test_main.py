@@ -48,7 +48,7 @@ def test_version(broker: Program) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_defect_is_one_line_and_code_6(broker: Program, monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+def test_a_defect_is_one_line_and_code_6(broker: Program, monkeypatch: pytest.MonkeyPatch, *, as_json: bool) -> None:
     monkeypatch.setitem(COMMANDS, "status", Lazy("tests.unit.cli.broken:nothing", "x"))
     ran = broker("status", *(["--json"] if as_json else []))
     assert ran.code == 6

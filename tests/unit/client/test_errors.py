@@ -18,6 +18,7 @@ from tests.fake_broker import CALL, HANG, Authority, FakeBroker, Refuse, call, f
 
 NUMBERS = {code.value[0]: code for code in StatusCode}
 ONCE = RetryPolicy(attempts=1)
+AGAIN = "again"
 
 
 @pytest.mark.parametrize(("cls", "number"), STATUS_CODES.items())
@@ -181,7 +182,7 @@ async def test_an_answer_that_no_broker_gives_is_refused(
 
 
 async def test_a_page_token_that_comes_twice_ends_the_list(fake: FakeBroker, broker: AsyncBroker) -> None:
-    fake.script.on("ListTools", tool_broker_pb2.ListToolsResponse(tools=[tool()], next_page_token="again"))
+    fake.script.on("ListTools", tool_broker_pb2.ListToolsResponse(tools=[tool()], next_page_token=AGAIN))
     with pytest.raises(errors.InternalError) as caught:
         [item async for item in broker.list_tools()]
     assert caught.value.reason == "PROTOCOL_ERROR"

@@ -155,6 +155,26 @@ async def test_leaving_a_resumed_run_cancels_the_call_by_name(fake: FakeBroker, 
     assert [item.name for item in fake.script.sent("CancelToolCall")] == [CALL]
 
 
+async def test_leaving_a_run_cancels_the_call_by_name_at_once(fake: FakeBroker, broker: AsyncBroker) -> None:
+    fake.script.on("RunToolCall", run("RUNNING", HANG))
+    fake.script.on("CreateToolCall", call("RUNNING"))
+    fake.script.on("CancelToolCall", call("CANCELLED"))
+    async with broker.stream("python.run", {}) as events:
+        await anext(events)
+    assert fake.script.sent("CreateToolCall")[0].request_id == fake.script.sent("RunToolCall")[0].request_id
+    assert [item.name for item in fake.script.sent("CancelToolCall")] == [CALL]
+
+
+async def test_a_finished_run_cancels_nothing(fake: FakeBroker, broker: AsyncBroker) -> None:
+    fake.script.on("RunToolCall", run("RUNNING", call()))
+    async with broker.stream("python.run", {}) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                break
+    assert not fake.script.sent("CreateToolCall")
+    assert not fake.script.sent("CancelToolCall")
+
+
 async def test_leaving_a_watch_cancels_nothing(fake: FakeBroker, broker: AsyncBroker) -> None:
     fake.script.on("WatchToolCall", [*watch(1, b"x"), HANG])
     async with broker.watch(CALL) as events:

@@ -28,6 +28,7 @@ from tests.fake_broker import (
     watch,
 )
 
+MORE = "2"
 AWAY = Refuse(StatusCode.UNAVAILABLE, "Socket closed")
 
 
@@ -71,7 +72,7 @@ def test_leaving_a_stream_ends_it(server: FakeBroker, client: Broker) -> None:
 def test_lists_are_ordinary_iterators(server: FakeBroker, client: Broker) -> None:
     server.script.on(
         "ListTools",
-        tool_broker_pb2.ListToolsResponse(tools=[tool("a.b")], next_page_token="2"),
+        tool_broker_pb2.ListToolsResponse(tools=[tool("a.b")], next_page_token=MORE),
         tool_broker_pb2.ListToolsResponse(tools=[tool("c.d")]),
     )
     assert [item.short_name for item in client.list_tools()] == ["a.b", "c.d"]

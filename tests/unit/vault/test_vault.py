@@ -7,7 +7,7 @@ import hmac
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from broker.domain.ports import SEAL_OVERHEAD, Transaction, VaultRow
 from broker.errors import ConflictError, DataLossError, InternalError, NotFoundError
 from broker.store.database import Database
 from broker.vault.secret import Secret
-from broker.vault.sweep import BATCH, sweep
 from broker.vault.vault import SealedItem, SealedVault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -232,23 +231,3 @@ def test_no_representation_shows_a_key(database: Database, vault: SealedVault) -
     assert secret == Secret(secret.reveal())
     assert secret != Secret(b"other")
     assert secret != secret.reveal()
-
-
-async def test_the_sweep_erases_what_is_over_and_nothing_else(tmp_path: Path, vault: SealedVault) -> None:
-    Database.create(tmp_path / "broker.db")
-    async with Database.open(tmp_path / "broker.db") as database:
-
-        def fill(tx: Transaction) -> None:
-            for number in range(2 * BATCH + 1):
-                over = NOW - timedelta(seconds=number)
-                vault.create(tx, object_id=f"o{number}", owner="a", kind="b", now=NOW, expires=over).put(tx, 0, TEXT)
-            for name, expires in (("later", NOW + timedelta(seconds=1)), ("ever", None)):
-                vault.create(tx, object_id=name, owner="a", kind="b", now=NOW, expires=expires).put(tx, 0, TEXT)
-
-        await database.write(fill)
-        assert await sweep(database, NOW) == 2 * BATCH + 1
-        assert await sweep(database, NOW) == 0
-        for name in ("later", "ever"):
-            assert await database.read(lambda tx, n=name: list(vault.open(tx, n).read(tx, 0, 9))) == [(0, TEXT)]
-        with pytest.raises(NotFoundError):
-            await database.read(lambda tx: vault.open(tx, "o0"))
