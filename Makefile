@@ -47,7 +47,7 @@ images: ## build the sandbox images that are not there yet
 	@scripts/setup.sh
 
 bench: setup ## all benchmarks; ARGS="call --json" runs one
-	@.venv/bin/python -m benchmarks $(ARGS)
+	@.venv/bin/python -m benchmarks $(or $(ARGS),all)
 
 lock: venv ## resolve pyproject.toml anew into both lock files
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-annotate --no-header \

@@ -25,7 +25,8 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a benchmark, or lists them; returns the exit code: 0, 1 where a target was missed, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Runs one benchmark.")
-    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="which; without it they are listed")
+    choices = [*sorted(BENCHMARKS), "all"]
+    parser.add_argument("name", nargs="?", choices=choices, help="which, or all; without it they are listed")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object; a missed target isn't an error then"
     )
@@ -36,13 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # Standard output is the report's alone.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    names = sorted(BENCHMARKS) if options.name == "all" else [options.name]
+    met = [_run(name, as_json=options.json) for name in names]
+    return 0 if all(met) or options.json else 1
+
+
+def _run(name: str, *, as_json: bool) -> bool:
     # Imported only now: a benchmark may need what another doesn't, such as a container engine's client.
-    report = cast("Report", importlib.import_module(f"benchmarks.{options.name}").measure())
-    if options.json:
+    report = cast("Report", importlib.import_module(f"benchmarks.{name}").measure())
+    if as_json:
         print_json(report)
-        return 0
-    print_table(report)
-    return 0 if all(measure.met for measure in report.measures) else 1
+    else:
+        print_table(report)
+    return all(measure.met for measure in report.measures)
 
 
 if __name__ == "__main__":

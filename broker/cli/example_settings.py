@@ -26,6 +26,7 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "refusal_window_s": "Seconds within which equal refusals of one agent become one counted ledger entry.",
         "drain_s": "Seconds for which running calls may go on after SIGTERM.",
         "policy_poll_s": "Seconds between looks at the policy file for changes.",
+        "workspace_data_classes": "Workspace -> classes of data that every call in it touches, such as {hr: [personal]}.",
         "identity_ttl_days": "Days for which issued certificates are valid, 1 to 825.",
     }
 )

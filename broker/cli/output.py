@@ -149,8 +149,8 @@ def report(error: BrokerError, *, as_json: bool) -> None:
         return
     code = exit_code(error)
     word = {ExitCode.UNREACHABLE: "unavailable", ExitCode.OURS: "failed"}.get(code, "refused")
-    errors.print(f"[red]{word}[/red] {printable(error.reason)}: ", end="")
-    errors.print(printable(error.message), markup=False, soft_wrap=True)
+    errors.print(word, style="red", end=" ")
+    errors.print(printable(f"{error.reason}: {error.message}"), markup=False, soft_wrap=True)
     for item in error.violations:
         errors.print(printable(f"  {item.field}: {item.description}"), markup=False, soft_wrap=True)
     for key, value in error.metadata.items():
