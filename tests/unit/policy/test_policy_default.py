@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.rpc.methods import served_methods
 from broker.domain.call import PolicyRequest
 from broker.domain.tier import Tier
 from broker.policy.default import default_policy
 from broker.policy.snapshot import Snapshot
+from broker.rpc.methods import served_methods
 from broker.v1 import administration_pb2, sessions_pb2, tool_broker_pb2
 
 METHODS = sorted(
