@@ -8,6 +8,7 @@ none included. Nothing that a pattern names is left out in silence: each such th
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -57,6 +58,12 @@ def _close(reached: set[int], pattern: list[str]) -> set[int]:
     return closed
 
 
+def _expected(work: str, pattern: list[str]) -> bool:
+    """Is it worth a word when nothing matches? Not where the folder that a wildcard looks into was never made."""
+    plain = list(itertools.takewhile(lambda part: not set(part) & set("*?["), pattern))
+    return plain == pattern or (bool(plain) and os.path.lexists("/".join([work, *plain])))
+
+
 class Collector:
     """Sends the files that match, within the limits, and says what it left behind."""
 
@@ -73,7 +80,7 @@ class Collector:
         """Sends all that matches below ``work``."""
         if not self._patterns:
             return
-        unmatched = dict.fromkeys(text for text, _ in self._patterns)
+        unmatched = dict.fromkeys(text for text, pattern in self._patterns if _expected(work, pattern))
         for parts, is_dir in self._walk(work):
             texts = [text for text, pattern in self._patterns if matches(parts, pattern)]
             for text in texts:
