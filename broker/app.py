@@ -138,7 +138,7 @@ def _bounds(settings: Settings) -> Bounds:
         max_running=settings.max_running,
         max_queued=settings.max_queued,
         max_active_per_agent=settings.max_active_per_agent,
-        blob_quota_bytes=settings.blob_quota_bytes,
+        storage_quota_bytes=settings.storage_quota_bytes,
         blob_max_bytes=settings.blob_max_bytes,
         blob_ttl_s=settings.blob_ttl_s,
         refusal_window_s=settings.refusal_window_s,

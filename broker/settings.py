@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     """Longest request message."""
     max_arguments_bytes: Annotated[int, Field(ge=2, le=16 * 2**20)] = 1 * 2**20
     """Longest arguments of a call."""
-    blob_quota_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
-    """Bytes of blobs that one caller may keep."""
+    storage_quota_bytes: Annotated[int, Field(ge=0)] = 4 * 2**30
+    """Bytes of files, requests, events and output that are kept of one caller at one time."""
     blob_max_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
     """Bytes of one blob."""
     blob_ttl_s: Annotated[int, Field(ge=60)] = 24 * 3600

@@ -20,7 +20,7 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "max_active_per_agent": "Calls of one agent that run or wait.",
         "max_request_bytes": "Longest request message, in bytes.",
         "max_arguments_bytes": "Longest arguments of a call, in bytes.",
-        "blob_quota_bytes": "Bytes of blobs that one caller may keep.",
+        "storage_quota_bytes": "Bytes of files, requests, events and output that are kept of one caller at one time.",
         "blob_max_bytes": "Bytes of one blob.",
         "blob_ttl_s": "Seconds for which a blob is kept that no call uses.",
         "refusal_window_s": "Seconds within which equal refusals of one agent become one counted ledger entry.",

@@ -105,8 +105,8 @@ class VaultTable(Protocol):
     def expired(self, now: datetime, limit: int) -> Sequence[str]:
         """Ids of objects whose time is over."""
 
-    def usage(self, owner: str, kind: str) -> int:
-        """Bytes (plain) that an owner keeps in objects of a kind, unfinished ones counted as stored so far."""
+    def usage(self, owner: str) -> int:
+        """Bytes that an owner keeps in all objects, as they are stored; unfinished ones count."""
 
 
 class IdentityTable(Protocol):

@@ -33,7 +33,7 @@ from broker.errors import (
 from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, write_events
-from broker.pipeline.blobs import Blobs
+from broker.pipeline.blobs import Blobs, check_storage
 from broker.pipeline.checks import (
     check_paths,
     check_sizes,
@@ -267,10 +267,12 @@ class Admission:
         known = self._known(tx, caller, request)  # another of the same id may have come in the meantime
         if known is not None:
             return Admitted(known.id, None)
+        request_bytes = encode_request(stored)
+        check_storage(self._parts, tx, row.agent, len(request_bytes))
         sealed = self._parts.vault.create(
             tx, object_id=row.id, owner=row.agent, kind="call", now=now, expires=row.expires
         )
-        sealed.put(tx, 0, encode_request(stored))
+        sealed.put(tx, 0, request_bytes)
         body = {
             **journal.request_body(row, stored, self._parts.images[tool.spec.image], sealed),
             **journal.decision_body(stored.decision, row.agent),

@@ -79,7 +79,7 @@ class BlobWriter:
 
     def _object(self, tx: Transaction) -> SealedObject:
         if self._quota:
-            self._check_quota(tx)
+            check_storage(self._parts, tx, self._owner, len(self._buffer))
         if self._sealed is None:
             now = self._parts.clock()
             self._sealed = self._parts.vault.create(
@@ -92,17 +92,6 @@ class BlobWriter:
                 data_classes=self._data_classes,
             )
         return self._sealed
-
-    def _check_quota(self, tx: Transaction) -> None:
-        quota = self._parts.bounds.blob_quota_bytes
-        used = tx.vault.usage(self._owner, KIND)
-        if used + len(self._buffer) > quota:
-            raise ResourceExhaustedError(
-                f"this caller keeps {used} bytes of blobs; the quota is {quota}",
-                reason="BLOB_QUOTA",
-                hint="Blobs that no call uses expire by themselves; or ask for a higher `blob_quota_bytes`.",
-                metadata={"quota_bytes": str(quota), "used_bytes": str(used)},
-            )
 
     async def finish(self, expires: datetime) -> VaultRow:
         """Stores the rest and makes the blob readable until ``expires``."""
@@ -120,6 +109,23 @@ class BlobWriter:
             return row
 
         return await self._parts.store.write(work)
+
+
+def check_storage(parts: Parts, tx: Transaction, owner: str, more: int) -> None:
+    """Keeps one caller from filling the disk with files, requests, events and output.
+
+    Raises:
+        ResourceExhaustedError: with ``more`` bytes the caller would be over its quota.
+    """
+    quota, used = parts.bounds.storage_quota_bytes, tx.vault.usage(owner)
+    if used + more > quota:
+        raise ResourceExhaustedError(
+            f"{used} bytes of this caller are kept, and the quota is {quota}",
+            reason="STORAGE_QUOTA",
+            hint="What is kept expires by itself, calls by their tool's retention; or ask the operator for a higher "
+            "`storage_quota_bytes`.",
+            metadata={"quota_bytes": str(quota), "used_bytes": str(used)},
+        )
 
 
 class Blobs:

@@ -10,7 +10,7 @@ from broker.domain.events import CallEvent, CallView, Finished, Outcome, StoredR
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ports import CallQuery, CallRow, SealedObject, Transaction
 from broker.domain.tier import Tier
-from broker.errors import DataLossError, NotFoundError, OutOfRangeError
+from broker.errors import DataLossError, NotFoundError, OutOfRangeError, UnavailableError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.parts import Parts
 
@@ -157,7 +157,12 @@ class Calls:
             if events:
                 continue
             if active is None:
-                raise DataLossError(f"the events of calls/{row.id} end at {number - 1}", reason="EVENT_MISSING")
+                raise UnavailableError(
+                    f"calls/{row.id} is at rest nowhere, and this broker doesn't drive it: its outcome is settled at the "
+                    "next start",
+                    reason="CALL_STALLED",
+                    hint="Watch it again once the broker has been restarted; `broker doctor` says how it stands.",
+                )
             await active.feed.beyond(number - 1)
             if active.feed.failure is not None and active.feed.last < number:
                 raise active.feed.failure

@@ -20,7 +20,7 @@ class Bounds:
     max_running: int
     max_queued: int
     max_active_per_agent: int
-    blob_quota_bytes: int
+    storage_quota_bytes: int
     blob_max_bytes: int
     blob_ttl_s: float
     refusal_window_s: float

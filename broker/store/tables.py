@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, Index, Integer, LargeBinary, MetaData, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+)
 from sqlmodel import Field, SQLModel
 
 SCHEMA_VERSION = "1"
@@ -51,10 +61,7 @@ class VaultObject(Base, table=True):
     """Encrypted objects; their keys, wrapped, are in ``wrapped``."""
 
     __tablename__ = "vault_object"
-    __table_args__ = (
-        Index("vault_object_owner", "owner", "kind"),
-        Index("vault_object_expires", "expires"),
-    )
+    __table_args__ = (Index("vault_object_expires", "expires"),)
     id: str = Field(primary_key=True, sa_type=Text)
     owner: str = Field(sa_type=Text)
     kind: str = Field(sa_type=Text)
@@ -74,6 +81,14 @@ class VaultChunk(Base, table=True):
     object_id: str = Field(primary_key=True, foreign_key="vault_object.id", sa_type=Text)
     idx: int = Field(sa_column=Column("idx", Integer, primary_key=True, autoincrement=False))
     sealed: bytes = Field(sa_type=LargeBinary)
+
+
+class VaultUsage(Base, table=True):
+    """How much each owner keeps in sealed chunks; kept beside them, so that a quota costs no sum over all of them."""
+
+    __tablename__ = "vault_usage"
+    owner: str = Field(primary_key=True, sa_type=Text)
+    stored: int = Field(sa_type=BigInteger)
 
 
 class IdentityRecord(Base, table=True):
@@ -181,6 +196,7 @@ LEDGER_ENTRY = Base.metadata.tables["ledger_entry"]
 LEDGER_AGENT = Base.metadata.tables["ledger_agent"]
 VAULT_OBJECT = Base.metadata.tables["vault_object"]
 VAULT_CHUNK = Base.metadata.tables["vault_chunk"]
+VAULT_USAGE = Base.metadata.tables["vault_usage"]
 IDENTITY = Base.metadata.tables["identity"]
 CERTIFICATE = Base.metadata.tables["certificate"]
 SESSION = Base.metadata.tables["session"]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from broker.domain.ports import SEAL_OVERHEAD, VaultRow
+from broker.domain.ports import VaultRow
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
-from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT
+from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, VAULT_USAGE
 
 _O = VAULT_OBJECT.c
 _INSERT = insert(VAULT_OBJECT)
@@ -41,14 +41,14 @@ _CHUNKS = (
 _DELETE_CHUNKS = delete(VAULT_CHUNK).where(VAULT_CHUNK.c.object_id == bindparam("which"))
 _DELETE = delete(VAULT_OBJECT).where(_O.id == bindparam("which"))
 _EXPIRED = select(_O.id).where(_O.expires <= bindparam("now")).order_by(_O.expires, _O.id).limit(bindparam("most"))
-_STORED = (
-    select(func.coalesce(func.sum(func.length(VAULT_CHUNK.c.sealed) - SEAL_OVERHEAD), 0))
-    .where(VAULT_CHUNK.c.object_id == _O.id)
-    .scalar_subquery()
+_U = VAULT_USAGE.c
+_OWNER = select(_O.owner).where(_O.id == bindparam("which"))
+_STORED = select(func.coalesce(func.sum(func.length(VAULT_CHUNK.c.sealed)), 0)).where(
+    VAULT_CHUNK.c.object_id == bindparam("which")
 )
-_USAGE = select(func.coalesce(func.sum(case((_O.complete, _O.size), else_=_STORED)), 0)).where(
-    _O.owner == bindparam("owner"), _O.kind == bindparam("kind")
-)
+_ADD_USAGE = update(VAULT_USAGE).where(_U.owner == bindparam("whose")).values(stored=_U.stored + bindparam("more"))
+_NEW_USAGE = insert(VAULT_USAGE)
+_USAGE = select(_U.stored).where(_U.owner == bindparam("whose"))
 
 
 class SqlVaultTable:
@@ -120,6 +120,7 @@ class SqlVaultTable:
         except IntegrityError as error:
             message = f"chunk {index} of the encrypted object {object_id} is there already, or the object isn't"
             raise ConflictError(message) from error
+        self._count(object_id, len(sealed))
 
     def chunks(self, object_id: str, first: int, limit: int) -> Sequence[tuple[int, bytes]]:
         """Up to ``limit`` chunks (index, sealed) from index ``first`` on, in order."""
@@ -128,6 +129,8 @@ class SqlVaultTable:
 
     def delete(self, object_id: str) -> None:
         """Destroys an object's keys and chunks; nothing happens where there is none."""
+        stored = self._connection.execute(_STORED, {"which": object_id}).scalar_one()
+        self._count(object_id, -stored)
         self._connection.execute(_DELETE_CHUNKS, {"which": object_id})
         self._connection.execute(_DELETE, {"which": object_id})
 
@@ -135,9 +138,16 @@ class SqlVaultTable:
         """Ids of objects whose time is over, the oldest first."""
         return list(self._connection.execute(_EXPIRED, {"now": time_text(now), "most": limit}).scalars())
 
-    def usage(self, owner: str, kind: str) -> int:
-        """Bytes (plain) that an owner keeps in objects of a kind, unfinished ones counted as stored so far."""
-        return int(self._connection.execute(_USAGE, {"owner": owner, "kind": kind}).scalar_one())
+    def usage(self, owner: str) -> int:
+        """Bytes that an owner keeps, as they are stored; unfinished objects count."""
+        return int(self._connection.execute(_USAGE, {"whose": owner}).scalar() or 0)
+
+    def _count(self, object_id: str, more: int) -> None:
+        owner = self._connection.execute(_OWNER, {"which": object_id}).scalar()
+        if owner is None or not more:
+            return
+        if not self._connection.execute(_ADD_USAGE, {"whose": owner, "more": more}).rowcount:
+            self._connection.execute(_NEW_USAGE, {"owner": owner, "stored": more})
 
 
 def _read(row: Sequence[Any]) -> VaultRow:

@@ -62,7 +62,7 @@ async def test_another_agents_blob_is_not_found_and_goes_into_no_call(served: Se
 
 async def test_quota_and_size_of_blobs_are_kept(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    make_state(state, settings={"blob_quota_bytes": 3 * _MIB, "blob_max_bytes": 2 * _MIB})
+    make_state(state, settings={"storage_quota_bytes": 3 * _MIB, "blob_max_bytes": 2 * _MIB})
     with serving(state) as served:
         async with served.client() as client:
             with pytest.raises(InvalidArgumentError) as large:
@@ -72,7 +72,7 @@ async def test_quota_and_size_of_blobs_are_kept(tmp_path: Path) -> None:
             with pytest.raises(ResourceExhaustedError) as quota:
                 await client.upload(bytes(2 * _MIB))
     assert large.value.reason == "BLOB_TOO_LARGE"
-    assert quota.value.reason == "BLOB_QUOTA"
+    assert quota.value.reason == "STORAGE_QUOTA"
 
 
 async def test_calls_are_listed_by_pages_and_filters(served: Served) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from broker.domain.ports import SEAL_OVERHEAD, Store, VaultRow
+from broker.domain.ports import Store, VaultRow
 from broker.errors import ConflictError, NotFoundError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
@@ -44,18 +44,23 @@ async def test_chunks_are_given_in_order_and_once(store: Store) -> None:
         await store.write(lambda tx: tx.vault.insert_chunk("blob_9", 1, b"no object"))
 
 
-async def test_usage_counts_plain_bytes(store: Store) -> None:
+async def test_usage_counts_all_that_an_owner_keeps(store: Store) -> None:
     await store.write(lambda tx: tx.vault.insert(ROW))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_2")))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="call_1", kind="call")))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_3", owner="agt_2")))
-    assert await store.read(lambda tx: tx.vault.usage("agt_1", "blob")) == 0
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 0
     for object_id in ("blob_1", "blob_2", "call_1", "blob_3"):
-        sealed = bytes(SEAL_OVERHEAD + 100)
-        await store.write(lambda tx, which=object_id, sealed=sealed: tx.vault.insert_chunk(which, 0, sealed))
-    assert await store.read(lambda tx: tx.vault.usage("agt_1", "blob")) == 200
+        await store.write(lambda tx, which=object_id: tx.vault.insert_chunk(which, 0, bytes(100)))
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 300
+    assert await store.read(lambda tx: tx.vault.usage("agt_2")) == 100
+    await store.write(lambda tx: tx.vault.delete("call_1"))
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 200
+
+
+async def test_an_upload_is_marked_complete(store: Store) -> None:
+    await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_2")))
     await store.write(lambda tx: tx.vault.complete("blob_2", size=5000, digest="sha256:00"))
-    assert await store.read(lambda tx: tx.vault.usage("agt_1", "blob")) == 5100
     found = await store.read(lambda tx: tx.vault.get("blob_2"))
     assert found == replace(ROW, id="blob_2", size=5000, digest="sha256:00", complete=True)
     with pytest.raises(NotFoundError):
