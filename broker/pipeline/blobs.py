@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -27,7 +28,9 @@ UNFINISHED_TTL = timedelta(hours=1)
 
 
 class BlobWriter:
-    """Writes one blob: ``write`` pieces of any size, then ``finish``. Left unfinished it is erased after a while."""
+    """Writes one blob: ``write`` pieces of any size, then ``finish`` or ``discard``. Left alone it is erased after a
+    while.
+    """
 
     def __init__(self, parts: Parts, owner: str, *, data_classes: tuple[str, ...] = (), quota: bool = True) -> None:
         self._parts = parts
@@ -93,6 +96,10 @@ class BlobWriter:
             )
         return self._sealed
 
+    async def discard(self) -> None:
+        """Erases what was written."""
+        await self._parts.store.write(lambda tx: tx.vault.delete(self.id))
+
     async def finish(self, expires: datetime) -> VaultRow:
         """Stores the rest and makes the blob readable until ``expires``."""
         rest, index = bytes(self._buffer), self._index
@@ -150,15 +157,19 @@ class Blobs:
             ResourceExhaustedError: a limit or quota.
         """
         writer = BlobWriter(self._parts, caller.identity.id, data_classes=data_classes)
-        async for piece in pieces:
-            await writer.write(piece)
-            if 0 <= size < writer.size:
-                break
-        if size >= 0 and writer.size != size:
-            raise _mismatch("size", f"announced {size} bytes, and {writer.size} or more came")
-        if digest and writer.digest != digest:
-            raise _mismatch("digest", f"announced {digest}, and what came has {writer.digest}")
-        return await writer.finish(self._parts.clock() + timedelta(seconds=self._parts.bounds.blob_ttl_s))
+        try:
+            async for piece in pieces:
+                await writer.write(piece)
+                if 0 <= size < writer.size:
+                    break
+            if size >= 0 and writer.size != size:
+                raise _mismatch("size", f"announced {size} bytes, and {writer.size} or more came")
+            if digest and writer.digest != digest:
+                raise _mismatch("digest", f"announced {digest}, and what came has {writer.digest}")
+            return await writer.finish(self._parts.clock() + timedelta(seconds=self._parts.bounds.blob_ttl_s))
+        except BaseException:
+            await asyncio.shield(writer.discard())
+            raise
 
     def visible(self, tx: Transaction, caller: Caller, blob_id: str) -> VaultRow:
         """A complete blob that the caller may read: its own, or for a human one of their agents'.
