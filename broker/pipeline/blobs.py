@@ -162,10 +162,7 @@ class Blobs:
                 await writer.write(piece)
                 if 0 <= size < writer.size:
                     break
-            if size >= 0 and writer.size != size:
-                raise _mismatch("size", f"announced {size} bytes, and {writer.size} or more came")
-            if digest and writer.digest != digest:
-                raise _mismatch("digest", f"announced {digest}, and what came has {writer.digest}")
+            _check_announced(writer, size, digest)
             return await writer.finish(self._parts.clock() + timedelta(seconds=self._parts.bounds.blob_ttl_s))
         except BaseException:
             await asyncio.shield(writer.discard())
@@ -226,6 +223,13 @@ class Blobs:
             index += len(pieces)
             if len(pieces) < _READ_AHEAD:
                 return
+
+
+def _check_announced(writer: BlobWriter, size: int, digest: str) -> None:
+    if size >= 0 and writer.size != size:
+        raise _mismatch("size", f"announced {size} bytes, and {writer.size} or more came")
+    if digest and writer.digest != digest:
+        raise _mismatch("digest", f"announced {digest}, and what came has {writer.digest}")
 
 
 def _mismatch(field: str, why: str) -> InvalidArgumentError:
