@@ -225,7 +225,7 @@ class Demo:
         """Nothing of it is left on the engine."""
         step("Nothing is left behind")
         answer = json.loads(self.broker("sandbox", "gc", "--dry-run", "--json", show=False))
-        left = answer["containers"]
+        left = answer["items"]
         check(not left, f"containers are left: {left}")
         console.print("no container, volume or network of this broker is on the engine")
 

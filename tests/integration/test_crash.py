@@ -34,7 +34,7 @@ async def _started(served: Served, code: str = _ENDLESS) -> str:
 
 
 def _containers(state: Path) -> list[object]:
-    found: list[object] = command_json(state, "sandbox", "gc", "--dry-run")["containers"]
+    found: list[object] = command_json(state, "sandbox", "gc", "--dry-run")["items"]
     return found
 
 
