@@ -26,7 +26,9 @@ HOUR = timedelta(hours=1)
 
 
 class World:
-    """A real state directory with the humans ada (operator), bob and eve, and the agents reporter (ada's) and spy."""
+    """A real state directory with the humans ada (operator), bob and eve, and two agents that bob registered: reporter
+    (ada's) and spy (eve's).
+    """
 
     def __init__(self, local: Local) -> None:
         self.local = local
@@ -52,8 +54,9 @@ class World:
             if kind is IdentityKind.HUMAN:
                 new = registry.register_human(tx, name=name, by=self.ada, now=self.now)
             else:
-                new = registry.register_agent(tx, name=name, owner=owner, by=self.ada, now=self.now)
-            return Caller(new, registry.issue(tx, identity=new.id, certificate=certificate, by=self.ada, now=self.now))
+                new = registry.register_agent(tx, name=name, owner=owner, by=self.bob, now=self.now)
+            by = new.registrar or self.ada
+            return Caller(new, registry.issue(tx, identity=new.id, certificate=certificate, by=by, now=self.now))
 
         self.keys[name], self.certificates[name] = key, certificate
         self.callers[name] = self.local.write(work)

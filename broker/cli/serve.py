@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,10 @@ import typer
 
 from broker.app import Running, running
 from broker.cli.output import OutputModel, console, emit
+from broker.errors import UnavailableError
 from broker.settings import DEFAULT_STATE, Settings, load_settings
+
+_LOOK_S = 1.0
 
 
 class ServeOutput(OutputModel):
@@ -62,8 +66,22 @@ async def _serve(state: Path, settings: Settings, *, as_json: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running(state, settings) as broker:
         emit(_output(broker), as_json=as_json, render=_render)
-        await stop.wait()
+        await _until_stopped(stop, broker)
         structlog.get_logger(__name__).info("broker.draining", seconds=settings.drain_s)
+
+
+async def _until_stopped(stop: asyncio.Event, broker: Running) -> None:
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                await stop.wait()
+        if broker.parts.store.failed:
+            # Whether the last commit is durable shows only after a new start: whoever supervises us must make it.
+            raise UnavailableError(
+                "the database has failed; the broker stops and takes no more calls",
+                reason="STORE_FAILED",
+                hint="Look for a full or broken disk, then start the broker again.",
+            )
 
 
 def _output(broker: Running) -> ServeOutput:

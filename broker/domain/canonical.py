@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+from array import array
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import TypeAlias, cast
 
 import rfc8785
@@ -17,6 +21,12 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 
 MAX_DEPTH = 32
 """Deepest nesting of arrays and objects that is read from outside."""
+
+_INVALID = "INVALID_JSON"
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # read as signed: +1 and -1
+_BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """Integers beyond this are not the same number in every reader (I-JSON); send them as strings."""
@@ -61,7 +71,7 @@ def parse_json(text: str | bytes, *, field: str, max_bytes: int) -> JsonValue:
         raise _refuse(field, f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
     except ValueError as error:
         raise _refuse(field, str(error)) from error
-    _check(value, field, ())
+    _check(value, field)
     return cast("JsonValue", value)
 
 
@@ -74,27 +84,13 @@ def parse_object(text: str | bytes, *, field: str, max_bytes: int) -> JsonObject
 
 
 def _depth(raw: bytes) -> int:
-    # Counted before parsing, outside strings, so that nesting can't exhaust the parser's stack.
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > MAX_DEPTH:
-                return deepest
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
-    return deepest
+    """The deepest nesting; where it can't be over ``MAX_DEPTH``, perhaps 0."""
+    # Counted before parsing, outside strings, so that nesting can't exhaust the parser's stack. No loop of ours touches
+    # a byte: a megabyte is read while others wait for the interpreter.
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return 0  # deeper than that it can't be
+    brackets = _STRINGS.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(array("b", brackets)), default=0)
 
 
 def _unique(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
@@ -112,28 +108,51 @@ def _no_constant(name: str) -> float:
     raise ValueError(message)
 
 
-def _check(value: object, field: str, path: tuple[str | int, ...]) -> None:
+_Flaw: TypeAlias = tuple[list[str | int], str, str]
+"""Where, innermost part first; what is wrong; the reason."""
+
+
+def _check(value: object, field: str) -> None:
+    flaw = _flaw(value)
+    if flaw is not None:
+        path, why, reason = flaw
+        raise _refuse(field + pointer(*reversed(path)), why, reason=reason)
+
+
+def _flaw(value: object) -> _Flaw | None:
+    # The path is put together on the way out, so that documents without a flaw don't pay for it.
+    if isinstance(value, str):
+        return _text_flaw(value)
     if isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key, field + pointer(*path))
-            _check(item, field, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check(item, field, (*path, index))
-    elif isinstance(value, str):
-        _check_text(value, field + pointer(*path))
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise _refuse(field + pointer(*path), "is a number beyond the range of a double")
+        return _inner_flaw(value.items(), keys=True)
+    if isinstance(value, list):
+        return _inner_flaw(enumerate(value), keys=False)
+    why = ""
+    if isinstance(value, float) and not math.isfinite(value):
+        why = "is a number beyond the range of a double"
     elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
-        raise _refuse(field + pointer(*path), "is an integer beyond 2^53-1; send it as a string")
+        why = "is an integer beyond 2^53-1; send it as a string"
+    return ([], why, _INVALID) if why else None
 
 
-def _check_text(text: str, where: str) -> None:
+def _inner_flaw(items: Iterable[tuple[str | int, object]], *, keys: bool) -> _Flaw | None:
+    for part, item in items:
+        if keys and (flaw := _text_flaw(str(part))) is not None:
+            return flaw
+        if (flaw := _flaw(item)) is not None:
+            flaw[0].append(part)
+            return flaw
+    return None
+
+
+def _text_flaw(text: str) -> _Flaw | None:
+    found = _BAD_TEXT.search(text)
+    if found is None:
+        return None
     if "\x00" in text:
-        raise _refuse(where, "holds a NUL character", reason="NUL_CHARACTER")
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in text):
-        raise _refuse(where, "holds a lone surrogate")
+        return [], "holds a NUL character", "NUL_CHARACTER"
+    return [], "holds a lone surrogate", _INVALID
 
 
-def _refuse(field: str, why: str, *, reason: str = "INVALID_JSON") -> InvalidArgumentError:
+def _refuse(field: str, why: str, *, reason: str = _INVALID) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field} {why}", reason=reason, violations=(FieldViolation(field, why),))

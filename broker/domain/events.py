@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
-from broker.domain.call import CallContext, CallState, Decision, InputFile, Lineage
+from broker.domain.call import CallContext, CallState, Decision, InputFile, Lineage, Source
 from broker.domain.run import EndCause, EvidenceSource, StreamSummary
 from broker.domain.tier import Tier
 from broker.errors import DataLossError
@@ -85,7 +85,10 @@ class CallEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """What is kept, encrypted, of a call's request: enough to show it, to run it later and to replay it."""
+    """What is kept, encrypted, of a call's request: enough to show it, to run it later and to replay it.
+
+    Read in brief it has no arguments, files, sources, delegation and envelope: those can be long, and lie apart.
+    """
 
     tool: str
     tool_version: str
@@ -128,6 +131,22 @@ class CallView:
     outcome: Outcome | None
 
 
+@dataclass(frozen=True, slots=True)
+class _RequestTexts:
+    arguments_json: str
+    files: tuple[InputFile, ...]
+    file_digests: dict[str, str]
+    delegation: str
+    sources: tuple[Source, ...]
+    envelope: str
+
+
+@dataclass(frozen=True, slots=True)
+class _OutcomeTexts:
+    result_json: str
+    files: tuple[OutputFile, ...]
+
+
 class _Tag(enum.StrEnum):
     STATE = "state"
     OUTPUT = "output"
@@ -137,10 +156,19 @@ class _Tag(enum.StrEnum):
 _STATE = TypeAdapter(StateChanged)
 _FINISHED = TypeAdapter(Finished)
 _REQUEST = TypeAdapter(StoredRequest)
+_REQUEST_TEXTS = TypeAdapter(_RequestTexts)
+_OUTCOME_TEXTS = TypeAdapter(_OutcomeTexts)
+
+REQUEST = 0
+"""Chunk of a call's object that holds its request in brief; chunk n from 1 on holds event number n."""
+REQUEST_TEXTS = -1
+"""Chunk with what may be long in the request: a list of calls is made without it."""
+OUTCOME_TEXTS = -2
+"""Chunk with what may be long in the outcome."""
 
 
 def encode_event(event: CallEvent) -> bytes:
-    """One line of JSON, then the raw bytes of an output piece."""
+    """One line of JSON, then the raw bytes of an output piece; of an outcome what ``encode_outcome_texts`` leaves."""
     head: dict[str, object] = {"number": event.number, "time": event.time.isoformat()}
     match event.payload:
         case OutputPiece(stream, offset, data):
@@ -151,7 +179,8 @@ def encode_event(event: CallEvent) -> bytes:
             return json.dumps(head).encode() + b"\n" + _STATE.dump_json(event.payload)
         case Finished():
             head["tag"] = _Tag.FINISHED
-            return json.dumps(head).encode() + b"\n" + _FINISHED.dump_json(event.payload)
+            brief = replace(event.payload, outcome=replace(event.payload.outcome, result_json="", files=()))
+            return json.dumps(head).encode() + b"\n" + _FINISHED.dump_json(brief)
 
 
 def decode_event(data: bytes) -> CallEvent:
@@ -175,18 +204,64 @@ def decode_event(data: bytes) -> CallEvent:
         raise DataLossError("a kept event can't be read", reason="EVENT_UNREADABLE") from error
 
 
-def encode_request(request: StoredRequest) -> bytes:
-    """The bytes under which a request is kept."""
-    return _REQUEST.dump_json(request)
+def encode_outcome_texts(outcome: Outcome) -> bytes:
+    """What may be long in an outcome: the result and the list of its files."""
+    return _OUTCOME_TEXTS.dump_json(_OutcomeTexts(outcome.result_json, outcome.files))
 
 
-def decode_request(data: bytes) -> StoredRequest:
-    """Reads what ``encode_request`` wrote.
+def decode_outcome_texts(outcome: Outcome, texts: bytes) -> Outcome:
+    """The whole of an outcome that was read in brief.
+
+    Raises:
+        DataLossError: the bytes are no such texts.
+    """
+    try:
+        found = _OUTCOME_TEXTS.validate_json(texts)
+    except ValueError as error:
+        raise DataLossError("a kept outcome can't be read", reason="OUTCOME_UNREADABLE") from error
+    return replace(outcome, result_json=found.result_json, files=found.files)
+
+
+def encode_request(request: StoredRequest) -> tuple[bytes, bytes]:
+    """The bytes under which a request is kept: in brief, and what may be long."""
+    context = request.context
+    brief = replace(
+        request,
+        arguments_json="",
+        files=(),
+        file_digests={},
+        context=replace(context, delegation="", sources=()),
+        envelope="",
+    )
+    texts = _RequestTexts(
+        request.arguments_json,
+        request.files,
+        request.file_digests,
+        context.delegation,
+        context.sources,
+        request.envelope,
+    )
+    return _REQUEST.dump_json(brief), _REQUEST_TEXTS.dump_json(texts)
+
+
+def decode_request(brief: bytes, texts: bytes | None = None) -> StoredRequest:
+    """Reads what ``encode_request`` wrote; without ``texts`` in brief.
 
     Raises:
         DataLossError: the bytes are no request.
     """
     try:
-        return _REQUEST.validate_json(data)
+        request = _REQUEST.validate_json(brief)
+        if texts is None:
+            return request
+        found = _REQUEST_TEXTS.validate_json(texts)
     except ValueError as error:
         raise DataLossError("a kept request can't be read", reason="REQUEST_UNREADABLE") from error
+    return replace(
+        request,
+        arguments_json=found.arguments_json,
+        files=found.files,
+        file_digests=found.file_digests,
+        context=replace(request.context, delegation=found.delegation, sources=found.sources),
+        envelope=found.envelope,
+    )

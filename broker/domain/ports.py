@@ -59,6 +59,9 @@ class LedgerTable(Protocol):
 SEAL_OVERHEAD = 28
 """Bytes by which a sealed chunk is longer than its plain text: a 96-bit nonce and a 128-bit tag."""
 
+OBJECT_COST = 1024
+"""Bytes that an object counts for besides its chunks and labels: what its row and keys take, rounded up."""
+
 
 @dataclass(frozen=True, slots=True)
 class VaultRow:
@@ -87,8 +90,8 @@ class VaultTable(Protocol):
     def get(self, object_id: str) -> VaultRow | None:
         """An object, complete or not."""
 
-    def complete(self, object_id: str, *, size: int, digest: str) -> None:
-        """Marks an upload complete, with its size and digest."""
+    def complete(self, object_id: str, *, size: int, digest: str, expires: datetime | None) -> None:
+        """Marks an upload complete, with its size and digest; it is kept until ``expires``, sooner or later than before."""
 
     def extend(self, object_id: str, expires: datetime | None) -> None:
         """Keeps an object at least until then; ``None`` is for ever. Never shortens."""
@@ -106,7 +109,10 @@ class VaultTable(Protocol):
         """Ids of objects whose time is over."""
 
     def usage(self, owner: str) -> int:
-        """Bytes that an owner keeps in all objects, as they are stored; unfinished ones count."""
+        """Bytes that an owner keeps in all objects: chunks as they are stored, labels, and ``OBJECT_COST`` for each.
+
+        Unfinished ones count.
+        """
 
 
 class IdentityTable(Protocol):
@@ -240,6 +246,9 @@ class RefusalTable(Protocol):
     def bump(self, agent: str, key: str, now: datetime, body: bytes) -> int:
         """Counts one more; returns the count since the row was made: 1 is the first."""
 
+    def keys(self, agent: str) -> frozenset[str]:
+        """The keys of an agent's rows."""
+
     def due(self, first_before: datetime) -> Sequence[Refusal]:
         """Rows whose first refusal is older than that."""
 
@@ -280,8 +289,20 @@ class Store(Protocol):
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` on a consistent snapshot."""
 
+    @property
+    def failed(self) -> bool:
+        """Has a commit failed so that nobody knows whether it is durable? No write is taken after that, for good."""
+
+    @property
+    def scrub_due(self) -> bool:
+        """May something that was deleted still be readable in the files?"""
+
     async def scrub(self) -> None:
-        """Makes what was deleted unreadable in the files; worth its cost after an erasure."""
+        """Makes what was deleted unreadable in the files, and lowers ``scrub_due``.
+
+        Raises:
+            UnavailableError: ``STORE_BUSY``, at once: readers were in the way; it stays due.
+        """
 
     def data_version(self) -> int:
         """A number that differs after anybody, this process or another, has committed; cheap enough to ask on each RPC."""

@@ -121,6 +121,8 @@ def _session(tx: Transaction, agent: Identity, context: CallContext, now: dateti
         why = "the session has expired"
     elif not _valid_human(tx, session.starter):
         why = "the human who started the session has been revoked"
+    elif session.starter not in {agent.owner, agent.registrar}:
+        why = "the human who started the session no longer answers for the agent"
     else:
         return session
     raise PermissionDeniedError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Caller, Identity, IdentityKind, Schedule, Session
@@ -26,6 +27,14 @@ SCHEDULED_PER_HOUR = 60
 """Sessions that an agent may start by itself within an hour: each is a ledger entry."""
 MAX_PAGE = 1000
 
+Oversees: TypeAlias = Callable[[str], bool]
+"""Does the policy let the caller reach what belongs to others in this workspace? It isn't asked about agents."""
+
+
+def nobody_oversees(_: str) -> bool:
+    """The answer for a caller who is only let at their own things."""
+    return False
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulePlan:
@@ -42,7 +51,11 @@ class SchedulePlan:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Changes to sessions. Whether the caller may ask at all is the policy's business, decided before."""
+    """Changes to sessions. Whether the caller may ask at all is the policy's business, decided before.
+
+    Whoever starts an agent's work, or lets it start by itself, answers for it: that is its owner or its registrar. Were
+    it anybody, any human could lend their name to an agent of somebody else's, and with it the proof that tier 3 wants.
+    """
 
     recorder: Recorder
 
@@ -71,7 +84,8 @@ class Sessions:
         Raises:
             InvalidArgumentError: a field is wrong (``TTL_INVALID``, ``NAME_INVALID``, ``SCHEDULE_UNEXPECTED``).
             NotFoundError: no such valid agent (``AGENT_UNKNOWN``).
-            PermissionDeniedError: an agent without a schedule that fits (``SCHEDULE_INVALID``).
+            PermissionDeniedError: a human who neither owns nor registered the agent (``NOT_IN_LINEAGE``); an agent
+                without a schedule that fits (``SCHEDULE_INVALID``).
             ResourceExhaustedError: the agent started too many by itself (``SESSION_QUOTA``).
         """
         check_name(workspace, field="workspace")
@@ -81,7 +95,7 @@ class Sessions:
             if schedule:
                 raise _wrong("schedule", "is only for agents", "SCHEDULE_UNEXPECTED")
             starter = _human(tx, caller)
-            target = _agent(tx, agent)
+            target = _answered_for(_agent(tx, agent), starter)
             expires = now + (ttl or DEFAULT_TTL)
         else:
             target = caller.identity
@@ -97,13 +111,21 @@ class Sessions:
         )
         return session
 
-    def end(self, tx: Transaction, *, caller: Caller, session_id: str, now: datetime) -> Session:
-        """Ends a session; ending it again changes nothing. Its starter, the agent and its owner may.
+    def end(
+        self,
+        tx: Transaction,
+        *,
+        caller: Caller,
+        session_id: str,
+        now: datetime,
+        oversees: Oversees = nobody_oversees,
+    ) -> Session:
+        """Ends a session; ending it again changes nothing. Whoever may see it may.
 
         Raises:
             NotFoundError: there is none that the caller may see (``SESSION_UNKNOWN``).
         """
-        session = get_session(tx, caller=caller, session_id=session_id)
+        session = get_session(tx, caller=caller, session_id=session_id, oversees=oversees)
         if session.ended is not None:
             return session
         agent = tx.identities.get(session.agent)
@@ -117,7 +139,8 @@ class Sessions:
         """Registers when an agent may start sessions by itself; the human who asks is the starter of each.
 
         Raises:
-            PermissionDeniedError: the caller is no human (``NOT_A_HUMAN``).
+            PermissionDeniedError: the caller is no human (``NOT_A_HUMAN``), or one who neither owns nor registered the
+                agent (``NOT_IN_LINEAGE``).
             NotFoundError: ``AGENT_UNKNOWN``.
             InvalidArgumentError: a field is wrong (``SCHEDULE_INVALID``, ``TTL_INVALID``, ``NAME_INVALID``).
         """
@@ -125,7 +148,7 @@ class Sessions:
             raise PermissionDeniedError("only a human registers a schedule", reason="NOT_A_HUMAN")
         registrar = _human(tx, caller)
         check_name(plan.workspace, field="schedule.workspace")
-        agent = _agent(tx, plan.agent)
+        agent = _answered_for(_agent(tx, plan.agent), registrar)
         _check_ttl(plan.session_ttl, "schedule.session_ttl")
         if not plan.weekdays <= frozenset(range(1, 8)):
             raise _wrong("schedule.weekdays", "must be 1 (Monday) to 7 (Sunday)", "SCHEDULE_INVALID")
@@ -199,6 +222,8 @@ class Sessions:
             why = "the schedule is for another workspace"
         elif registrar.revoked is not None:
             why = "the human who registered the schedule has been revoked"
+        elif not _answers_for(registrar.id, me):
+            why = "the human who registered the schedule no longer owns the agent, nor is its registrar"
         elif not schedule.covers(now):
             why = "the schedule doesn't cover this time"
         else:
@@ -210,20 +235,21 @@ class Sessions:
         )
 
 
-def get_session(tx: Transaction, *, caller: Caller, session_id: str) -> Session:
-    """A session that the caller may see: an agent its own, a human those that they started or of agents they own.
+def get_session(tx: Transaction, *, caller: Caller, session_id: str, oversees: Oversees = nobody_oversees) -> Session:
+    """A session that the caller may see: an agent its own; a human those that they started, those of agents that they
+    own, and whatever lies in a workspace that they oversee.
 
     Raises:
         NotFoundError: there is none, or none that this caller may see (``SESSION_UNKNOWN``).
     """
     session = tx.identities.session(session_id)
-    if session is None or not _visible(tx, caller, session):
+    if session is None or not _visible(tx, caller, session, oversees):
         raise _unknown(session_id)
     return session
 
 
 def list_sessions(
-    tx: Transaction, *, caller: Caller, agent: str, limit: int, before: str = ""
+    tx: Transaction, *, caller: Caller, agent: str, limit: int, before: str = "", oversees: Oversees | None = None
 ) -> tuple[Sequence[Session], str]:
     """Sessions that the caller may see, newest first, and the token of the next page (empty on the last).
 
@@ -233,16 +259,46 @@ def list_sessions(
         agent: an agent's name, or empty for all; one that the caller may not see gives an empty list.
         limit: most sessions in the answer, 1 to 1000.
         before: token of the page.
+        oversees: where the caller oversees others; ``None``: nowhere, which spares looking at the sessions of others.
     """
     limit = max(1, min(limit, MAX_PAGE))
+    if oversees is None or caller.identity.kind is not IdentityKind.HUMAN:
+        ordered = _own(tx, caller, agent, limit, before)
+    else:
+        ordered = _overseen(tx, caller, agent, oversees, limit=limit, before=before)
+    shown = ordered[:limit]
+    return shown, shown[-1].id if len(ordered) > limit else ""
+
+
+def _own(tx: Transaction, caller: Caller, agent: str, limit: int, before: str) -> list[Session]:
     found: dict[str, Session] = {}
     for agent_id, starter_id in _queries(tx, caller, agent):
         page = tx.identities.sessions(agent=agent_id, starter=starter_id, before=before, limit=limit + 1)
         found.update((session.id, session) for session in page)
     # Ids sort by the time of their birth, so the merged pages are one list, newest first.
-    ordered = [found[key] for key in sorted(found, reverse=True)]
-    shown = ordered[:limit]
-    return shown, shown[-1].id if len(ordered) > limit else ""
+    return [found[key] for key in sorted(found, reverse=True)]
+
+
+def _overseen(
+    tx: Transaction, caller: Caller, agent: str, oversees: Oversees, *, limit: int, before: str
+) -> list[Session]:
+    named = tx.identities.by_name(IdentityKind.AGENT, agent) if agent else None
+    if agent and named is None:
+        return []
+    answers: dict[str, bool] = {}
+
+    def remembered(workspace: str) -> bool:
+        if workspace not in answers:
+            answers[workspace] = oversees(workspace)
+        return answers[workspace]
+
+    found: list[Session] = []
+    while True:
+        page = tx.identities.sessions(agent=named.id if named else "", starter="", before=before, limit=MAX_PAGE)
+        found += [session for session in page if _visible(tx, caller, session, remembered)]
+        if len(page) < MAX_PAGE or len(found) > limit:
+            return found
+        before = page[-1].id
 
 
 def _queries(tx: Transaction, caller: Caller, agent: str) -> list[tuple[str, str]]:
@@ -259,12 +315,14 @@ def _queries(tx: Transaction, caller: Caller, agent: str) -> list[tuple[str, str
     return [("", me.id), *owned]
 
 
-def _visible(tx: Transaction, caller: Caller, session: Session) -> bool:
+def _visible(tx: Transaction, caller: Caller, session: Session, oversees: Oversees) -> bool:
     me = caller.identity
     if me.kind is IdentityKind.AGENT:
         return session.agent == me.id
     agent = tx.identities.get(session.agent)
-    return session.starter == me.id or (agent is not None and agent.owner == me.id)
+    if session.starter == me.id or (agent is not None and agent.owner == me.id):
+        return True
+    return oversees(session.workspace)
 
 
 def _human(tx: Transaction, caller: Caller) -> str:
@@ -284,6 +342,20 @@ def _agent(tx: Transaction, name: str) -> Identity:
             hint="Register it with: broker identity issue agent NAME --owner HUMAN",
         )
     return agent
+
+
+def _answers_for(human: str, agent: Identity) -> bool:
+    return human in {agent.owner, agent.registrar}
+
+
+def _answered_for(agent: Identity, human: str) -> Identity:
+    if _answers_for(human, agent):
+        return agent
+    raise PermissionDeniedError(
+        f"you neither own agent {agent.name} nor registered it, so you can't answer for its work",
+        reason="NOT_IN_LINEAGE",
+        hint="Ask its owner or its registrar; `broker identity list` shows who they are.",
+    )
 
 
 def _check_ttl(ttl: timedelta, field: str) -> None:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.domain.call import CallState, check_move
-from broker.domain.events import CallEvent, EventPayload, StoredRequest, encode_event
+from broker.domain.events import (
+    OUTCOME_TEXTS,
+    CallEvent,
+    EventPayload,
+    Finished,
+    StoredRequest,
+    encode_event,
+    encode_outcome_texts,
+)
 from broker.domain.ports import CallRow, SealedObject, Transaction
 from broker.domain.run import EndCause
 from broker.pipeline.feed import Feed
@@ -64,4 +72,6 @@ def write_events(
     events = [CallEvent(last + index, now, payload) for index, payload in enumerate(payloads, start=1)]
     for event in events:
         sealed.put(tx, event.number, encode_event(event))
+        if isinstance(event.payload, Finished):
+            sealed.put(tx, OUTCOME_TEXTS, encode_outcome_texts(event.payload.outcome))
     return events

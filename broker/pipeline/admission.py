@@ -5,6 +5,7 @@ The policy is asked before the arguments are looked at, so that a caller who may
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -16,10 +17,10 @@ from broker.domain.call import (
     PolicyRequest,
 )
 from broker.domain.canonical import digest
-from broker.domain.events import CallEvent, StateChanged, StoredRequest, encode_request
+from broker.domain.events import REQUEST, REQUEST_TEXTS, CallEvent, StateChanged, StoredRequest, encode_request
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import NAME_PATTERN, new_id
-from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.ports import OBJECT_COST, CallRow, Transaction, VaultRow
 from broker.domain.tier import Tier
 from broker.errors import (
     ConflictError,
@@ -35,6 +36,7 @@ from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, write_events
 from broker.pipeline.blobs import Blobs, check_storage
 from broker.pipeline.checks import (
+    check_classes,
     check_paths,
     check_sizes,
     denied,
@@ -45,6 +47,7 @@ from broker.pipeline.checks import (
 from broker.pipeline.feed import Feed
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
+from broker.pipeline.rates import Rates
 from broker.pipeline.refusals import Refusals
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
@@ -75,6 +78,8 @@ class Admission:
         self._blobs = blobs
         self._refusals = refusals
         self._turns = turns
+        bounds = parts.bounds
+        self._rates = Rates(per_s=bounds.admissions_per_s, burst=bounds.admissions_burst, clock=time.monotonic)
 
     async def admit(self, caller: Caller, request: CallRequest) -> Admitted:
         """Checks, decides and records a request.
@@ -83,12 +88,13 @@ class Admission:
             PermissionDeniedError: policy, lineage or tier; names the rule.
             InvalidArgumentError: arguments, files or context; names the field.
             ConflictError: the request id stands for another request.
-            ResourceExhaustedError: quota or queue; says when to try again.
+            ResourceExhaustedError: rate, quota or queue; says when to try again.
             FailedPreconditionError: another version of the tool was meant.
         """
         known = await self._parts.store.read(lambda tx: self._known(tx, caller, request))
         if known is not None:
             return Admitted(known.id, None)
+        self._rates.take(caller.identity.id)
         try:
             checked = await self._check(caller, request)
         except PermissionDeniedError as error:
@@ -176,17 +182,20 @@ class Admission:
 
         checked = await self._parts.store.read(work)
         check_sizes(tool, checked.blobs)
+        check_classes(checked.data_classes)
         return checked
 
     async def _record(self, caller: Caller, request: CallRequest, error: PermissionDeniedError) -> None:
         known = self._parts.catalogue.get(request.tool)
         workspace = request.context.workspace
+        # Not whether a rule refused it: a rule for all workspaces refuses those that an agent makes up as well.
+        named = workspace in self._parts.policy.snapshot.workspaces
         body = journal.refusal_body(
             reason=error.reason,
             rule=error.metadata.get("rule", ""),
             # What an agent makes up is not written down: it could fill the ledger with names.
             obj=request.tool if known else "?",
-            workspace=workspace if error.metadata.get("rule", "default-deny") != "default-deny" else "?",
+            workspace=workspace if named else "?",
             tier=tool_tier(known),
             owner=caller.identity.owner,
         )
@@ -197,7 +206,6 @@ class Admission:
         call_id = new_id("call")
         tool = checked.tool
         expires = now + timedelta(seconds=tool.spec.retention)
-        file_digests = {item.path: blob.digest for item, blob in zip(request.files, checked.blobs, strict=True)}
         plan = plan_job(
             self._parts,
             self._blobs,
@@ -212,7 +220,6 @@ class Admission:
             lineage=checked.lineage,
             tool=tool,
             plan=plan,
-            file_digests=file_digests,
             decision=checked.decision,
             expires=expires,
         )
@@ -221,7 +228,7 @@ class Admission:
             tool_version=tool.digest,
             arguments_json=request.arguments_bytes.decode(),
             files=request.files,
-            file_digests=file_digests,
+            file_digests=dict(plan.file_digests),
             context=request.context,
             request_id=request.request_id,
             fingerprint=caller.certificate.fingerprint,
@@ -267,12 +274,13 @@ class Admission:
         known = self._known(tx, caller, request)  # another of the same id may have come in the meantime
         if known is not None:
             return Admitted(known.id, None)
-        request_bytes = encode_request(stored)
-        check_storage(self._parts, tx, row.agent, len(request_bytes))
+        brief, texts = encode_request(stored)
+        check_storage(self._parts, tx, row.agent, OBJECT_COST + len(brief) + len(texts))
         sealed = self._parts.vault.create(
             tx, object_id=row.id, owner=row.agent, kind="call", now=now, expires=row.expires
         )
-        sealed.put(tx, 0, request_bytes)
+        sealed.put(tx, REQUEST, brief)
+        sealed.put(tx, REQUEST_TEXTS, texts)
         body = {
             **journal.request_body(row, stored, self._parts.images[tool.spec.image], sealed),
             **journal.decision_body(stored.decision, row.agent),

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
-from broker.domain.ports import SealedObject, Transaction, VaultRow
+from broker.domain.ports import OBJECT_COST, SealedObject, Transaction, VaultRow
 from broker.errors import (
+    DataLossError,
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
@@ -76,13 +77,14 @@ class BlobWriter:
         self._index += 1
 
         def work(tx: Transaction) -> None:
-            self._object(tx).put(tx, index, piece)
+            self._object(tx, len(piece)).put(tx, index, piece)
 
         await self._parts.store.write(work)
 
-    def _object(self, tx: Transaction) -> SealedObject:
+    def _object(self, tx: Transaction, more: int) -> SealedObject:
         if self._quota:
-            check_storage(self._parts, tx, self._owner, len(self._buffer))
+            fixed = OBJECT_COST if self._sealed is None else 0
+            check_storage(self._parts, tx, self._owner, fixed + more)
         if self._sealed is None:
             now = self._parts.clock()
             self._sealed = self._parts.vault.create(
@@ -105,11 +107,10 @@ class BlobWriter:
         rest, index = bytes(self._buffer), self._index
 
         def work(tx: Transaction) -> VaultRow:
-            sealed = self._object(tx)
+            sealed = self._object(tx, len(rest))
             if rest:
                 sealed.put(tx, index, rest)
-            tx.vault.complete(self.id, size=self.size, digest=self.digest)
-            tx.vault.extend(self.id, expires)
+            tx.vault.complete(self.id, size=self.size, digest=self.digest, expires=expires)
             row = tx.vault.get(self.id)
             if row is None:
                 raise NotFoundError(f"blobs/{self.id} is gone", reason="BLOB_NOT_FOUND")
@@ -193,6 +194,7 @@ class Blobs:
         Raises:
             NotFoundError: as ``visible``.
             OutOfRangeError: the offset lies beyond the end.
+            DataLossError: what is kept isn't the whole blob.
         """
         row = await self._parts.store.read(lambda tx: self.visible(tx, caller, blob_id))
         if offset < 0 or offset > row.size:
@@ -202,27 +204,47 @@ class Blobs:
                 metadata={"size": str(row.size)},
             )
         position = offset - offset % CHUNK
-        async for piece in self.content(blob_id, first_chunk=position // CHUNK):
+        async for piece in self.content(row, first_chunk=position // CHUNK):
             skip = max(0, offset - position)
             if piece[skip:]:
                 yield position + skip, piece[skip:]
             position += len(piece)
 
-    async def content(self, blob_id: str, *, first_chunk: int = 0) -> AsyncIterator[bytes]:
-        """The chunks of a blob in order, from a chunk on."""
-        index = first_chunk
+    async def content(self, row: VaultRow, *, first_chunk: int = 0) -> AsyncIterator[bytes]:
+        """The chunks of a complete blob in order, from a chunk on.
+
+        Raises:
+            NotFoundError: the blob was erased in the meantime.
+            DataLossError: before the end, where the chunks don't add up to the blob's size; from chunk 0 on, also where
+                they don't have its digest.
+        """
+        found, index, position = hashlib.sha256(), first_chunk, first_chunk * CHUNK
         while True:
             start = index
 
-            def work(tx: Transaction, start: int = start) -> list[bytes]:
-                return [data for _, data in self._parts.vault.open(tx, blob_id).read(tx, start, _READ_AHEAD)]
+            def work(tx: Transaction, start: int = start) -> list[tuple[int, bytes]]:
+                return list(self._parts.vault.open(tx, row.id).read(tx, start, _READ_AHEAD))
 
             pieces = await self._parts.store.read(work)
-            for piece in pieces:
+            for number, piece in pieces:
+                position += len(piece)
+                if number != index or position > row.size:
+                    raise _corrupt(row)
+                index += 1
+                found.update(piece)
                 yield piece
-            index += len(pieces)
             if len(pieces) < _READ_AHEAD:
-                return
+                break
+        if position != row.size or (not first_chunk and f"sha256:{found.hexdigest()}" != row.digest):
+            raise _corrupt(row)
+
+
+def _corrupt(row: VaultRow) -> DataLossError:
+    return DataLossError(
+        f"what is kept of blobs/{row.id} is not the {row.size} bytes with {row.digest} that were put there",
+        reason="BLOB_CORRUPT",
+        hint="Upload it again; keep the database file for an investigation.",
+    )
 
 
 def _check_announced(writer: BlobWriter, size: int, digest: str) -> None:

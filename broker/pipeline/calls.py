@@ -6,12 +6,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from broker.domain.call import RESTING_STATES, PolicyRequest
-from broker.domain.events import CallEvent, CallView, Finished, Outcome, StoredRequest, decode_event, decode_request
+from broker.domain.events import CallEvent, CallView, Finished, Outcome, StoredRequest, decode_event
 from broker.domain.identity import Caller, IdentityKind
-from broker.domain.ports import CallQuery, CallRow, SealedObject, Transaction
+from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.tier import Tier
-from broker.errors import DataLossError, NotFoundError, OutOfRangeError, UnavailableError
+from broker.errors import DataLossError, NotFoundError, OutOfRangeError
 from broker.pipeline.active import ActiveCall
+from broker.pipeline.feed import stalled
+from broker.pipeline.kept import read_outcome, read_request
 from broker.pipeline.parts import Parts
 
 _BATCH = 64
@@ -51,8 +53,8 @@ class Calls:
         request = PolicyRequest(caller.subject, workspace, f"{_SERVICE}/{method}", "rpc", Tier.INTERNAL)
         return self._parts.policy.snapshot.decide(request).allowed
 
-    def view(self, tx: Transaction, row: CallRow) -> CallView:
-        """A call with what is kept of its content."""
+    def view(self, tx: Transaction, row: CallRow, *, brief: bool = False) -> CallView:
+        """A call with what is kept of its content; ``brief`` leaves out, unread, what may be long."""
         request: StoredRequest | None = None
         outcome: Outcome | None = None
         try:
@@ -60,8 +62,8 @@ class Calls:
         except NotFoundError:
             sealed = None  # its time is over and its keys are destroyed: what remains is the row
         if sealed is not None:
-            request = _request(tx, sealed)
-            outcome = _outcome(tx, sealed, row)
+            request = read_request(tx, sealed, brief=brief)
+            outcome = read_outcome(tx, sealed, row, brief=brief)
         return CallView(
             id=row.id,
             request=request,
@@ -90,14 +92,14 @@ class Calls:
         return await self._parts.store.read(lambda tx: self.view(tx, self.visible(tx, caller, call_id, "GetToolCall")))
 
     async def search(self, caller: Caller, query: CallQuery, agent: str) -> list[CallView]:
-        """Calls that the caller may see, newest first; ``agent`` is an id or a name, empty for all."""
+        """Calls that the caller may see, in brief, newest first; ``agent`` is an id or a name, empty for all."""
 
         def work(tx: Transaction) -> list[CallView]:
             agents = _agents(tx, caller, agent)
             if agents is None:
                 return []
             rows = self._listed(tx, caller, replace(query, agents=agents))
-            return [self.view(tx, row) for row in rows]
+            return [self.view(tx, row, brief=True) for row in rows]
 
         return await self._parts.store.read(work)
 
@@ -157,12 +159,7 @@ class Calls:
             if events:
                 continue
             if active is None:
-                raise UnavailableError(
-                    f"calls/{row.id} is at rest nowhere, and this broker doesn't drive it: its outcome is settled at the "
-                    "next start",
-                    reason="CALL_STALLED",
-                    hint="Watch it again once the broker has been restarted; `broker doctor` says how it stands.",
-                )
+                raise stalled(row.id)
             await active.feed.beyond(number - 1)
             if active.feed.failure is not None and active.feed.last < number:
                 raise active.feed.failure
@@ -195,20 +192,3 @@ def _agents(tx: Transaction, caller: Caller, agent: str) -> frozenset[str] | Non
         return frozenset({caller.identity.id}) if caller.identity.kind is IdentityKind.AGENT else frozenset()
     found = tx.identities.get(agent) or tx.identities.by_name(IdentityKind.AGENT, agent)
     return frozenset({found.id}) if found else None
-
-
-def _request(tx: Transaction, sealed: SealedObject) -> StoredRequest | None:
-    for index, data in sealed.read(tx, 0, 1):
-        if index == 0:
-            return decode_request(data)
-    return None
-
-
-def _outcome(tx: Transaction, sealed: SealedObject, row: CallRow) -> Outcome | None:
-    if row.state not in RESTING_STATES:
-        return None
-    for _, data in sealed.read(tx, row.last_event, 1):
-        payload = decode_event(data).payload
-        if isinstance(payload, Finished):
-            return payload.outcome
-    return None

@@ -10,6 +10,7 @@ from broker.domain.identity import Caller
 from broker.domain.ports import VaultRow
 from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.errors import FieldViolation, InvalidArgumentError, PermissionDeniedError
+from broker.pipeline.journal import MAX_DATA_CLASSES
 from broker.specs.catalogue import Tool
 
 _MAX_PATH_DEPTH = 16
@@ -114,6 +115,23 @@ def check_sizes(tool: Tool, blobs: tuple[VaultRow, ...]) -> None:
     total, most = sum(blob.size for blob in blobs), tool.spec.files.max_input_bytes
     if total > most:
         raise _too_many(f"files of {total} bytes together; {tool.spec.name} takes at most {most}")
+
+
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Lets as many classes of data pass as an entry of the ledger has room for.
+
+    Raises:
+        InvalidArgumentError: too many.
+    """
+    if len(classes) > MAX_DATA_CLASSES:
+        field = "tool_call.context.data_classes"
+        why = f"{len(classes)} with those of the tool, the workspace and the files; the limit is {MAX_DATA_CLASSES}"
+        raise InvalidArgumentError(
+            f"{field}: {why}",
+            reason="DATA_CLASSES_TOO_MANY",
+            violations=(FieldViolation(field, why),),
+            hint="Split the call, or label its files with fewer classes.",
+        )
 
 
 def _too_many(why: str) -> InvalidArgumentError:

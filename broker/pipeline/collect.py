@@ -1,12 +1,14 @@
 """What comes out of a container: output into events, result files into blobs, all of it bounded.
 
-Output is written durably before anybody sees it. Pieces that come while a write is under way are joined, so that a tool
-that prints byte by byte costs no commit per byte.
+Output is written durably before anybody sees it. What comes while a write is under way, or soon after one, is joined, so
+that a tool that prints byte by byte costs no commit per byte. Joining keeps each stream in order; which of two streams
+spoke first within one flush is not kept.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,8 +18,10 @@ from broker.domain.run import Ended, FileData, FileEnd, FileStart, Output, Resul
 from broker.errors import UnavailableError
 from broker.pipeline.blobs import BlobWriter
 
-_QUEUE = 64
+_BUFFERED = 64
 _MAX_PIECE = 64 * 1024
+_FLUSH_S = 0.02
+"""Least time between two writes of output."""
 
 
 @dataclass(slots=True)
@@ -28,6 +32,48 @@ class Collected:
     result: bytes | None
     files: tuple[OutputFile, ...]
     tail: list[EventPayload]
+
+
+class _Buffer:
+    """A few events between the run and the collector. Whoever leaves first never keeps the other waiting."""
+
+    def __init__(self) -> None:
+        self._events: deque[RunEvent] = deque()
+        self._some = asyncio.Event()
+        self._room = asyncio.Event()
+        self.urgent = asyncio.Event()
+        """Set when there is no point in waiting for more: it is full, or nothing will come any more."""
+        self.over = False
+
+    async def fill(self, events: AsyncIterator[RunEvent]) -> None:
+        """Takes all events of a run; in the end nothing more will come, for whatever reason."""
+        try:
+            async for event in events:
+                while len(self._events) >= _BUFFERED:
+                    self._room.clear()
+                    await self._room.wait()
+                self._events.append(event)
+                self._some.set()
+                if isinstance(event, Ended) or len(self._events) >= _BUFFERED:
+                    self.urgent.set()
+        finally:
+            self.over = True
+            self._some.set()
+            self.urgent.set()
+
+    async def wait(self) -> None:
+        """Returns once there is an event, or none will come."""
+        await self._some.wait()
+
+    def take(self) -> list[RunEvent]:
+        """All events that are there."""
+        taken = list(self._events)
+        self._events.clear()
+        self._room.set()
+        if not self.over:
+            self._some.clear()
+            self.urgent.clear()
+        return taken
 
 
 @dataclass(slots=True)
@@ -45,7 +91,8 @@ class Collector:
     expires: datetime
     started: bool = False
     _offsets: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
-    _pending: list[OutputPiece] = field(default_factory=list)
+    _pending: list[tuple[str, int, bytearray]] = field(default_factory=list)
+    _open: dict[str, bytearray] = field(default_factory=dict)
     _files: list[OutputFile] = field(default_factory=list)
     _result: bytes | None = None
     _file: tuple[str, BlobWriter] | None = None
@@ -56,26 +103,31 @@ class Collector:
         Raises:
             UnavailableError: the stream of events ended without its end: the engine failed.
         """
-        queue: asyncio.Queue[RunEvent | None] = asyncio.Queue(_QUEUE)
-        pump = asyncio.create_task(_pump(events, queue))
+        buffer = _Buffer()
+        filling = asyncio.create_task(buffer.fill(events))
+        loop = asyncio.get_running_loop()
+        flushed = loop.time() - _FLUSH_S
         try:
             while True:
-                event = await queue.get()
-                ended = await self._take(event, pump)
-                while ended is None and not queue.empty():
-                    ended = await self._take(queue.get_nowait(), pump)
-                if ended is not None:
-                    return Collected(ended, self._result, tuple(self._files), list(self._pending))
-                await self._flush()
+                await buffer.wait()
+                await _patience(buffer.urgent, flushed + _FLUSH_S - loop.time())
+                taken = buffer.take()
+                for event in taken:
+                    if isinstance(event, Ended):
+                        return Collected(event, self._result, tuple(self._files), self._drain())
+                    await self._take(event)
+                if buffer.over and not taken:
+                    await filling  # raises what ended the stream
+                    raise UnavailableError("the run's events ended without an end", reason="ENGINE_FAILED")
+                if self._pending:
+                    await self.emit(self._drain())
+                    flushed = loop.time()
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
 
-    async def _take(self, event: RunEvent | None, pump: asyncio.Task[None]) -> Ended | None:
+    async def _take(self, event: RunEvent) -> None:
         match event:
-            case None:
-                await pump  # raises what ended the stream
-                raise UnavailableError("the run's events ended without an end", reason="ENGINE_FAILED")
             case Started():
                 self.started = True
             case Output(stream, data):
@@ -91,31 +143,32 @@ class Collector:
                 self._file = None
             case Result(data):
                 self._result = data
-            case Ended():
-                return event
             case _:
                 raise UnavailableError("the run's events came out of order", reason="ENGINE_FAILED")
-        return None
 
     def _add(self, stream: str, data: bytes) -> None:
         offset = self._offsets[stream]
         self._offsets[stream] = offset + len(data)
-        last = self._pending[-1] if self._pending else None
-        if last is not None and last.stream == stream and len(last.data) + len(data) <= _MAX_PIECE:
-            self._pending[-1] = OutputPiece(stream, last.offset, last.data + data)
-        else:
-            self._pending.append(OutputPiece(stream, offset, data))
+        piece = self._open.get(stream)
+        if piece is None or len(piece) + len(data) > _MAX_PIECE:
+            piece = self._open[stream] = bytearray()
+            self._pending.append((stream, offset, piece))
+        piece += data
 
-    async def _flush(self) -> None:
-        if self._pending:
-            pending: list[EventPayload] = list(self._pending)
-            self._pending.clear()
-            await self.emit(pending)
+    def _drain(self) -> list[EventPayload]:
+        pieces: list[EventPayload] = [
+            OutputPiece(stream, offset, bytes(data)) for stream, offset, data in self._pending
+        ]
+        self._pending.clear()
+        self._open.clear()
+        return pieces
 
 
-async def _pump(events: AsyncIterator[RunEvent], queue: asyncio.Queue[RunEvent | None]) -> None:
+async def _patience(urgent: asyncio.Event, seconds: float) -> None:
+    if seconds <= 0 or urgent.is_set():
+        return
+    waiting = asyncio.ensure_future(urgent.wait())
     try:
-        async for event in events:
-            await queue.put(event)
+        await asyncio.wait({waiting}, timeout=seconds)
     finally:
-        await queue.put(None)
+        waiting.cancel()

@@ -103,6 +103,11 @@ class Execution:
         except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
             await self._finish(active, CallState.DENIED, never_ran(EndCause.POLICY, f"{error.reason}: {error.message}"))
             return
+        except BrokerError as error:
+            # Nothing ran, whatever became of the intent: the call ends here, and its caller is told whose fault it is.
+            detail = f"the broker could not start the call: {error.reason}: {error.message}"
+            await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
+            return
         try:
             await self._in_container(active, plan)
         except BrokerError as error:
@@ -182,7 +187,6 @@ class Execution:
             lineage=request.lineage,
             tool=active.tool,
             plan=plan,
-            file_digests=request.file_digests,
             decision=request.decision,
             expires=request.expires,
         )

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from broker.domain.events import CallEvent, Finished, OutputPiece
-from broker.errors import BrokerError
+from broker.errors import BrokerError, UnavailableError
 
 _RING_EVENTS = 256
 _RING_BYTES = 1 << 20
@@ -66,6 +66,15 @@ class Feed:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def stalled(call_id: str) -> UnavailableError:
+    """The error for a call that has not ended and that nothing drives: only a start of the broker settles it."""
+    return UnavailableError(
+        f"calls/{call_id} has not ended, and this broker doesn't drive it: it is settled at the next start",
+        reason="CALL_STALLED",
+        hint="Look again once the broker has been restarted; `broker doctor` says how it stands.",
+    )
 
 
 def _size(event: CallEvent) -> int:

@@ -1,15 +1,25 @@
-"""The bodies of the ledger's entries about calls. Pure; people and agents appear as ids, texts as commitments."""
+"""The bodies of the ledger's entries about calls. Pure; people and agents appear as ids, texts as commitments.
+
+An entry that could grow beyond the ledger's limit would be refused when it matters most, after the effect. So nothing here
+has a length that a caller, a tool or a policy can drive up: each text is bounded on its way in, lists are given by number
+and commitment (the list itself lies sealed with the call), and data classes by ``MAX_DATA_CLASSES``.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 
 from broker.domain.call import CallContext, Decision, Lineage
-from broker.domain.canonical import JsonObject, JsonValue, canonical
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
 from broker.domain.events import Outcome, StoredRequest
 from broker.domain.ports import CallRow, SealedObject
 from broker.domain.run import StreamSummary
 from broker.domain.tier import Tier
+
+MAX_DATA_CLASSES = 64
+"""Most classes of data that one call may touch, from all sources together."""
+_MAX_INPUT = 1024
+"""Bytes of one attribute that a decision read, as it stands in an entry."""
 
 
 def request_body(row: CallRow, request: StoredRequest, image_digest: str, sealed: SealedObject) -> JsonObject:
@@ -53,7 +63,7 @@ def lineage_body(lineage: Lineage) -> JsonObject:
 
 def decision_body(decision: Decision, subject_id: str) -> JsonObject:
     """The decision with every attribute that it read; the subject's name gives way to its id."""
-    inputs: dict[str, JsonValue] = dict(decision.inputs)
+    inputs: dict[str, JsonValue] = {name: _bounded(text) for name, text in decision.inputs.items()}
     inputs["subject"] = subject_id
     return {
         "policy": {
@@ -63,6 +73,12 @@ def decision_body(decision: Decision, subject_id: str) -> JsonObject:
             "inputs": inputs,
         },
     }
+
+
+def _bounded(text: str) -> JsonValue:
+    # Only a caller's roles can be longer, as many as the policy gives; its text is on record under its own digest.
+    data = text.encode()
+    return text if len(data) <= _MAX_INPUT else {"bytes": len(data), "digest": digest(data)}
 
 
 def refusal_body(*, reason: str, rule: str, obj: str, workspace: str, tier: Tier, owner: str) -> JsonObject:
@@ -102,8 +118,9 @@ def outcome_body(row: CallRow, outcome: Outcome, ended: datetime, sealed: Sealed
             "stdout": _summary(outcome.stdout, sealed),
             "stderr": _summary(outcome.stderr, sealed),
             "result_commit": sealed.commit("result", outcome.result_json.encode()),
-            "files": [{"blob": item.blob, "bytes": item.size} for item in outcome.files],
-            "files_commit": sealed.commit("files", canonical({f.path: f.digest for f in outcome.files})),
+            "files": len(outcome.files),
+            "files_bytes": sum(item.size for item in outcome.files),
+            "files_commit": sealed.commit("files", canonical({f.path: [f.blob, f.digest] for f in outcome.files})),
         },
         "egress": [],
         "artifacts": [],

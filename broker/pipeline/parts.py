@@ -24,6 +24,10 @@ class Bounds:
     blob_max_bytes: int
     blob_ttl_s: float
     refusal_window_s: float
+    admissions_per_s: float = 50.0
+    """Calls that one agent may ask for, one second with another."""
+    admissions_burst: int = 500
+    """Calls that an agent may ask for at once after a rest."""
     detach_grace_s: float = 2.0
     """How long a call goes on whose RunToolCall stream broke, until somebody watches it again."""
 

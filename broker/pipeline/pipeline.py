@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Self
 
 import structlog
 
-from broker.domain.call import CallRequest, PolicyRequest
+from broker.domain.call import RESTING_STATES, CallRequest, PolicyRequest
 from broker.domain.events import CallEvent, CallView
 from broker.domain.identity import Caller
 from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause
-from broker.errors import BrokerError, UnavailableError
+from broker.errors import UnavailableError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.admission import Admission, Admitted
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.calls import Calls
 from broker.pipeline.checks import tool_tier
 from broker.pipeline.execution import Execution
+from broker.pipeline.feed import stalled
 from broker.pipeline.parts import Parts
 from broker.pipeline.recovery import recover
 from broker.pipeline.refusals import Refusals
@@ -31,6 +32,8 @@ from broker.specs.catalogue import Tool
 _log = structlog.get_logger(__name__)
 _HOUSEKEEPING_S = 5.0
 _CANCEL_WAIT_S = 10.0
+_STUCK_S = 30.0
+"""How long a call that was told to end may take for it at shutdown."""
 
 
 class Pipeline:
@@ -53,7 +56,8 @@ class Pipeline:
         self._admission = Admission(parts, self.blobs, self.refusals, self.turns)
         self._execution = Execution(parts, self.blobs, self.turns)
         self._draining = False
-        self._background: set[asyncio.Task[Admitted] | asyncio.Task[None]] = set()
+        self._admissions: set[asyncio.Task[Admitted]] = set()
+        self._watchdogs: set[asyncio.Task[None]] = set()
         self._housekeeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -94,7 +98,7 @@ class Pipeline:
         Raises:
             BrokerError: as ``Admission.admit``.
         """
-        admitted = await self._admit(caller, request)
+        admitted = await self._admit(caller, request, attended=False)
         return await self.calls.get(caller, admitted.call_id)
 
     async def run(
@@ -106,7 +110,7 @@ class Pipeline:
         Raises:
             BrokerError: as ``Admission.admit`` and ``Calls.watch``.
         """
-        admitted = await self._admit(caller, request)
+        admitted = await self._admit(caller, request, attended=True)
         active = self.calls.active.get(admitted.call_id)
         try:
             async with aclosing(self.calls.watch(caller, admitted.call_id, 1)) as events:
@@ -114,7 +118,7 @@ class Pipeline:
                     yield item
         finally:
             if active is not None and not active.feed.finished:
-                self._spawn(self._abandoned(active, at_once=deadline_passed()))
+                self._watch_over(active, at_once=deadline_passed())
 
     async def cancel(self, caller: Caller, call_id: str) -> CallView:
         """Ends a call and returns it; one that has ended is returned as it is.
@@ -129,6 +133,10 @@ class Pipeline:
             cause = EndCause.CLIENT if own else EndCause.OPERATOR
             active.end(cause, f"cancelled by {'its caller' if own else caller.identity.id}")
             await self._ended(active)
+        elif row.state not in RESTING_STATES and call_id not in self.calls.active:
+            row = await self._parts.store.read(lambda tx: self.calls.visible(tx, caller, call_id, "CancelToolCall"))
+            if row.state not in RESTING_STATES:
+                raise stalled(call_id)
         return await self.calls.get(caller, call_id)
 
     async def _ended(self, active: ActiveCall) -> None:
@@ -143,20 +151,36 @@ class Pipeline:
                 retry_after_s=1.0,
             ) from error
 
-    async def _admit(self, caller: Caller, request: CallRequest) -> Admitted:
+    async def _admit(self, caller: Caller, request: CallRequest, *, attended: bool) -> Admitted:
         if self._draining:
             raise UnavailableError("the broker is shutting down", reason="DRAINING", retry_after_s=1.0)
         # Shielded: a caller that goes away just now must not leave a call on record which nobody drives.
         task = asyncio.create_task(self._admit_and_drive(caller, request))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return await asyncio.shield(task)
+        self._admissions.add(task)
+        task.add_done_callback(self._admissions.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if attended:
+                task.add_done_callback(self._nobody_follows)
+            raise
 
     async def _admit_and_drive(self, caller: Caller, request: CallRequest) -> Admitted:
         admitted = await self._admission.admit(caller, request)
-        if admitted.active is not None:
-            self._drive(admitted.active)
+        if admitted.active is None:
+            return admitted
+        if self._draining:
+            # It is on record as QUEUED, and the next start goes on with it.
+            self.turns.give_back(admitted.active.row.agent)
+            return admitted
+        self._drive(admitted.active)
         return admitted
+
+    def _nobody_follows(self, task: asyncio.Task[Admitted]) -> None:
+        if not task.cancelled() and task.exception() is None and task.result().active is not None:
+            active = self.calls.active.get(task.result().call_id)
+            if active is not None:
+                self._watch_over(active, at_once=False)
 
     def _drive(self, active: ActiveCall) -> None:
         call_id = active.row.id
@@ -174,37 +198,44 @@ class Pipeline:
         why = "its caller's deadline passed" if at_once else "its caller went away"
         active.end(EndCause.CLIENT, why)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    def _watch_over(self, active: ActiveCall, *, at_once: bool) -> None:
+        task = asyncio.create_task(self._abandoned(active, at_once=at_once))
+        self._watchdogs.add(task)
+        task.add_done_callback(self._watchdogs.discard)
 
     async def _drain(self) -> None:
-        running = [item for item in self.calls.active.values() if not item.waiting]
-        for item in self.calls.active.values():
+        # First those that are being admitted: they end up on record as QUEUED, or as driven before the drain began.
+        await asyncio.gather(*self._admissions, return_exceptions=True)
+        for item in list(self.calls.active.values()):
             if item.waiting and item.task is not None:
                 item.task.cancel()
-        tasks = [item.task for item in running if item.task is not None]
+        tasks = [item.task for item in self.calls.active.values() if item.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._drain_s)
-            for item in running:
+            for item in list(self.calls.active.values()):
                 if item.task in late:
                     item.end(EndCause.OPERATOR, "the broker was shut down")
-        rest = [item.task for item in self.calls.active.values() if item.task is not None]
-        await asyncio.gather(*rest, *self._background, return_exceptions=True)
+            if late:
+                _, stuck = await asyncio.wait(late, timeout=_STUCK_S)
+                for task in stuck:
+                    _log.error("call.stuck", tasks=len(stuck))
+                    task.cancel()
+        for watchdog in self._watchdogs:
+            watchdog.cancel()
+        await asyncio.gather(*tasks, *self._watchdogs, return_exceptions=True)
 
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             try:
                 await self.refusals.flush()
-                if await self._parts.store.write(self._sweep):
+                await self._parts.store.write(self._sweep)
+                if self._parts.store.scrub_due:
                     await self._parts.store.scrub()
-            except BrokerError as error:
-                _log.warning("housekeeping.failed", reason=error.reason, error=error.message)
+            except Exception:  # noqa: BLE001 - it must outlive whatever goes wrong once: retention depends on it
+                _log.exception("housekeeping.failed")
 
-    def _sweep(self, tx: Transaction) -> int:
-        erased = 0
+    def _sweep(self, tx: Transaction) -> None:
         now = self._parts.clock()
         for object_id in tx.vault.expired(now, 100):
             row: CallRow | None = tx.calls.get(object_id)
@@ -212,5 +243,3 @@ class Pipeline:
                 tx.vault.extend(object_id, now + timedelta(hours=1))  # it still goes on: its content is needed
                 continue
             tx.vault.delete(object_id)
-            erased += 1
-        return erased

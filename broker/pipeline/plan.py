@@ -11,17 +11,22 @@ from broker.domain.canonical import parse_object
 from broker.domain.envelope import envelope
 from broker.domain.ports import VaultRow
 from broker.domain.run import Job, JobFile, Profile
+from broker.errors import FieldViolation, InvalidArgumentError
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.parts import Parts
+from broker.sandbox.jobs import check_job
 from broker.specs.catalogue import Tool
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The container's profile and the job in it."""
+    """The container's profile, the job in it, and what its input files must be."""
 
     profile: Profile
     job: Job
+    file_digests: Mapping[str, str]
+    """Path -> ``sha256:`` digest of an input file as the vault has it now. The job's openers compare it with each byte
+    that goes into the container, before the tool starts."""
 
 
 def plan_job(
@@ -33,20 +38,44 @@ def plan_job(
     files: Sequence[InputFile],
     rows: Sequence[VaultRow],
 ) -> Plan:
-    """Profile and job of a call, from the tool's present specification and the kept arguments and files."""
+    """Profile and job of a call, from the tool's present specification and the kept arguments and files.
+
+    Raises:
+        InvalidArgumentError: the job doesn't fit the tool's sandbox; names the request's field.
+    """
     job_files = tuple(
-        JobFile(path=item.path, size=row.size, executable=item.executable, open=_opener(blobs, row.id))
+        JobFile(path=item.path, size=row.size, executable=item.executable, open=_opener(blobs, row))
         for item, row in zip(files, rows, strict=True)
     )
     arguments = parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes))
-    return Plan(
+    plan = Plan(
         profile=tool.spec.profile(parts.images[tool.spec.image]),
         job=tool.spec.job(arguments, arguments_bytes, job_files, tool.files),
+        file_digests={item.path: row.digest for item, row in zip(files, rows, strict=True)},
     )
+    try:
+        check_job(plan.job, plan.profile.limits)
+    except InvalidArgumentError as error:
+        raise _in_request(error) from error
+    return plan
 
 
-def _opener(blobs: Blobs, blob_id: str) -> Callable[[], AsyncIterator[bytes]]:
-    return lambda: blobs.content(blob_id)
+def _opener(blobs: Blobs, row: VaultRow) -> Callable[[], AsyncIterator[bytes]]:
+    return lambda: blobs.content(row)
+
+
+def _in_request(error: InvalidArgumentError) -> InvalidArgumentError:
+    # The sandbox names the job's fields; all but its files come from the arguments.
+    fields = [item.field for item in error.violations]
+    where = [f"tool_call.{field}" if field.startswith("files") else "arguments" for field in fields]
+    return InvalidArgumentError(
+        f"the call doesn't fit the tool's sandbox: {error.message}",
+        reason=error.reason,
+        violations=tuple(
+            FieldViolation(field, item.description) for field, item in zip(where, error.violations, strict=True)
+        ),
+        hint="Give fewer or smaller files or arguments; GetTool shows the tool's limits.",
+    )
 
 
 def seal_envelope(
@@ -56,11 +85,10 @@ def seal_envelope(
     lineage: Lineage,
     tool: Tool,
     plan: Plan,
-    file_digests: Mapping[str, str],
     decision: Decision,
     expires: datetime,
 ) -> bytes:
-    """The envelope's RFC 8785 bytes."""
+    """The envelope's RFC 8785 bytes, with the digests of the files that the plan reads."""
     return envelope(
         call_id=call_id,
         request=request,
@@ -68,7 +96,7 @@ def seal_envelope(
         tool_version=tool.digest,
         profile=plan.profile,
         job=plan.job,
-        file_digests=file_digests,
+        file_digests=plan.file_digests,
         tier=tool.spec.risk,
         decision=decision,
         expires=expires,

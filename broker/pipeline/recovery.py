@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from broker.domain.call import CallState
-from broker.domain.events import StoredRequest, decode_request
+from broker.domain.canonical import JsonObject
+from broker.domain.events import StoredRequest
 from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.run import EndCause
-from broker.errors import DataLossError
-from broker.pipeline.active import ActiveCall
+from broker.errors import BrokerError, DataLossError, NotFoundError
+from broker.pipeline.active import ActiveCall, move
 from broker.pipeline.execution import finish
 from broker.pipeline.feed import Feed
+from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
 from broker.pipeline.verdict import lost, never_ran
 
@@ -28,16 +32,45 @@ async def recover(parts: Parts) -> list[ActiveCall]:
     for row in await _left(parts, CallState.RUNNING):
         _log.warning("call.unknown", call=row.id)
         detail = "the broker stopped during the call; it may have run, and its outcome is not known"
-        await finish(parts, row, CallState.UNKNOWN, lost(detail))
+        try:
+            await finish(parts, row, CallState.UNKNOWN, lost(detail))
+        except (NotFoundError, DataLossError) as error:
+            await _settle_without_content(parts, row, CallState.UNKNOWN, error)
     for row in reversed(await _left(parts, CallState.QUEUED)):
         tool = parts.catalogue.get(row.tool)
         if tool is None:
             detail = f"the broker was restarted, and there is no tool {row.tool} any more"
             await finish(parts, row, CallState.DENIED, never_ran(EndCause.POLICY, detail))
             continue
-        request = await parts.store.read(lambda tx, row=row: _request(tx, parts, row))  # type: ignore[misc]  # bound now
+        try:
+            request = await parts.store.read(lambda tx, row=row: _request(tx, parts, row))  # type: ignore[misc]  # bound now
+        except (NotFoundError, DataLossError) as error:
+            await _settle_without_content(parts, row, CallState.CANCELLED, error)
+            continue
         waiting.append(ActiveCall(row=row, request=request, tool=tool, feed=Feed(row.last_event)))
     return waiting
+
+
+async def _settle_without_content(parts: Parts, row: CallRow, state: CallState, why: BrokerError) -> None:
+    """Ends a call whose request can't be read any more; a broker must start all the same, and the ledger says so."""
+    _log.error("call.content_missing", call=row.id, reason=why.reason)
+    now = parts.clock()
+    body: JsonObject = {
+        "call_id": row.id,
+        "workspace": row.workspace,
+        "tool": {"name": row.tool, "version": row.tool_version},
+        "tier": row.tier,
+        "intent_seq": -1 if row.intent_seq is None else row.intent_seq,
+        "outcome": {"state": state.value, "cause": EndCause.ENGINE.value, "content": why.reason},
+    }
+
+    def work(tx: Transaction) -> None:
+        move(row, state)
+        entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
+        seq = parts.ledger.append(tx, entry_type, body, agent=row.agent)
+        tx.calls.replace(replace(row, state=state, ended=now, outcome_seq=seq))
+
+    await parts.store.write(work)
 
 
 async def _left(parts: Parts, state: CallState) -> list[CallRow]:
@@ -53,8 +86,4 @@ async def _left(parts: Parts, state: CallState) -> list[CallRow]:
 
 
 def _request(tx: Transaction, parts: Parts, row: CallRow) -> StoredRequest:
-    sealed = parts.vault.open(tx, row.id)
-    for index, data in sealed.read(tx, 0, 1):
-        if index == 0:
-            return decode_request(data)
-    raise DataLossError(f"the request of calls/{row.id} is missing", reason="REQUEST_MISSING")
+    return read_request(tx, parts.vault.open(tx, row.id))

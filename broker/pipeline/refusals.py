@@ -10,22 +10,30 @@ from broker.domain.canonical import JsonObject, canonical
 from broker.domain.ports import Refusal, Transaction
 from broker.pipeline.parts import Parts
 
+MAX_KINDS = 20
+"""Different refusals of one agent within a window that get entries of their own; all others are counted as one."""
+_OTHER = "other"
+
 
 class Refusals:
-    """Keeps one agent from filling the ledger with the same refusal; the count is durable at every moment."""
+    """Keeps one agent from filling the ledger with refusals; the count is durable at every moment."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     async def record(self, agent: str, body: JsonObject) -> None:
         """Records one refusal of an agent; durable on return."""
-        data = canonical(body)
-        key = hashlib.sha256(data).hexdigest()
+        key = hashlib.sha256(canonical(body)).hexdigest()
         now = self._parts.clock()
 
         def work(tx: Transaction) -> None:
-            if tx.refusals.bump(agent, key, now, data) == 1:
-                self._parts.ledger.append(tx, "decision", body, agent=agent)
+            kinds = tx.refusals.keys(agent)
+            if key in kinds or len(kinds) < MAX_KINDS:
+                chosen, entry = key, body
+            else:
+                chosen, entry = _OTHER, _other(body)
+            if tx.refusals.bump(agent, chosen, now, canonical(entry)) == 1:
+                self._parts.ledger.append(tx, "decision", entry, agent=agent)
 
         await self._parts.store.write(work)
 
@@ -44,6 +52,15 @@ class Refusals:
             return written
 
         return await self._parts.store.write(work)
+
+
+def _other(body: JsonObject) -> JsonObject:
+    return {
+        "workspace": "?",
+        "tool": {"name": "?"},
+        "lineage": body.get("lineage"),
+        "refused": {"reason": "MANY_REFUSALS", "rule": ""},
+    }
 
 
 def _counted(item: Refusal) -> JsonObject:

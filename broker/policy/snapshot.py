@@ -61,6 +61,8 @@ class Snapshot:
     """All rules, in the file's order."""
     grants: tuple[Grant, ...]
     """All grants, in the file's order."""
+    workspaces: frozenset[str]
+    """The workspaces that a rule or a grant names."""
     _graph: RoleGraph
     _engine: Engine
     _rows: tuple[Values, ...]
@@ -90,6 +92,10 @@ class Snapshot:
             warnings=examined.warnings,
             table=examined.rules,
             grants=examined.grants,
+            workspaces=frozenset(
+                {rule.workspace for rule in examined.rules} | {grant.workspace for grant in examined.grants}
+            )
+            - {ANY, NO_WORKSPACE},
             _graph=graph,
             _engine=Engine(graph),
             _rows=tuple(rule.values for rule in examined.rules),

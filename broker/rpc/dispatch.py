@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 import structlog
@@ -21,7 +22,9 @@ from grpc_status import rpc_status
 
 from broker.domain.identity import Caller
 from broker.errors import BrokerError, DeadlineError, InternalError, InvalidArgumentError, UnavailableError
+from broker.rpc.guard import Check, Guard, Places, guarded, unhurried
 from broker.rpc.status import to_status
+from broker.rpc.workspaces import named_workspace
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _log = structlog.get_logger(__name__)
@@ -37,8 +40,8 @@ class Gate(Protocol):
             UnauthenticatedError: says what is wrong with the certificate.
         """
 
-    async def authorise(self, caller: Caller, method: str) -> None:
-        """Lets a caller use a method (``broker.v1.ToolBroker/ListTools``).
+    async def authorise(self, caller: Caller, method: str, workspace: str | None = None) -> None:
+        """Lets a caller use a method (``broker.v1.ToolBroker/ListTools``) at all, or in a workspace.
 
         Raises:
             PermissionDeniedError: names the rule.
@@ -63,25 +66,42 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long a request may be, in bytes, and how often an open stream's caller is checked again, in seconds."""
+    """What a caller may take up; sizes in bytes, times in seconds."""
 
     max_request_bytes: int
     recheck_s: float = 1.0
+    """How often the caller of an open stream is checked again."""
+    idle_s: float = 30.0
+    """How long the caller's side of an open stream may be silent."""
+    max_uploads: int = 8
+    """Uploads that one caller may have open at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A request that was let in."""
+
+    caller: Caller
+    arguments: tuple[object, ...]
+    check: Check
+    """Lets the same caller pass again, or raises."""
 
 
 def handlers(services: Sequence[Service], gate: Gate, bounds: Bounds) -> list[grpc.GenericRpcHandler]:
     """Generic handlers of all services."""
     result: list[grpc.GenericRpcHandler] = []
+    places = Places(bounds.max_uploads)
     for service in services:
         methods = {
-            method.name: _Method(service, method, gate, bounds).handler() for method in service.descriptor.methods
+            method.name: _Method(service, method, gate, bounds, places).handler()
+            for method in service.descriptor.methods
         }
         result.append(grpc.method_handlers_generic_handler(service.descriptor.full_name, methods))
     return result
 
 
 class _Method:
-    def __init__(self, service: Service, method: MethodDescriptor, gate: Gate, bounds: Bounds) -> None:
+    def __init__(self, service: Service, method: MethodDescriptor, gate: Gate, bounds: Bounds, places: Places) -> None:
         self._service = service
         self._name = f"{service.descriptor.full_name}/{method.name}"
         self._method = method
@@ -89,6 +109,7 @@ class _Method:
         self._call: Callable[..., Any] = getattr(service.implementation, method.name)
         self._gate = gate
         self._bounds = bounds
+        self._places = places
 
     def handler(self) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of this method's shape, over bytes on both sides."""
@@ -101,23 +122,29 @@ class _Method:
 
     async def _unary(self, request: bytes | AsyncIterator[bytes], context: Context) -> bytes:
         async def answer() -> bytes:
-            arguments = await self._enter(request, context)
-            reply: Message = await self._call(*arguments)
+            entered = await self._enter(request, context)
+            reply: Message
+            if isinstance(request, bytes):
+                reply = await self._call(*entered.arguments)
+            else:
+                with self._places.one(entered.caller.identity.id):
+                    work = self._call(*entered.arguments)
+                    reply = await guarded(work, entered.check, self._bounds.recheck_s)
             return reply.SerializeToString()
 
         return cast("bytes", await _reporting(answer, self._name, context))
 
     async def _stream(self, request: bytes | AsyncIterator[bytes], context: Context) -> None:
         async def answer() -> None:
-            arguments = await self._enter(request, context)
-            replies: AsyncGenerator[Message, None] = self._call(*arguments)
-            async with _Guard(replies, self._check_again(context), self._bounds.recheck_s) as guard:
+            entered = await self._enter(request, context)
+            replies: AsyncGenerator[Message, None] = self._call(*entered.arguments)
+            async with Guard(replies, entered.check, self._bounds.recheck_s) as guard:
                 async for reply in guard.iterate():
                     await context.write(reply.SerializeToString())
 
         await _reporting(answer, self._name, context)
 
-    async def _enter(self, request: bytes | AsyncIterator[bytes], context: Context) -> tuple[object, ...]:
+    async def _enter(self, request: bytes | AsyncIterator[bytes], context: Context) -> _Entered:
         if not self._gate.open and not self._service.while_closed:
             raise UnavailableError(
                 "the broker takes no requests now: it is starting or shutting down",
@@ -130,8 +157,18 @@ class _Method:
             raise DeadlineError(f"the deadline of {self._name} had passed when it arrived; nothing was done")
         caller = await self._gate.authenticate(context)
         await self._gate.authorise(caller, self._name)
-        parsed = self._parse(request) if isinstance(request, bytes) else self._parse_all(request)
-        return (caller, parsed, context) if self._service.takes_caller else (parsed, context)
+        parsed: object
+        if isinstance(request, bytes):
+            parsed = message = self._parse(request)
+            workspace = named_workspace(self._name, message)
+            if workspace is not None:
+                await self._gate.authorise(caller, self._name, workspace)
+            check = self._check_again(context, workspace)
+        else:
+            check = self._check_again(context, None)
+            parsed = self._parse_all(request, check)
+        arguments = (caller, parsed, context) if self._service.takes_caller else (parsed, context)
+        return _Entered(caller, arguments, check)
 
     def _parse(self, data: bytes) -> Message:
         limit = self._bounds.max_request_bytes
@@ -153,61 +190,19 @@ class _Method:
             ) from error
         return message
 
-    async def _parse_all(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-        async for data in requests:
-            yield self._parse(data)
+    async def _parse_all(self, requests: AsyncIterator[bytes], check: Check) -> AsyncIterator[Message]:
+        async with aclosing(unhurried(requests, self._bounds.idle_s, check)) as incoming:
+            async for data in incoming:
+                yield self._parse(data)
 
-    def _check_again(self, context: Context) -> Callable[[], Awaitable[None]]:
+    def _check_again(self, context: Context, workspace: str | None) -> Check:
         async def check() -> None:
             caller = await self._gate.authenticate(context)
             await self._gate.authorise(caller, self._name)
+            if workspace is not None:
+                await self._gate.authorise(caller, self._name, workspace)
 
         return check
-
-
-class _Guard:
-    """Ends a stream whose caller has lost the right to it, even while nothing is sent."""
-
-    def __init__(
-        self,
-        replies: AsyncGenerator[Message, None],
-        check: Callable[[], Awaitable[None]],
-        period_s: float,
-    ) -> None:
-        self._replies = replies
-        self._check = check
-        self._period_s = period_s
-        self._next: asyncio.Task[Message] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
-        await self._replies.aclose()
-
-    async def iterate(self) -> AsyncIterator[Message]:
-        """The replies, with the caller checked again at least once a period."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._period_s
-        while True:
-            self._next = self._next or asyncio.ensure_future(_anext(self._replies))
-            done, _ = await asyncio.wait({self._next}, timeout=max(0.0, due - loop.time()))
-            if loop.time() >= due:
-                await self._check()
-                due = loop.time() + self._period_s
-            if done:
-                finished, self._next = self._next, None
-                try:
-                    yield finished.result()
-                except StopAsyncIteration:
-                    return
-
-
-async def _anext(replies: AsyncIterator[Message]) -> Message:
-    return await anext(replies)
 
 
 async def _reporting(answer: Callable[[], Awaitable[Any]], name: str, context: Context) -> Any:  # noqa: ANN401 - bytes or None, as the shape wants

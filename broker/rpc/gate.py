@@ -13,7 +13,7 @@ from broker.pipeline.refusals import Refusals
 from broker.rpc.dispatch import Context
 
 NO_WORKSPACE = "-"
-"""The workspace under which the policy is asked about a method."""
+"""The workspace under which the policy is asked whether somebody may use a method at all."""
 
 
 class CertificateGate:
@@ -34,7 +34,7 @@ class CertificateGate:
     @property
     def open(self) -> bool:
         """Are requests taken?"""
-        return self._open
+        return self._open and not self._parts.store.failed
 
     def set_open(self, *, to: bool) -> None:
         """Opens or closes the gate for all methods but health."""
@@ -64,13 +64,14 @@ class CertificateGate:
             hint="Connect with mutual TLS: broker identity issue agent NAME --owner HUMAN",
         )
 
-    async def authorise(self, caller: Caller, method: str) -> None:
-        """Asks the policy about a method.
+    async def authorise(self, caller: Caller, method: str, workspace: str | None = None) -> None:
+        """Asks the policy about a method: whether the caller may use it at all, or in a workspace.
 
         Raises:
             PermissionDeniedError: names the rule.
         """
-        request = PolicyRequest(caller.subject, NO_WORKSPACE, method, "rpc", Tier.INTERNAL)
+        where = NO_WORKSPACE if workspace is None else workspace
+        request = PolicyRequest(caller.subject, where, method, "rpc", Tier.INTERNAL)
         decision = self._parts.policy.snapshot.decide(request)
         if decision.allowed:
             return
@@ -78,14 +79,19 @@ class CertificateGate:
             reason="POLICY_DENIED",
             rule=decision.rule,
             obj=method,
-            workspace=NO_WORKSPACE,
+            workspace=where,
             tier=Tier.INTERNAL,
             owner=caller.identity.owner,
         )
         await self._refusals.record(caller.identity.id, body)
         raise PermissionDeniedError(
-            f"{caller.subject} may not use {method}: {decision.reason}",
+            f"{caller.subject} may not use {method}{'' if workspace is None else f' in {workspace}'}: {decision.reason}",
             reason="POLICY_DENIED",
             hint="Ask an operator for a rule that allows it.",
-            metadata={"rule": decision.rule, "policy_digest": decision.policy_digest, "method": method},
+            metadata={
+                "rule": decision.rule,
+                "policy_digest": decision.policy_digest,
+                "method": method,
+                "workspace": where,
+            },
         )

@@ -6,12 +6,15 @@ from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
-from broker.domain.identity import Caller, Session
+from broker.domain.call import PolicyRequest
+from broker.domain.identity import Caller, IdentityKind, Session
 from broker.domain.ports import Transaction
-from broker.identity.sessions import SchedulePlan, Sessions, get_session, list_sessions
+from broker.domain.tier import Tier
+from broker.identity.sessions import Oversees, SchedulePlan, Sessions, get_session, list_sessions
 from broker.pipeline.parts import Parts
 from broker.rpc import wire
 from broker.rpc.dispatch import Context
+from broker.rpc.methods import SESSIONS
 from broker.v1 import sessions_pb2
 
 
@@ -48,10 +51,12 @@ class SessionsService:
     ) -> sessions_pb2.Session:
         """Ends a session."""
         session_id = wire.resource_id(request.name, "sessions")
+        oversees = self._oversees(caller, "EndSession")
 
         def work(tx: Transaction) -> sessions_pb2.Session:
             now = self._parts.clock()
-            return _message(tx, self._sessions.end(tx, caller=caller, session_id=session_id, now=now))
+            ended = self._sessions.end(tx, caller=caller, session_id=session_id, now=now, oversees=oversees)
+            return _message(tx, ended)
 
         return await self._parts.store.write(work)
 
@@ -60,19 +65,44 @@ class SessionsService:
     ) -> sessions_pb2.Session:
         """One session."""
         session_id = wire.resource_id(request.name, "sessions")
+        oversees = self._oversees(caller, "GetSession")
         return await self._parts.store.read(
-            lambda tx: _message(tx, get_session(tx, caller=caller, session_id=session_id))
+            lambda tx: _message(tx, get_session(tx, caller=caller, session_id=session_id, oversees=oversees))
         )
+
+    def _oversees(self, caller: Caller, method: str) -> Oversees:
+        # What belongs to others is asked of the policy in the workspace that it lies in, not in the caller's own `-`.
+        def oversees(workspace: str) -> bool:
+            if caller.identity.kind is not IdentityKind.HUMAN:
+                return False
+            request = PolicyRequest(caller.subject, workspace, f"{SESSIONS.full_name}/{method}", "rpc", Tier.INTERNAL)
+            return self._parts.policy.snapshot.decide(request).allowed
+
+        return oversees
+
+    def _anywhere(self, oversees: Oversees) -> bool:
+        named = self._parts.policy.snapshot.workspaces
+        # A workspace that the policy doesn't name stands for all the others: in them the rules about `*` decide.
+        other = "other"
+        while other in named:
+            other += "-"
+        return oversees(other) or any(oversees(workspace) for workspace in named)
 
     async def ListSessions(  # noqa: N802 - the wire's name
         self, caller: Caller, request: sessions_pb2.ListSessionsRequest, _: Context
     ) -> sessions_pb2.ListSessionsResponse:
         """Sessions that the caller may see, newest first."""
         size = wire.page_size(request.page_size)
+        oversees = self._oversees(caller, "ListSessions")
 
         def work(tx: Transaction) -> sessions_pb2.ListSessionsResponse:
             sessions, token = list_sessions(
-                tx, caller=caller, agent=request.agent, limit=size, before=request.page_token
+                tx,
+                caller=caller,
+                agent=request.agent,
+                limit=size,
+                before=request.page_token,
+                oversees=oversees if self._anywhere(oversees) else None,
             )
             return sessions_pb2.ListSessionsResponse(
                 sessions=[_message(tx, session) for session in sessions], next_page_token=token

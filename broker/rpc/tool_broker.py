@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
+from broker.domain.call import CallRequest
 from broker.domain.identity import Caller
 from broker.domain.ids import ID_PATTERN
 from broker.domain.ports import CallQuery
@@ -19,7 +21,11 @@ from broker.specs.catalogue import Tool
 from broker.v1 import blob_pb2, call_pb2, tool_broker_pb2, tool_pb2
 
 T = TypeVar("T")
+_DEADLINE_SLACK_S = 0.5
+"""The caller's clock runs ahead of ours: its cancellation at the deadline may reach us shortly before."""
 _MAX_CHUNK = 1 << 20
+_PARSED_IN_PLACE = 32 * 1024
+"""Longer arguments are read in another thread: a megabyte takes tens of milliseconds, which all others would wait."""
 
 
 class ToolBrokerService:
@@ -62,18 +68,29 @@ class ToolBrokerService:
         self, caller: Caller, request: tool_broker_pb2.CreateToolCallRequest, _: Context
     ) -> call_pb2.ToolCall:
         """Admits a call."""
-        call = wire.call_request(request.tool_call, request.request_id, self._max_arguments_bytes)
+        call = await self._request(request)
         return wire.view_message(await self._pipeline.create(caller, call))
+
+    async def _request(
+        self, request: tool_broker_pb2.CreateToolCallRequest | tool_broker_pb2.RunToolCallRequest
+    ) -> CallRequest:
+        call, request_id, limit = request.tool_call, request.request_id, self._max_arguments_bytes
+        if len(call.arguments_json) <= _PARSED_IN_PLACE:
+            return wire.call_request(call, request_id, limit)
+        return await asyncio.to_thread(wire.call_request, call, request_id, limit)
 
     async def RunToolCall(  # noqa: N802 - the wire's name
         self, caller: Caller, request: tool_broker_pb2.RunToolCallRequest, context: Context
     ) -> AsyncGenerator[tool_broker_pb2.RunToolCallResponse, None]:
         """Admits a call and streams its events."""
-        call = wire.call_request(request.tool_call, request.request_id, self._max_arguments_bytes)
+        call = await self._request(request)
+
+        loop = asyncio.get_running_loop()
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else loop.time() + remaining
 
         def deadline_passed() -> bool:
-            remaining = context.time_remaining()
-            return remaining is not None and remaining <= 0
+            return deadline is not None and loop.time() >= deadline - _DEADLINE_SLACK_S
 
         async with aclosing(self._pipeline.run(caller, call, deadline_passed)) as events:
             async for event, view in events:

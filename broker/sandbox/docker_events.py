@@ -13,7 +13,6 @@ from contextlib import suppress
 
 import structlog
 
-from broker.errors import UnavailableError
 from broker.sandbox.address import Endpoint
 from broker.sandbox.docker_stream import events
 from broker.sandbox.engine import LABEL_INSTANCE
@@ -86,10 +85,11 @@ class EventFollower:
             try:
                 async for event in events(self._endpoint, self._api_version, self._filters, since, self._ready):
                     self._dispatch(event)
-            except UnavailableError as error:
+            except Exception as error:
+                # Whatever breaks it, it goes on: without the engine's evidence later runs would be misjudged.
                 if not self._ready.is_set():
                     raise
-                log.warning("sandbox.events_lost", error=str(error))
+                log.warning("sandbox.events_lost", kind=type(error).__name__, error=str(error))
             await asyncio.sleep(_RETRY_S)
 
     def _dispatch(self, event: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from broker.domain.run import EndCause, Ended, Job, Profile, RunEvent
-from broker.errors import InternalError, InvalidArgumentError, UnavailableError
+from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError, UnavailableError
 from broker.sandbox.docker_events import ContainerWatch
 from broker.sandbox.docker_stream import Connection
 from broker.sandbox.events import EventQueue
@@ -235,8 +235,8 @@ class DockerLease:
             return True
         try:
             return (await self._hands.state(self._id))[1]
-        except UnavailableError:
-            return False
+        except (UnavailableError, FailedPreconditionError):
+            return False  # the engine doesn't answer, or the container is gone already: nobody can tell any more
 
     def _ended(self, transcript: Transcript, *, died_of_memory: bool) -> Ended:
         report, counters = transcript.exit, self._counters or Counters()
@@ -317,7 +317,7 @@ class DockerLease:
         """Finds the container's process on this host, while the tool is on its way."""
         try:
             pid, _ = await self._hands.state(self._id)
-        except UnavailableError:
+        except (UnavailableError, FailedPreconditionError):
             return
         if pid:
             self._host = HostEvidence(pid, self._id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import PurePosixPath
 
 from broker.domain.run import Job, JobFile, Limits, OutputRules
 from broker.errors import FieldViolation, InternalError, InvalidArgumentError
@@ -12,6 +13,8 @@ from broker.sandbox.paths import MAX_PATTERNS, check_path
 from broker.sandbox.wire import PIECE, FrameKind, encode
 
 KINDS = ("argv", "python")
+_PAGE = 4096
+"""Bytes by which a file on a tmpfs grows at a time."""
 MAX_JOB_BYTES = 4 * 2**20
 MAX_ARGUMENTS_BYTES = 16 * 2**20
 
@@ -39,9 +42,11 @@ def check_job(job: Job, limits: Limits) -> None:
 
 
 def _check_files(files: tuple[JobFile, ...], limits: Limits) -> None:
-    if len(files) >= limits.inodes:
-        raise _refusal("files", f"{len(files)} files; the sandbox holds less than {limits.inodes}", "FILES_TOO_MANY")
-    total = sum(item.size for item in files)
+    folders = {parent for item in files for parent in PurePosixPath(item.path).parents}  # the working folder is one
+    if len(files) + len(folders) > limits.inodes:
+        what = f"{len(files)} files in {len(folders)} folders; the sandbox holds {limits.inodes} of both together"
+        raise _refusal("files", what, "FILES_TOO_MANY")
+    total = sum(-(-item.size // _PAGE) * _PAGE for item in files)
     if total > limits.disk_bytes:
         raise _refusal("files", f"{total} bytes; the sandbox holds {limits.disk_bytes}", "FILES_TOO_LARGE")
     seen: set[str] = set()

@@ -10,7 +10,6 @@ from typing import Self
 
 import structlog
 
-from broker.errors import BrokerError
 from broker.sandbox.engine import Engine, OwnedContainer
 
 log = structlog.get_logger(__name__)
@@ -87,5 +86,5 @@ class Reaper:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.sweep()
-            except BrokerError as error:
-                log.warning("sandbox.reaper_failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 - a look that fails must not be the last one
+                log.warning("sandbox.reaper_failed", kind=type(error).__name__, error=str(error))

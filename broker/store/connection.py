@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -68,15 +69,34 @@ def prepare(connection: Connection, *, read_only: bool) -> None:
         connection.exec_driver_sql("PRAGMA query_only = ON")
 
 
+@contextmanager
+def without_waiting(connection: Connection) -> Iterator[None]:
+    """While the block runs, a statement that would have to wait for others fails at once."""
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+
+
 def vacuum(connection: Connection) -> None:
     """Gives free pages back to the file system."""
     driver_of(connection).executescript("PRAGMA incremental_vacuum")  # execute() stops after the first page
 
 
+def is_busy(error: DBAPIError | sqlite3.Error) -> bool:
+    """Did the statement fail because somebody else uses the database?"""
+    return _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _name(error: DBAPIError | sqlite3.Error) -> str:
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(origin, "sqlite_errorname", "") or type(origin).__name__
+
+
 def translate(error: DBAPIError | sqlite3.Error) -> BrokerError:
     """An error of SQLite as one of ours. Texts of SQL and parameters are left out: they may hold content."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    name = getattr(origin, "sqlite_errorname", "") or type(origin).__name__
+    name = _name(error)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DataLossError(
             f"the database file is damaged ({name})",
@@ -85,7 +105,7 @@ def translate(error: DBAPIError | sqlite3.Error) -> BrokerError:
         )
     if name.startswith("SQLITE_READONLY"):
         return InternalError("a reading function tried to write", reason="STORE_READ_ONLY")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if is_busy(error):
         return UnavailableError(
             f"another process held the database for more than {BUSY_TIMEOUT_S:.0f} s; nothing was written",
             reason="STORE_BUSY",

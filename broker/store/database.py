@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from broker.domain.ports import Transaction
 from broker.errors import ConflictError, FailedPreconditionError, UnavailableError
-from broker.store.connection import engine_for, prepare, raw_connection, translate, vacuum
+from broker.store.connection import engine_for, is_busy, prepare, raw_connection, translate, vacuum, without_waiting
 from broker.store.prepared import driver_of
 from broker.store.schema import APPLICATION_ID, check_schema, create_schema
 from broker.store.transaction import SqlTransaction
@@ -58,6 +58,7 @@ class Database:
             raise
         self._version_gate = threading.Lock()
         self._writer = GroupWriter(self._connection)
+        self._scrubbed = -1  # an earlier run may have left deleted pages in the log
         self._pool = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="store-reader")
 
     @staticmethod
@@ -149,6 +150,16 @@ class Database:
             raise translate(error) from error
         return int(row[0])
 
+    @property
+    def failed(self) -> bool:
+        """Has a COMMIT failed, so that nobody knows whether it is durable? No write is taken after that."""
+        return self._writer.failed
+
+    @property
+    def scrub_due(self) -> bool:
+        """May the files still show what was deleted? True until the first ``scrub`` after opening, too."""
+        return self._writer.deletions != self._scrubbed
+
     async def scrub(self) -> None:
         """Makes what was deleted unreadable in the files: empties the log into the database and gives pages back.
 
@@ -156,9 +167,15 @@ class Database:
         it is emptied.
 
         Raises:
-            UnavailableError: readers were in the way; try again later.
+            UnavailableError: ``STORE_BUSY``: readers were in the way. Said at once, for everybody's writes would wait
+                too; ``scrub_due`` stays true, so try again later.
         """
-        await asyncio.wrap_future(self._writer.submit_alone(_scrub))
+        await asyncio.wrap_future(self._writer.submit_alone(self._scrub))
+
+    def _scrub(self, connection: Connection) -> None:
+        deletions = self._writer.deletions  # all committed or rolled back: this runs between two transactions
+        _empty_log(connection)
+        self._scrubbed = deletions
 
     def close(self) -> None:
         """Finishes what is queued and closes the file; blocks. ``open`` and ``open_sync`` call it."""
@@ -220,13 +237,19 @@ def _open_connection(engine: Engine, *, read_only: bool) -> Connection:
     return connection
 
 
-def _scrub(connection: Connection) -> None:
-    vacuum(connection)
-    busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+def _empty_log(connection: Connection) -> None:
+    try:
+        with without_waiting(connection):
+            vacuum(connection)
+            busy = bool(connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0])
+    except (DBAPIError, sqlite3.Error) as error:
+        if not is_busy(error):
+            raise
+        busy = True
     touch(connection)
     if busy:
         raise UnavailableError(
-            "readers kept the log of the database from being emptied", reason="STORE_BUSY", retry_after_s=1.0
+            "other users of the database kept its log from being emptied", reason="STORE_BUSY", retry_after_s=1.0
         )
 
 

@@ -15,6 +15,7 @@ _R = REFUSAL.c
 _SAME = (_R.agent == bindparam("which_agent"), _R.key == bindparam("which_key"))
 _BUMP = update(REFUSAL).where(*_SAME).values(count=_R.count + 1, last=bindparam("moment"))
 _COUNT = select(_R.count).where(*_SAME)
+_KEYS = select(_R.key).where(_R.agent == bindparam("which_agent"))
 _INSERT = insert(REFUSAL)
 _DUE = (
     select(_R.agent, _R.key, _R.first, _R.last, _R.count, _R.body)
@@ -39,6 +40,10 @@ class SqlRefusalTable:
         values = {"agent": agent, "key": key, "first": moment, "last": moment, "count": 1, "body": body}
         self._connection.execute(_INSERT, values)
         return 1
+
+    def keys(self, agent: str) -> frozenset[str]:
+        """The keys of an agent's rows."""
+        return frozenset(self._connection.execute(_KEYS, {"which_agent": agent}).scalars())
 
     def due(self, first_before: datetime) -> Sequence[Refusal]:
         """Rows whose first refusal is older than that, the oldest first."""

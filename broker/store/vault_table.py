@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from broker.domain.ports import VaultRow
+from broker.domain.ports import OBJECT_COST, VaultRow
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
 from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, VAULT_USAGE
@@ -23,7 +23,7 @@ _GET = select(
 _COMPLETE = (
     update(VAULT_OBJECT)
     .where(_O.id == bindparam("which"))
-    .values(size=bindparam("new_size"), digest=bindparam("new_digest"), complete=True)
+    .values(size=bindparam("new_size"), digest=bindparam("new_digest"), expires=bindparam("moment"), complete=True)
 )
 _EXTEND = (
     update(VAULT_OBJECT)
@@ -43,6 +43,7 @@ _DELETE = delete(VAULT_OBJECT).where(_O.id == bindparam("which"))
 _EXPIRED = select(_O.id).where(_O.expires <= bindparam("now")).order_by(_O.expires, _O.id).limit(bindparam("most"))
 _U = VAULT_USAGE.c
 _OWNER = select(_O.owner).where(_O.id == bindparam("which"))
+_LABELS = select(_O.data_classes).where(_O.id == bindparam("which"))
 _STORED = select(func.coalesce(func.sum(func.length(VAULT_CHUNK.c.sealed)), 0)).where(
     VAULT_CHUNK.c.object_id == bindparam("which")
 )
@@ -56,6 +57,8 @@ class SqlVaultTable:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.deletions = 0
+        """Objects deleted through this table since it was made, those of transactions rolled back included."""
 
     def insert(self, row: VaultRow) -> None:
         """Adds an object.
@@ -79,19 +82,21 @@ class SqlVaultTable:
             self._connection.execute(_INSERT, values)
         except IntegrityError as error:
             raise ConflictError(f"there is an encrypted object {row.id} already") from error
+        self._count(row.id, _fixed_cost(list_text(row.data_classes)))
 
     def get(self, object_id: str) -> VaultRow | None:
         """An object, complete or not."""
         row = self._connection.execute(_GET, {"which": object_id}).first()
         return None if row is None else _read(row)
 
-    def complete(self, object_id: str, *, size: int, digest: str) -> None:
-        """Marks an upload complete, with its size and digest.
+    def complete(self, object_id: str, *, size: int, digest: str, expires: datetime | None) -> None:
+        """Marks an upload complete, with its size, digest and expiry.
 
         Raises:
             NotFoundError: there is no such object.
         """
-        values = {"which": object_id, "new_size": size, "new_digest": digest}
+        moment = optional_time_text(expires)
+        values = {"which": object_id, "new_size": size, "new_digest": digest, "moment": moment}
         if self._connection.execute(_COMPLETE, values).rowcount == 0:
             raise _missing(object_id)
 
@@ -129,8 +134,12 @@ class SqlVaultTable:
 
     def delete(self, object_id: str) -> None:
         """Destroys an object's keys and chunks; nothing happens where there is none."""
+        labels = self._connection.execute(_LABELS, {"which": object_id}).scalar()
+        if labels is None:
+            return
+        self.deletions += 1
         stored = self._connection.execute(_STORED, {"which": object_id}).scalar_one()
-        self._count(object_id, -stored)
+        self._count(object_id, -stored - _fixed_cost(labels))
         self._connection.execute(_DELETE_CHUNKS, {"which": object_id})
         self._connection.execute(_DELETE, {"which": object_id})
 
@@ -139,7 +148,7 @@ class SqlVaultTable:
         return list(self._connection.execute(_EXPIRED, {"now": time_text(now), "most": limit}).scalars())
 
     def usage(self, owner: str) -> int:
-        """Bytes that an owner keeps, as they are stored; unfinished objects count."""
+        """Bytes that an owner keeps, with ``OBJECT_COST`` and labels of each object; unfinished ones count."""
         return int(self._connection.execute(_USAGE, {"whose": owner}).scalar() or 0)
 
     def _count(self, object_id: str, more: int) -> None:
@@ -148,6 +157,10 @@ class SqlVaultTable:
             return
         if not self._connection.execute(_ADD_USAGE, {"whose": owner, "more": more}).rowcount:
             self._connection.execute(_NEW_USAGE, {"owner": owner, "stored": more})
+
+
+def _fixed_cost(labels: str) -> int:
+    return OBJECT_COST + len(labels.encode())
 
 
 def _read(row: Sequence[Any]) -> VaultRow:

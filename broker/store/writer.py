@@ -59,6 +59,11 @@ class GroupWriter:
         """Has a COMMIT failed, so that nothing is known of its batch?"""
         return bool(self._failure)
 
+    @property
+    def deletions(self) -> int:
+        """How many encrypted objects its functions have deleted."""
+        return self._transaction.vault.deletions
+
     def submit(self, work: Callable[[SqlTransaction], T]) -> Future[T]:
         """Queues a function. A future cancelled before its turn is never run; after that it can't be cancelled.
 

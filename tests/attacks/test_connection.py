@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -19,9 +21,13 @@ from broker.domain.ports import Transaction
 from broker.errors import BrokerError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from broker.identity import ca, keys
 from broker.identity.ca import CertificateAuthority
+from broker.v1 import blob_pb2, tool_broker_pb2, tool_broker_pb2_grpc
+from tests.integration.test_wire import channel, facts
 from tests.served import OPERATOR, Served, command, command_json, make_state, serving
 
 pytestmark = pytest.mark.docker
+
+UploadCall: TypeAlias = "grpc.aio.StreamUnaryCall[tool_broker_pb2.UploadBlobRequest, blob_pb2.Blob]"
 
 _ENDS_WITHIN_S = 5
 _ENDLESS = {"code": "import time\nprint('up', flush=True)\nwhile True: time.sleep(3600)\n"}
@@ -30,7 +36,7 @@ _ENDLESS = {"code": "import time\nprint('up', flush=True)\nwhile True: time.slee
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     state = tmp_path_factory.mktemp("broker") / "state"
-    names = ("scout", "doomed", "streaming", "brief", "rekeyed")
+    names = ("scout", "doomed", "streaming", "uploading", "greedy", "brief", "rekeyed")
     make_state(state, agents=dict.fromkeys(names, OPERATOR), settings={"drain_s": 0})
     with serving(state) as broker:
         yield broker
@@ -125,6 +131,45 @@ async def test_the_open_stream_of_a_revoked_agent_ends_within_five_seconds(serve
         async with asyncio.timeout(_ENDS_WITHIN_S):
             await ended.wait()
         assert await following == "IDENTITY_REVOKED"
+
+
+async def test_the_open_upload_of_a_revoked_agent_ends_within_five_seconds(served: Served) -> None:
+    async with channel(served, "agent", "uploading") as opened:
+        upload = tool_broker_pb2_grpc.ToolBrokerStub(opened).UploadBlob(timeout=60)
+        await _begin(upload)
+        command(served.state, "identity", "revoke", "agent", "uploading", "--reason", "stolen laptop")
+        async with asyncio.timeout(_ENDS_WITHIN_S):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await upload
+    assert facts(caught.value)[:2] == (grpc.StatusCode.UNAUTHENTICATED, "IDENTITY_REVOKED")
+
+
+async def test_one_caller_does_not_take_all_uploads(served: Served) -> None:
+    async with channel(served, "agent", "greedy") as opened, served.client() as other:
+        stub = tool_broker_pb2_grpc.ToolBrokerStub(opened)
+        uploads = [stub.UploadBlob(timeout=60) for _ in range(9)]
+        for upload in uploads:
+            await _begin(upload)
+        ended = asyncio.Event()
+        for upload in uploads:
+            upload.add_done_callback(lambda _: ended.set())
+        async with asyncio.timeout(_ENDS_WITHIN_S):
+            await ended.wait()
+        [refused] = [upload for upload in uploads if upload.done()]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await refused
+        assert facts(caught.value)[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOADS_BUSY")
+        assert await other.upload(b"somebody else's")
+        for upload in uploads:
+            upload.cancel()
+
+
+async def _begin(upload: UploadCall) -> None:
+    header = tool_broker_pb2.UploadBlobRequest()
+    header.header.size = 1 << 20
+    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # one that was refused takes no more
+        await upload.write(header)
+        await upload.write(tool_broker_pb2.UploadBlobRequest(chunk=b"a piece"))
 
 
 async def test_a_certificate_that_expires_ends_its_open_stream(served: Served) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from broker.domain.call import CallContext, Lineage
-from broker.domain.identity import IdentityKind
+from broker.domain.identity import Caller, IdentityKind
 from broker.domain.tier import Tier
 from broker.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from broker.identity import delegation
+from broker.identity import delegation, keys
 from broker.identity.directory import Directory
 from broker.identity.lineage import prove
 from tests.identity_world import HOUR, World, make_world
@@ -33,7 +33,7 @@ def test_a_session_proves_its_starter_and_the_registry_the_rest(world: World) ->
     assert lineage == Lineage(
         agent=world.callers["reporter"].identity.id,
         owner=world.ada,
-        registrar=world.ada,
+        registrar=world.bob,
         starter=world.bob,
         proofs=(f"session:{session.id}",),
     )
@@ -70,6 +70,22 @@ def test_a_session_whose_starter_was_revoked(world: World) -> None:
     session = world.start()
     world.revoke("bob")
     assert "revoked" in world.refusal(session.id)
+
+
+def test_a_session_whose_starter_no_longer_answers_for_the_agent(world: World) -> None:
+    session = world.start(by="ada")
+    agent = world.callers["reporter"].identity
+    world.local.write(
+        lambda tx: world.local.registry.change_owner(tx, agent=agent.id, owner=world.eve, by=world.bob, now=world.now)
+    )
+    key = keys.new_key()
+    certificate = world.authority.issue_client(agent.kind, agent.name, key.public_key(), world.now, HOUR)
+    registry = world.local.registry
+    record = world.local.write(
+        lambda tx: registry.issue(tx, identity=agent.id, certificate=certificate, by=world.bob, now=world.now)
+    )
+    world.callers["reporter"] = Caller(world.local.read(lambda tx: tx.identities.get(agent.id)), record)
+    assert "no longer answers" in world.refusal(session.id)
 
 
 def test_a_wrong_session_is_refused_at_the_lowest_tier_and_beside_a_good_delegation(world: World) -> None:
@@ -155,7 +171,39 @@ def test_a_human_does_not_call_tools(world: World) -> None:
 
 
 def test_the_owner_is_the_registrys_word_not_the_callers(world: World) -> None:
-    forged = dataclasses.replace(world.callers["spy"].identity, owner=world.bob, registrar=world.bob)
+    forged = dataclasses.replace(world.callers["spy"].identity, owner=world.ada, registrar=world.ada)
     world.callers["spy"] = dataclasses.replace(world.callers["spy"], identity=forged)
     lineage = world.prove(by="spy")
-    assert (lineage.owner, lineage.registrar) == (world.eve, world.ada)
+    assert (lineage.owner, lineage.registrar) == (world.eve, world.bob)
+
+
+@pytest.mark.parametrize("by", ["eve", "ada"])
+def test_somebody_elses_agent_gets_no_proof_of_lineage_from_a_human_who_does_not_answer_for_it(
+    world: World, by: str
+) -> None:
+    agent = {"eve": "reporter", "ada": "spy"}[by]
+    for lend in (world.start, world.schedule):
+        with pytest.raises(PermissionDeniedError) as caught:
+            lend(by=by, agent=agent)
+        assert caught.value.reason == "NOT_IN_LINEAGE"
+        assert "owner" in caught.value.hint
+    assert world.local.read(lambda tx: tx.identities.sessions(agent="", starter="", before="", limit=9)) == []
+
+
+def test_owner_and_registrar_start_sessions_for_their_agent(world: World) -> None:
+    assert world.start(by="ada").starter == world.ada
+    assert world.start(by="bob").starter == world.bob
+
+
+def test_a_schedule_ends_with_its_registrars_answer_for_the_agent(world: World) -> None:
+    schedule = world.schedule(by="ada")
+    assert world.start(by="reporter", schedule=schedule.id).starter == world.ada
+    world.local.write(
+        lambda tx: world.local.registry.change_owner(
+            tx, agent=world.callers["reporter"].identity.id, owner=world.eve, by=world.bob, now=world.now
+        )
+    )
+    with pytest.raises(PermissionDeniedError) as caught:
+        world.start(by="reporter", schedule=schedule.id)
+    assert caught.value.reason == "SCHEDULE_INVALID"
+    assert "no longer owns" in caught.value.message

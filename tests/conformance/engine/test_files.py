@@ -79,11 +79,11 @@ async def test_files_that_do_not_fit_are_refused(engine: Engine) -> None:
         with pytest.raises(InvalidArgumentError) as caught:
             await finish(lease.run(python("", files=(given("large", b"x" * (2**20 + 1)),))))
     assert caught.value.reason == "FILES_TOO_LARGE"
-    # Each takes whole pages, so that these fit by their bytes and not in truth: the sandbox itself refuses.
+    # Each takes whole pages, so that these fit by their bytes and not in truth.
     async with engine.lease("call_pages", await profile(engine, limits)) as lease:
         with pytest.raises(InvalidArgumentError) as caught:
             await finish(lease.run(python("", files=tuple(given(f"f{n}", b"x") for n in range(300)))))
-    assert caught.value.reason == "INPUT_REFUSED"
+    assert caught.value.reason == "FILES_TOO_LARGE"
 
 
 @pytest.mark.parametrize("size", [0, 9, 11])

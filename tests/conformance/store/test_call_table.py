@@ -106,6 +106,8 @@ async def test_repeated_refusals_are_counted(store: Store) -> None:
     assert await store.write(lambda tx: tx.refusals.bump("agt_1", "k", later, b"second")) == 2
     assert await store.write(lambda tx: tx.refusals.bump("agt_1", "other", later, b"other")) == 1
     assert await store.write(lambda tx: tx.refusals.bump("agt_2", "k", later, b"else")) == 1
+    assert await store.read(lambda tx: tx.refusals.keys("agt_1")) == {"k", "other"}
+    assert await store.read(lambda tx: tx.refusals.keys("agt_3")) == frozenset()
     assert list(await store.read(lambda tx: tx.refusals.due(NOW))) == []
     assert list(await store.read(lambda tx: tx.refusals.due(later))) == [Refusal("agt_1", "k", NOW, later, 2, b"first")]
     await store.write(lambda tx: tx.refusals.remove("agt_1", "k"))

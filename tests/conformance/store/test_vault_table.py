@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from broker.domain.ports import Store, VaultRow
+from broker.domain.ports import OBJECT_COST, Store, VaultRow
 from broker.errors import ConflictError, NotFoundError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
@@ -49,22 +49,29 @@ async def test_usage_counts_all_that_an_owner_keeps(store: Store) -> None:
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_2")))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="call_1", kind="call")))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_3", owner="agt_2")))
-    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 0
+    fixed = OBJECT_COST + len(r'["pii","\u00e4"]')
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 3 * fixed
     for object_id in ("blob_1", "blob_2", "call_1", "blob_3"):
         await store.write(lambda tx, which=object_id: tx.vault.insert_chunk(which, 0, bytes(100)))
-    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 300
-    assert await store.read(lambda tx: tx.vault.usage("agt_2")) == 100
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 300 + 3 * fixed
+    assert await store.read(lambda tx: tx.vault.usage("agt_2")) == 100 + fixed
     await store.write(lambda tx: tx.vault.delete("call_1"))
-    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 200
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 200 + 2 * fixed
+    for object_id in ("blob_1", "blob_1", "blob_2", "blob_9"):
+        await store.write(lambda tx, which=object_id: tx.vault.delete(which))
+    assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 0
 
 
 async def test_an_upload_is_marked_complete(store: Store) -> None:
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_2")))
-    await store.write(lambda tx: tx.vault.complete("blob_2", size=5000, digest="sha256:00"))
-    found = await store.read(lambda tx: tx.vault.get("blob_2"))
-    assert found == replace(ROW, id="blob_2", size=5000, digest="sha256:00", complete=True)
+    for expires in (NOW + timedelta(seconds=1), NOW + timedelta(days=1), None):
+        await store.write(
+            lambda tx, expires=expires: tx.vault.complete("blob_2", size=5000, digest="sha256:00", expires=expires)
+        )
+        found = await store.read(lambda tx: tx.vault.get("blob_2"))
+        assert found == replace(ROW, id="blob_2", size=5000, digest="sha256:00", complete=True, expires=expires)
     with pytest.raises(NotFoundError):
-        await store.write(lambda tx: tx.vault.complete("blob_9", size=1, digest=""))
+        await store.write(lambda tx: tx.vault.complete("blob_9", size=1, digest="", expires=None))
 
 
 async def test_extend_never_shortens(store: Store) -> None:

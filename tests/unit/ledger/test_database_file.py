@@ -164,6 +164,7 @@ with Database.open_sync(path) as database:
         except BrokerError as error:
             print(error.reason, type(error).__name__, error.message)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print("failed", database.failed)
 """
 
 
@@ -172,6 +173,7 @@ def test_after_a_commit_that_failed_nothing_more_is_taken(path: Path) -> None:
     # that, and still nothing is written until somebody looks at what is there.
     ended = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=False)
     lines = ended.stdout.splitlines()
+    assert lines.pop() == "failed True", ended.stderr
     assert len(lines) == 2, ended.stderr
     for line in lines:
         assert line.startswith("STORE_FAILED UnavailableError a COMMIT failed"), line

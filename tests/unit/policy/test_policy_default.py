@@ -51,7 +51,7 @@ def test_administration_is_the_operators_alone(policy: Snapshot, method: str) ->
     assert not may(policy, "agent:olivia", method)
 
 
-@pytest.mark.parametrize("name", ["GetToolCall", "ListToolCalls", "WatchToolCall", "CancelToolCall", "DownloadBlob"])
+@pytest.mark.parametrize("name", ["GetToolCall", "ListToolCalls", "WatchToolCall", "CancelToolCall"])
 def test_only_operators_reach_what_belongs_to_others(policy: Snapshot, name: str) -> None:
     method = f"broker.v1.ToolBroker/{name}"
     for subject in ("agent:scout", "human:hugo"):

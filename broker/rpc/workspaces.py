@@ -1,0 +1,50 @@
+"""Which workspace a request names: the policy is asked there too, so that a rule about a workspace holds for RPCs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from google.protobuf.message import Message
+
+from broker.identity.names import check_name
+from broker.rpc import wire
+
+NAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "broker.v1.ToolBroker/ListTools": ("workspace",),
+        "broker.v1.ToolBroker/GetTool": ("workspace",),
+        "broker.v1.ToolBroker/CreateToolCall": ("tool_call", "context", "workspace"),
+        "broker.v1.ToolBroker/RunToolCall": ("tool_call", "context", "workspace"),
+        "broker.v1.Sessions/StartSession": ("workspace",),
+        "broker.v1.Sessions/CreateSchedule": ("schedule", "workspace"),
+    },
+)
+"""Full method -> path of the field that names the workspace in which it acts."""
+
+ONLY_FILTERED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        # It answers with the caller's own calls, and with others' only where the policy allows the method in the
+        # workspace of each call, whatever the filter says. Naming a workspace only leaves some of them out.
+        "broker.v1.ToolBroker/ListToolCalls": ("filter", "workspace"),
+    },
+)
+"""Methods whose field of that name gives no access to a workspace, each with its reason."""
+
+
+def named_workspace(method: str, request: Message) -> str | None:
+    """The workspace that a request acts in; ``None`` where the method isn't about one.
+
+    Raises:
+        InvalidArgumentError: it names none, or what it names is no name (``NAME_INVALID``).
+    """
+    path = NAMED.get(method)
+    if path is None:
+        return None
+    value: object = request
+    for part in path:
+        value = getattr(value, part)
+    field = ".".join(path)
+    if not isinstance(value, str) or not value:
+        raise wire.refuse(field, "is required")
+    return check_name(value, field=field)
