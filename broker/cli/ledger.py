@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 from rich.progress import Progress, TaskID
-from rich.table import Table
 
-from broker.cli.output import OutputModel, console, emit, errors
+from broker.cli.ledger_line import line, tone
+from broker.cli.output import OutputModel, console, emit, errors, printable
 from broker.domain.canonical import JsonObject
 from broker.errors import DataLossError, FieldViolation, InvalidArgumentError
 from broker.ledger.encoding import NotCanonicalError, decode
@@ -22,6 +22,9 @@ from broker.ledger.reader import LedgerFile, open_ledger, verify_file
 from broker.ledger.verdict import Expectation, Report, Verdict
 from broker.ledger.verifier import Row, UnreadableError
 from broker.settings import DEFAULT_STATE, StatePaths
+
+_TO_MILLISECONDS = 23
+"""Characters of a time that are shown."""
 
 EXIT_CODES = MappingProxyType(
     {
@@ -260,22 +263,9 @@ def _render_report(output: VerifyOutput) -> None:
 def _render_entries(output: ShowOutput) -> None:
     if output.incomplete:
         errors.print(f"incomplete: {output.incomplete}", markup=False, style="bold red", soft_wrap=True)
-    table = Table("seq", "time", "type", "about", box=None, pad_edge=False)
     for item in output.items:
         entry = item.entry
-        table.add_row(str(item.seq), str(entry.get("ts", "")), str(entry.get("type", "")), _about(entry))
-    console.print(table, markup=False)
+        head = f"{item.seq:>6}  {str(entry.get('ts', ''))[:_TO_MILLISECONDS]}  {entry.get('type', '')!s:<19}"
+        console.print(printable(f"{head}  {line(entry)}"), markup=False, soft_wrap=True, style=tone(entry))
     if output.next_seq is not None:
         console.print(f"more from entry {output.next_seq} on: --from {output.next_seq}", style="dim")
-
-
-def _about(entry: JsonObject) -> str:
-    words: list[str] = []
-    for name, value in entry.items():
-        if name in ("v", "origin", "seq", "prev", "type", "ts", "boot_id") or value in ("", None):
-            continue
-        if name == "agent" and isinstance(value, dict):
-            words.append(str(value.get("id", "")))
-        elif isinstance(value, str | int):
-            words.append(f"{name}={value}")
-    return " ".join(words)

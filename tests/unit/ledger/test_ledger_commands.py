@@ -120,4 +120,4 @@ def test_show_filters_and_pages(state: Path) -> None:
     assert seqs("--call", "call_1", "--type", "intent", "--limit", "1") == ([2], None)
     text = _run("show", "--state", state).stdout
     assert "intent" in text
-    assert "call_id=call_2" in text
+    assert "call_2" in text

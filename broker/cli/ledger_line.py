@@ -1,0 +1,128 @@
+"""One ledger entry in one line for a person: what happened, to which call, by which rule. Pure.
+
+The whole entry is what ``--json`` prints; nothing is decided from these lines. An entry may come from a file that somebody
+made up, so every value is taken only if it is what it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from broker.domain.canonical import JsonObject, JsonValue
+
+_SHORT = 12
+"""Characters of a digest that are shown."""
+
+
+def line(entry: JsonObject) -> str:
+    """What the entry says, in a line without its number, time and type."""
+    tell = _TELLERS.get(_text(entry, "type"), _others)
+    words = [tell(entry), _call(entry)]
+    agent = _part(entry, "agent")
+    if agent:
+        words.append(f"({_text(agent, 'id')})")
+    return "  ".join(word for word in words if word)
+
+
+def tone(entry: JsonObject) -> str:
+    """A style for the line: what went wrong stands out."""
+    said = line(entry)
+    if said.startswith(("deny", "UNKNOWN")):
+        return "red"
+    return "yellow" if said.startswith(("FAILED", "CANCELLED", "DENIED", "revoked")) else ""
+
+
+def _decision(entry: JsonObject) -> str:
+    refused = _part(entry, "refused")
+    if refused:
+        repeated = _part(entry, "repeated").get("count")
+        times = f", {repeated} more times" if isinstance(repeated, int) else ""
+        rule = _text(refused, "rule") or "no rule"
+        return f"deny  {_tool(entry)}: {_text(refused, 'reason')} by {rule}{times}"
+    policy = _part(entry, "policy")
+    return f"{_text(policy, 'decision')}  {_tool(entry)} by {_text(policy, 'rule')}"
+
+
+def _intent(entry: JsonObject) -> str:
+    lineage = _part(entry, "lineage")
+    return f"{_tool(entry)}, started by {_text(lineage, 'starter') or 'nobody'}"
+
+
+def _outcome(entry: JsonObject) -> str:
+    outcome = _part(entry, "outcome")
+    code = outcome.get("exit_code")
+    end = f"exit code {code}" if isinstance(code, int) else f"ended by {_text(outcome, 'cause')}"
+    cause = _text(outcome, "cause")
+    struck = f" on the word of {_text(outcome, 'cause_source')}" if cause not in ("TOOL", "") else ""
+    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}"
+
+
+def _identity(entry: JsonObject) -> str:
+    revoked = "revoked  " if _text(entry, "type") == "identity.revoked" else ""
+    return (
+        f"{revoked}{_text(entry, 'kind')} {_text(entry, 'identity')}: {_text(entry, 'change')}, by {_text(entry, 'by')}"
+    )
+
+
+def _session(entry: JsonObject) -> str:
+    what = _text(entry, "session") or _text(entry, "schedule")
+    return f"{what} in {_text(entry, 'workspace')}, for {_text(_part(entry, 'lineage'), 'starter')}"
+
+
+def _spec(entry: JsonObject) -> str:
+    return f"{_tool(entry)} {_brief(_part(entry, 'tool'), 'version')}, tier {entry.get('tier', '?')}"
+
+
+def _policy(entry: JsonObject) -> str:
+    return f"{_brief(entry, 'policy_digest')}, {entry.get('rules', '?')} rules"
+
+
+def _heartbeat(entry: JsonObject) -> str:
+    return f"{_text(entry, 'software')} starts with {entry.get('tools', '?')} tools, policy {_brief(entry, 'policy_digest')}"
+
+
+def _genesis(entry: JsonObject) -> str:
+    return f"{_text(entry, 'origin')}, operator {_text(entry, 'operator')}, CA {_brief(entry, 'ca_fingerprint')}"
+
+
+def _others(entry: JsonObject) -> str:
+    return f"{len(entry)} members; --json shows them"
+
+
+_TELLERS: Mapping[str, Callable[[JsonObject], str]] = {
+    "decision": _decision,
+    "intent": _intent,
+    "outcome": _outcome,
+    "unknown": _outcome,
+    "identity.issued": _identity,
+    "identity.revoked": _identity,
+    "session.started": _session,
+    "session.ended": _session,
+    "schedule.registered": _session,
+    "spec.registered": _spec,
+    "policy.changed": _policy,
+    "heartbeat": _heartbeat,
+    "genesis": _genesis,
+}
+
+
+def _tool(entry: JsonObject) -> str:
+    return _text(_part(entry, "tool"), "name") or "?"
+
+
+def _call(entry: JsonObject) -> str:
+    return _text(entry, "call_id")
+
+
+def _part(entry: JsonObject, name: str) -> JsonObject:
+    value: JsonValue = entry.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(entry: JsonObject, name: str) -> str:
+    value = entry.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _brief(entry: JsonObject, name: str) -> str:
+    return _text(entry, name).removeprefix("sha256:")[:_SHORT]

@@ -1,0 +1,41 @@
+"""One line per entry: what it says of real entries, and that nothing made up can break it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.cli.ledger_line import line, tone
+from broker.ledger.entry import ENTRY_TYPES
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ["agent", "tool", "policy", "refused", "repeated", "outcome", "lineage", "call_id", "tier", "rules", "tools"]
+
+
+@given(st.sampled_from([*sorted(ENTRY_TYPES), "made.up"]), st.dictionaries(st.sampled_from(NAMES), ANY))
+def test_any_entry_has_a_line(entry_type: str, body: dict[str, object]) -> None:
+    entry = {"type": entry_type, **body}
+    assert isinstance(line(entry), str)
+    assert tone(entry) in ("", "red", "yellow")
+
+
+def test_a_refusal_says_rule_and_repetitions() -> None:
+    entry = {
+        "type": "decision",
+        "agent": {"id": "agt_1"},
+        "tool": {"name": "shell.run"},
+        "refused": {"reason": "POLICY_DENIED", "rule": "demo-no-shell"},
+        "repeated": {"count": 24},
+    }
+    assert line(entry) == "deny  shell.run: POLICY_DENIED by demo-no-shell, 24 more times  (agt_1)"
+    assert tone(entry) == "red"
+
+
+def test_an_outcome_says_which_limit_struck_and_by_whose_evidence() -> None:
+    outcome = {"state": "FAILED", "cause": "MEMORY", "cause_source": "ENGINE", "exit_code": None}
+    entry = {"type": "outcome", "call_id": "call_1", "tool": {"name": "demo.quick"}, "outcome": outcome}
+    assert line(entry) == "FAILED  demo.quick, ended by MEMORY on the word of ENGINE  call_1"
