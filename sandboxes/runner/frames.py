@@ -70,6 +70,20 @@ class Channel:
         """Writes one frame with a JSON object."""
         self.send(kind, json.dumps(value).encode())
 
+    @property
+    def source(self) -> int:
+        """The descriptor that the broker writes to; between a job and its end it says nothing."""
+        return self._source
+
+    def check_broker(self) -> None:
+        """Drops what came although nothing should.
+
+        Raises:
+            EOFError: the broker has gone.
+        """
+        if not os.read(self._source, _READ):
+            raise EOFError
+
     def wait_for_end(self) -> None:
         """Returns once the broker has closed its side; what still comes is dropped."""
         while os.read(self._source, _READ):

@@ -69,18 +69,25 @@ def serve() -> str:
 
 
 def _watch(channel: Channel, running: tool.Tool, wake: int) -> _Ending:
-    """Forwards output until the main process ends; then ends all others and forwards what is left in the pipes."""
+    """Forwards output until the main process ends; then ends all others and forwards what is left in the pipes.
+
+    Raises:
+        EOFError: the broker has gone while the tool ran.
+    """
     poll = select.poll()
     names = {running.stdout: frames.STDOUT, running.stderr: frames.STDERR}
     for end in names:
         os.set_blocking(end, False)
         poll.register(end, select.POLLIN)
     poll.register(wake, select.POLLIN)
+    poll.register(channel.source, select.POLLIN)
     ending = _reap(running.pid)
     while ending is None:
         for end, _ in poll.poll():
             if end == wake:
                 _drop(wake)
+            elif end == channel.source:
+                channel.check_broker()  # nobody is there any more to keep the time limit: the tool ends with us
             elif not _forward(channel, end, names[end]):
                 poll.unregister(end)
         ending = _reap(running.pid)
