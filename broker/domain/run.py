@@ -47,6 +47,89 @@ class Limits:
     open_files: int = 256
 
 
+class EgressKind(enum.StrEnum):
+    """How a tool reaches a listed host."""
+
+    HTTP = "http"
+    """Plain HTTP through the proxy; the broker sees method and path."""
+    HTTPS = "https"
+    """The tool asks ``http://host/...`` through the proxy, and the broker speaks TLS to the host: it sees method and path,
+    and can add a secret."""
+    CONNECT = "connect"
+    """A tunnel through the proxy with the tool's own TLS: the broker sees the host only, and compares it with the SNI."""
+    TCP = "tcp"
+    """Bytes, from a port on the sandbox's loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretUse:
+    """A header that the broker adds on the way out; the tool's own header of that name is dropped."""
+
+    name: str
+    """In the broker's secret store."""
+    header: str
+    """Lower case."""
+    prefix: str = ""
+    """What stands before the secret in the header's value, such as ``Bearer ``."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRule:
+    """One host that a tool may reach, and how."""
+
+    kind: EgressKind
+    host: str
+    """A name in lower case without a trailing dot (IDNA A-labels), or an address in its shortest form."""
+    port: int
+    methods: tuple[str, ...] = ()
+    """Of ``http`` and ``https``, upper case; empty allows GET and HEAD only."""
+    paths: tuple[str, ...] = ()
+    """Of ``http`` and ``https``: prefixes, each beginning with ``/``; empty allows every path."""
+    listen: int = 0
+    """Of ``tcp``: the port on the sandbox's loopback, at least 1024 and not the proxy's."""
+    secret: SecretUse | None = None
+    """Of ``https`` only."""
+
+
+class EgressVerdict(enum.StrEnum):
+    """What became of what a tool wanted from a host."""
+
+    ALLOWED = "ALLOWED"
+    NOT_LISTED = "NOT_LISTED"
+    """No rule for host, port, kind, method or path."""
+    ADDRESS_REFUSED = "ADDRESS_REFUSED"
+    """The name leads to an address that no tool may reach."""
+    UNRESOLVED = "UNRESOLVED"
+    UNREACHABLE = "UNREACHABLE"
+    MISMATCH = "MISMATCH"
+    """Host header, SNI or request target name another host than was allowed."""
+    MALFORMED = "MALFORMED"
+    SECRET_UNAVAILABLE = "SECRET_UNAVAILABLE"  # noqa: S105  # a verdict
+    SECRET_ECHOED = "SECRET_ECHOED"  # noqa: S105  # a verdict
+    """The response held the secret that the request had been given; the connection was cut."""
+    LIMIT = "LIMIT"
+    """A bound on connections, time or bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRecord:
+    """All that a call did with one host, port and verdict; bytes as the tool sent and received them."""
+
+    host: str
+    """As the rule has it where ``listed``; else as the tool wrote it, cut and made visible."""
+    port: int
+    kind: EgressKind
+    verdict: EgressVerdict
+    listed: bool
+    """Whether a rule names this host and port."""
+    count: int = 1
+    """Requests or connections."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    detail: str = ""
+    """A sentence for a person; of the first of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """All that decides what container a call gets."""
@@ -54,6 +137,9 @@ class Profile:
     image: str
     """Digest of the image as the engine knows it, ``sha256:...``: never a tag."""
     limits: Limits
+    runtime: str = ""
+    """OCI runtime by the engine's name for it, such as ``runsc``; empty is the engine's own choice."""
+    egress: tuple[EgressRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +178,10 @@ class Job:
     files: tuple[JobFile, ...] = ()
     outputs: OutputRules = field(default_factory=OutputRules)
     wants_result: bool = False
+    proxy: bool = False
+    """Whether the runner offers the HTTP proxy on the sandbox's loopback (``http_proxy`` and the like name it)."""
+    forwards: tuple[int, ...] = ()
+    """Ports on the sandbox's loopback that the broker forwards."""
 
 
 @dataclass(frozen=True, slots=True)

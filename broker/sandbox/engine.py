@@ -1,8 +1,13 @@
-"""What an engine must offer: a lease on one container per call, used once and destroyed.
+"""What an engine must offer: containers for one job each, made beforehand or when they are needed, and destroyed.
 
-    async with engine.lease(call_id, profile) as lease:
-        async for event in lease.run(job):
-            ...
+    lease = await engine.create(profile)
+    try:
+        if await lease.ready():
+            async for event in lease.run(job):
+                ...
+                lease.taken(event)
+    finally:
+        await lease.destroy()
 
 Any engine passes the suite in ``tests/conformance/engine``.
 """
@@ -10,7 +15,6 @@ Any engine passes the suite in ``tests/conformance/engine``.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +23,29 @@ from broker.sandbox.images import SandboxImage
 
 LABEL_INSTANCE = "broker"
 """Label of every container: which broker it belongs to."""
-LABEL_CALL = "broker.call"
-"""Label of every container: the call that it was made for."""
+PROXY_PORT = 3128
+"""Where the runner's HTTP proxy listens on the sandbox's loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine's runtime does by itself. What it doesn't is refused or enforced in another way, never assumed."""
+
+    runtime: str
+    """The engine's name for it."""
+    memory: bool = True
+    processes: bool = True
+    cpu: bool = True
+    disk: bool = True
+    inodes: bool = True
+    """Whether it keeps a limit on the number of files."""
+    open_files: bool = True
+    counters: bool = True
+    """Whether the host's counters (memory, CPU, refused forks) are those of the tool."""
+    oom_events: bool = True
+    """Whether it says that the kernel killed a process for memory."""
+    isolated_runner: bool = True
+    """Whether the tool can't look into the runner (``/proc/1``), so that the runner's frames are its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +53,58 @@ class OwnedContainer:
     """A container on the engine that carries a broker's label."""
 
     id: str
-    call_id: str
     state: str
     """The engine's word: ``created``, ``running``, ``exited``, ..."""
 
 
+class Duplex(Protocol):
+    """One connection that the tool opened on the sandbox's loopback."""
+
+    async def read(self) -> bytes:
+        """The next bytes, 64 KiB at most; empty once the tool has closed its side.
+
+        Raises:
+            ConnectionError: it broke.
+        """
+
+    async def write(self, data: bytes) -> None:
+        """Sends bytes to the tool; waits while it doesn't read.
+
+        Raises:
+            ConnectionError: it broke.
+        """
+
+    async def end(self) -> None:
+        """Closes our side; the tool reads the end after all bytes."""
+
+
+class EgressGate(Protocol):
+    """Serves what a tool opens on its loopback, for the one call that it was made for."""
+
+    async def serve(self, listener: int, stream: Duplex) -> None:
+        """Handles one connection to its end; the run cancels it at its own end. ``listener`` is the port."""
+
+
 class Lease(Protocol):
-    """One container, for one job."""
+    """One container, for one job. It has been started, and its runner waits."""
 
     @property
     def container_id(self) -> str:
         """The engine's id of the container."""
 
-    def run(self, job: Job) -> AsyncIterator[RunEvent]:
-        """Runs the job, once per lease. The last event is ``Ended``; by then nothing of the tool can be heard any more.
+    @property
+    def profile(self) -> Profile:
+        """What it was made under."""
 
-        Events come as they happen; who doesn't take them slows the tool down, up to its time limit.
+    async def ready(self) -> bool:
+        """Whether the runner answers now, within a second. A lease that isn't ready can only be destroyed."""
+
+    def run(self, job: Job, egress: EgressGate | None = None) -> AsyncIterator[RunEvent]:
+        """Runs the job, once per lease. The last event is ``Ended``; by then nothing of the tool can be heard any more,
+        and every connection that it had opened is cut.
+
+        Events come as they happen. Standard output, standard error and the files each have a window of bytes of their
+        own: a reader who doesn't say ``taken`` stalls that one channel, and nothing else.
 
         Raises:
             InvalidArgumentError: the job's files or patterns don't fit the sandbox; nothing ran.
@@ -51,22 +112,46 @@ class Lease(Protocol):
                 is unknown.
         """
 
+    def taken(self, event: RunEvent) -> None:
+        """The reader is done with an event: its channel may bring as many bytes more."""
+
     def kill(self, cause: EndCause, detail: str) -> None:
         """Ends the run from outside, at any time, in any state; the first cause given is the one that ``Ended`` names."""
 
-    async def destroy(self) -> None:
-        """Cuts all streams at once and has the container killed and removed; may be called again."""
+    async def destroy(self, *, linger_s: float = 0.0) -> None:
+        """Cuts all streams at once and has the container killed and removed; may be called again.
+
+        Args:
+            linger_s: by how much the removal may wait for a quieter moment: the tool's processes have ended, and nothing
+                reaches the container any more.
+        """
+
+    async def removed(self) -> None:
+        """Returns once the container is gone.
+
+        Raises:
+            UnavailableError: the engine refuses or doesn't answer.
+        """
 
 
 class Engine(Protocol):
     """Makes leases and knows what it owns."""
 
-    def lease(self, call_id: str, profile: Profile) -> AbstractAsyncContextManager[Lease]:
-        """A fresh container for a call, destroyed on the way out whatever happens.
+    async def create(self, profile: Profile) -> Lease:
+        """A fresh container whose runner waits for a job. Who takes it destroys it; who is cancelled meanwhile leaves
+        nothing behind.
 
         Raises:
-            FailedPreconditionError: the engine doesn't have the image.
+            FailedPreconditionError: the engine doesn't have the image (``IMAGE_MISSING``) or the runtime
+                (``RUNTIME_MISSING``), or can't keep a limit of the profile (``LIMIT_UNSUPPORTED``).
             UnavailableError: the engine can't give a container; nothing ran.
+        """
+
+    async def capabilities(self, runtime: str) -> Capabilities:
+        """What a runtime does; the empty name asks for the engine's own choice.
+
+        Raises:
+            FailedPreconditionError: the engine has no such runtime (``RUNTIME_MISSING``).
         """
 
     async def image(self, name: str) -> SandboxImage:
@@ -82,8 +167,8 @@ class Engine(Protocol):
     async def list_owned(self) -> Sequence[OwnedContainer]:
         """Every container that carries this broker's label, whoever made it."""
 
-    def live_calls(self) -> frozenset[str]:
-        """Calls whose containers this very process made and hasn't removed yet."""
+    def live(self) -> frozenset[str]:
+        """Containers that this very process made and hasn't removed yet."""
 
     async def remove(self, container_id: str) -> None:
         """Kills and removes a container; one that is gone is no error.
