@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
     {
         "call": "one call through the whole broker beside the same container by the docker command",
         "policy": "one decision at 1,000, 10,000 and 100,000 rules, beside casbin as its manual says, and loading",
+        "sandbox": "warm, cold, burst and sustained calls beside docker run, docker exec and the engine's floor",
     },
 )
 """Name of a benchmark, which is the name of its module here, and what it measures."""

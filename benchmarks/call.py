@@ -9,38 +9,34 @@ before is the broker's own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from benchmarks import docker as peers
 from benchmarks.report import Measure, Report, percentile
 from broker.client import AsyncBroker
 from broker.domain.ids import new_id
 from broker.domain.run import Ended, Job, Limits, Profile
 from broker.errors import FailedPreconditionError
-from broker.sandbox.docker_config import SHM_BYTES, USER, tmpfs
 from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import LABEL_INSTANCE
 from tests.served import make_state, serving
 
 _ROUNDS = 40
 _WARM_UP = 3
-_CODE = "print(1)"
 _TARGET_RATIO = 1.25
 _SETTLE_S = 0.02
 
 
 def measure() -> Report:
     """Takes all measures; about a minute."""
-    if shutil.which("docker") is None:
-        raise FailedPreconditionError("this benchmark needs the `docker` command", reason="DOCKER_COMMAND_MISSING")
+    peers.require_docker()
     with tempfile.TemporaryDirectory(prefix="broker-benchmark-") as folder:
         state = Path(folder) / "state"
-        make_state(state)
+        make_state(state, settings={"pool_ceiling": 0})
         with serving(state) as served:
             return asyncio.run(_measure(served.client()))
 
@@ -49,7 +45,6 @@ async def _measure(client: AsyncBroker) -> Report:
     async with client, DockerEngine(new_id("bench")) as engine:
         image = (await engine.image("python")).id
         limits = Limits()
-        command = _docker_command(image, limits)
         profile = Profile(image=image, limits=limits)
         docker: list[float] = []
         bare: list[float] = []
@@ -58,7 +53,7 @@ async def _measure(client: AsyncBroker) -> Report:
             taken = [
                 await _timed(work)
                 for work in (
-                    lambda: asyncio.to_thread(_docker_run, command),
+                    lambda: asyncio.to_thread(peers.run_once, image, limits),
                     lambda: _engine_run(engine, profile),
                     lambda: _broker_run(client),
                 )
@@ -95,37 +90,19 @@ def _sandboxes() -> bytes:
     return subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout
 
 
-def _docker_run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
-    if result.stdout != b"1\n":
-        raise FailedPreconditionError(f"docker run answered {result.stdout!r}", reason="UNEXPECTED_OUTPUT")
-
-
 async def _engine_run(engine: DockerEngine, profile: Profile) -> None:
-    job = Job(kind="python", argv=("<code>",), code=_CODE, env={}, arguments=b"{}")
-    lease_end = contextlib.AsyncExitStack()
-    lease = await lease_end.enter_async_context(engine.lease(new_id("call"), profile))
-    async for event in lease.run(job):
-        if isinstance(event, Ended) and event.exit_code != 0:
-            raise FailedPreconditionError(f"the engine's run ended with {event.detail}", reason="UNEXPECTED_OUTPUT")
-    await lease_end.aclose()
+    job = Job(kind="python", argv=("<code>",), code=peers.CODE, env={}, arguments=b"{}")
+    lease = await engine.create(profile)
+    try:
+        async for event in lease.run(job):
+            lease.taken(event)
+            if isinstance(event, Ended) and event.exit_code != 0:
+                raise FailedPreconditionError(f"the engine's run ended with {event.detail}", reason="UNEXPECTED_OUTPUT")
+    finally:
+        await lease.destroy()
 
 
 async def _broker_run(client: AsyncBroker) -> None:
-    call = await client.run("python.run", {"code": _CODE})
+    call = await client.run("python.run", {"code": peers.CODE})
     if call.stdout != b"1\n":
         raise FailedPreconditionError(f"the call ended as {call.state}", reason="UNEXPECTED_OUTPUT")
-
-
-def _docker_command(image: str, limits: Limits) -> list[str]:
-    mounts = [part for path, options in tmpfs(limits).items() for part in ("--tmpfs", f"{path}:{options}")]
-    return [
-        "docker", "run", "--rm", "--pull", "never",
-        "--user", USER, "--network", "none", "--read-only", "--cap-drop", "ALL",
-        "--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes + 1),
-        "--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes),
-        "--cpus", str(limits.cpu_cores), "--shm-size", str(SHM_BYTES), "--ipc", "private",
-        "--log-driver", "none", "--ulimit", f"nofile={limits.open_files}",
-        *mounts,
-        "--entrypoint", "/usr/bin/python3", image, "-c", _CODE,
-    ]  # fmt: skip

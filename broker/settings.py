@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from broker.errors import FieldViolation, InvalidArgumentError
@@ -37,6 +40,71 @@ class StatePaths:
         self.lock = root / "serve.lock"
         self.socket_info = root / "serve.json"
         """Address, process id and boot id of the running broker."""
+
+
+_BOUND = re.compile(r"(?:\[[0-9a-f:]+\]|[a-z0-9.-]{1,253}):([1-9][0-9]{0,4})")
+_SOURCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:/[^\0]+")
+_MAX_PORT = 65535
+
+
+def _source(text: str) -> str:
+    if not _SOURCE.fullmatch(text):
+        raise ValueError("must be env:NAME (a variable of the broker's environment) or file:/ABSOLUTE/PATH")
+    return text
+
+
+def _bound_host(text: str) -> str:
+    found = _BOUND.fullmatch(text)
+    if found is None or int(found[1]) > _MAX_PORT:
+        raise ValueError(f"{text!r} must be host:port as specifications name it, such as api.example.com:443")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} must be a network such as 10.1.0.0/16 or fd00::/8: {error}") from error
+
+
+def _runtime(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9._-]{0,62}", text):
+        raise ValueError(f"{text!r} must be a container runtime by the engine's name for it, such as runsc")
+    return text
+
+
+def _loopback(text: str) -> str:
+    if not text:
+        return text
+    host, colon, port = text.rpartition(":")
+    try:
+        plain = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        fit = bool(colon) and (":" in plain) == (plain != host) and ipaddress.ip_address(plain).is_loopback
+        fit = fit and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
+    except ValueError:
+        fit = False
+    if not fit:
+        raise ValueError(
+            "must be a loopback address with a port, such as 127.0.0.1:9464: anybody who reaches it may read"
+        )
+    return text
+
+
+def _absolute(text: str) -> str:
+    if text and not Path(text).is_absolute():
+        raise ValueError("must be the absolute path of a PEM file")
+    return text
+
+
+class SecretSetting(BaseModel):
+    """Where a secret comes from, and where it may go; its value is read when it is used and stands in no setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Annotated[str, AfterValidator(_source)]
+    """``env:NAME`` or ``file:/absolute/path``."""
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(_bound_host)], ...], Field(min_length=1, max_length=256)]
+    """``host:port`` of each host that it may be sent to."""
 
 
 class Settings(BaseSettings):
@@ -78,6 +146,39 @@ class Settings(BaseSettings):
     """Workspace -> classes of data that every call in it touches, such as ``{hr: [personal]}``."""
     identity_ttl_days: Annotated[int, Field(ge=1, le=825)] = 90
     """How long issued certificates are valid."""
+    pool_floor: Annotated[int, Field(ge=0, le=256)] = 2
+    """Containers that wait, made beforehand, for each profile that is in use."""
+    pool_ceiling: Annotated[int, Field(ge=0, le=256)] = 10
+    """Containers that wait at the most, of all profiles together; 0 makes none beforehand."""
+    pool_idle_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    """How long after its last call a profile's containers are still kept ready."""
+    pool_max_age_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    """How long one container waits before a fresh one takes its place."""
+    pool_prewarm: Annotated[tuple[str, ...], Field(max_length=256)] = ()
+    """Names of tools whose containers are made ready at the start, before anybody has called them."""
+    runtime_by_tier: dict[Annotated[int, Field(ge=0, le=4)], Annotated[str, AfterValidator(_runtime)]] = {}
+    """Tier -> container runtime of its tools whose specification names none, such as ``{2: runsc}``."""
+    egress_networks: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Field(max_length=256)] = ()
+    """Private or local networks whose addresses tools may reach, if their specification lists the host."""
+    egress_trust: Annotated[str, AfterValidator(_absolute)] = ""
+    """PEM file with the authorities that hosts are trusted by; empty trusts those of the machine."""
+    secrets: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], SecretSetting] = {}
+    """Name -> where a secret comes from and which hosts it may go to."""
+    metrics_listen: Annotated[str, AfterValidator(_loopback)] = ""
+    """Loopback address of the Prometheus endpoint, such as ``127.0.0.1:9464``; off by default."""
+
+    @property
+    def secret_hosts(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of each secret -> the hosts that it is bound to, ``host:port``."""
+        return {name: secret.hosts for name, secret in self.secrets.items()}
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Self:
+        if 0 < self.pool_ceiling < self.pool_floor:
+            raise ValueError(
+                f"pool_floor ({self.pool_floor}) is above pool_ceiling ({self.pool_ceiling}); raise the one or lower the other"
+            )
+        return self
 
 
 def load_settings(state: Path) -> Settings:
@@ -104,7 +205,11 @@ def load_settings(state: Path) -> Settings:
         return Settings(**chosen)
     except ValidationError as error:
         violations = tuple(
-            FieldViolation(".".join(str(part) for part in item["loc"]), item["msg"]) for item in error.errors()
+            FieldViolation(
+                ".".join(str(part) for part in item["loc"] if part != "[key]") or "pool_floor",
+                item["msg"].removeprefix("Value error, "),
+            )
+            for item in error.errors()
         )
         first = violations[0]
         raise InvalidArgumentError(

@@ -54,7 +54,8 @@ MODELS = {
     "ledger verify": "ledger:VerifyOutput",
     "ledger show": "ledger:ShowOutput",
     "sandbox images": "sandbox:ImagesOutput",
-    "sandbox gc": "sandbox:GcOutput",
+    "sandbox status": "sandbox_status:SandboxStatusOutput",
+    "sandbox gc": "sandbox_gc:GcOutput",
 }
 """Command -> module in broker.cli and model of its answer."""
 

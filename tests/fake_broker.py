@@ -246,6 +246,7 @@ class _Sessions(_Servicer, SessionsServicer):
 
 class _Administration(_Servicer, AdministrationServicer):
     GetBrokerStatus = _unary("GetBrokerStatus")
+    GetSandboxStatus = _unary("GetSandboxStatus")
     ReloadPolicy = _unary("ReloadPolicy")
     ListIdentities = _unary("ListIdentities")
     RevokeIdentity = _unary("RevokeIdentity")

@@ -24,7 +24,7 @@ from broker.domain.run import (
     Started,
 )
 from broker.sandbox.docker_engine import DockerEngine
-from broker.sandbox.engine import Engine
+from broker.sandbox.engine import EgressGate, Engine, Lease
 
 LIMITS = Limits(wall_s=30.0)
 
@@ -60,11 +60,29 @@ class Finished:
         return self.stdout.decode()
 
 
-async def finish(events: AsyncIterator[RunEvent]) -> Finished:
-    """Takes every event of a run, and checks their order."""
+@asynccontextmanager
+async def leased(engine: Engine, profile: Profile) -> AsyncIterator[Lease]:
+    """A container of one's own, destroyed at the end."""
+    lease = await engine.create(profile)
+    try:
+        yield lease
+    finally:
+        await lease.destroy()
+
+
+async def finish(lease: Lease, job: Job, egress: EgressGate | None = None) -> Finished:
+    """Runs a job, takes every event of it, and checks their order."""
+    done = await gather(lease, lease.run(job, egress))
+    assert len(done.stdout) == done.ended.stdout.kept_bytes
+    assert len(done.stderr) == done.ended.stderr.kept_bytes
+    return done
+
+
+async def gather(lease: Lease, events: AsyncIterator[RunEvent]) -> Finished:
+    """Takes the events of a run that has begun."""
     kinds: list[type] = []
-    streams = {"stdout": b"", "stderr": b""}
-    files: dict[str, bytes] = {}
+    streams = {"stdout": bytearray(), "stderr": bytearray()}
+    files: dict[str, bytearray] = {}
     name, result, ended = "", None, None
     async for event in events:
         kinds.append(type(event))
@@ -72,20 +90,20 @@ async def finish(events: AsyncIterator[RunEvent]) -> Finished:
             streams[event.stream] += event.data
         elif isinstance(event, FileStart):
             name = event.path
-            files[name] = b""
+            files[name] = bytearray()
         elif isinstance(event, FileData):
             files[name] += event.data
         elif isinstance(event, Result):
             result = event.data
         elif isinstance(event, Ended):
             ended = event
+        lease.taken(event)
     assert ended is not None
     assert kinds.index(Ended) == len(kinds) - 1
     assert kinds.count(FileStart) == kinds.count(FileEnd)
     assert Started not in kinds or kinds[0] is Started
-    assert len(streams["stdout"]) == ended.stdout.kept_bytes
-    assert len(streams["stderr"]) == ended.stderr.kept_bytes
-    return Finished(ended, streams["stdout"], streams["stderr"], result, files)
+    stdout, stderr = bytes(streams["stdout"]), bytes(streams["stderr"])
+    return Finished(ended, stdout, stderr, result, {path: bytes(content) for path, content in files.items()})
 
 
 def python(code: str, **more: object) -> Job:
@@ -124,8 +142,8 @@ async def profile(engine: Engine, limits: Limits = LIMITS) -> Profile:
 
 async def run(engine: Engine, job: Job, limits: Limits = LIMITS) -> Finished:
     """Runs a job in a container of its own."""
-    async with engine.lease(f"call_{uuid.uuid4().hex}", await profile(engine, limits)) as lease:
-        return await finish(lease.run(job))
+    async with leased(engine, await profile(engine, limits)) as lease:
+        return await finish(lease, job)
 
 
 async def facts(engine: Engine, code: str, limits: Limits = LIMITS) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
+from broker.cli.egress_view import EgressOutput, egress_output, egress_sentence
 from broker.cli.output import ErrorOutput, OutputModel, console, error_output, errors, printable
 from broker.client.models import Call, CompletedCall, Outcome, StateChanged
 from broker.domain.call import CallState
@@ -113,6 +114,8 @@ class OutcomeOutput(OutputModel):
     memory_peak_bytes: int | None
     oom_kills: int
     warnings: list[str]
+    egress: list[EgressOutput]
+    """Empty in lists of calls."""
 
 
 class CallOutput(OutputModel):
@@ -252,6 +255,7 @@ def _outcome_output(outcome: Outcome) -> OutcomeOutput:
         memory_peak_bytes=outcome.memory_peak_bytes,
         oom_kills=outcome.oom_kills,
         warnings=list(outcome.warnings),
+        egress=[egress_output(item) for item in outcome.egress],
     )
 
 
@@ -296,7 +300,7 @@ def say(text: str) -> None:
 
 
 def summarise(call: Call) -> None:
-    """How a call ended, in a few lines on standard error: what was cut, and what there is to fetch."""
+    """How a call ended, in a few lines on standard error: what was cut, and which hosts it reached."""
     say(_sentence(call))
     outcome = call.outcome
     if outcome is None:
@@ -306,6 +310,8 @@ def summarise(call: Call) -> None:
     for name, summary in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
         if summary is not None and summary.truncated:
             say(f"{name} was cut at its limit: {summary.kept_bytes} of {summary.total_bytes} bytes were kept")
+    for record in outcome.egress:
+        say(egress_sentence(record))
     for warning in outcome.warnings:
         say(f"warning: {warning}")
 

@@ -22,6 +22,7 @@ from broker.cli.call_view import (
     short_time,
     summarise,
 )
+from broker.cli.egress_view import EGRESS_COLUMNS, egress_rows
 from broker.cli.following import Followed, Interrupt, follow, interrupts, save_files
 from broker.cli.output import OutputModel, console, emit, printable, state_exit_code
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
@@ -174,6 +175,9 @@ def _render_call(item: CallOutput) -> None:
             "warnings": "; ".join(outcome.warnings),
         }
     )
+    if outcome.egress:
+        console.print()
+        print_table(EGRESS_COLUMNS, egress_rows(outcome.egress))
 
 
 @app.command()

@@ -28,6 +28,17 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "policy_poll_s": "Seconds between looks at the policy file for changes.",
         "workspace_data_classes": "Workspace -> classes of data that every call in it touches, such as {hr: [personal]}.",
         "identity_ttl_days": "Days for which issued certificates are valid, 1 to 825.",
+        "pool_floor": "Containers that wait, made beforehand, for each profile that is in use.",
+        "pool_ceiling": "Containers that wait at the most, of all profiles together; 0 makes none beforehand.",
+        "pool_idle_s": "Seconds after its last call for which a profile's containers are still kept ready.",
+        "pool_max_age_s": "Seconds that one container waits before a fresh one takes its place.",
+        "pool_prewarm": "Tools whose containers are made ready at the start, such as [python.run].",
+        "runtime_by_tier": "Tier -> container runtime of its tools whose specification names none, such as {2: runsc}.",
+        "egress_networks": "Private or local networks that tools may reach if their spec lists the host: [10.1.0.0/16].",
+        "egress_trust": "PEM file with the authorities that hosts are trusted by; empty trusts those of the machine.",
+        "secrets": "Secrets that the broker adds to requests of tools, each bound to hosts, such as"
+        " {api-token: {source: 'file:/etc/broker/api-token', hosts: ['api.example.com:443']}}; or source: 'env:NAME'.",
+        "metrics_listen": "Loopback address of the Prometheus endpoint, such as 127.0.0.1:9464. Off.",
     }
 )
 """Setting -> what it does."""

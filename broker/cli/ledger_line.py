@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from broker.domain.canonical import JsonObject, JsonValue
+from broker.domain.hosts import authority
 
 _SHORT = 12
 """Characters of a digest that are shown."""
+_HOSTS = 3
+"""Hosts that are named in a line."""
 
 
 def line(entry: JsonObject) -> str:
@@ -45,7 +48,10 @@ def _decision(entry: JsonObject) -> str:
 
 def _intent(entry: JsonObject) -> str:
     lineage = _part(entry, "lineage")
-    return f"{_tool(entry)}, started by {_text(lineage, 'starter') or 'nobody'}"
+    hosts = [item for item in _list(entry, "egress_allowed") if isinstance(item, str)]
+    shown = ", ".join(hosts[:_HOSTS]) + (f" and {len(hosts) - _HOSTS} more" if len(hosts) > _HOSTS else "")
+    reach = f", may reach {shown}" if hosts else ""
+    return f"{_tool(entry)}, started by {_text(lineage, 'starter') or 'nobody'}{reach}"
 
 
 def _outcome(entry: JsonObject) -> str:
@@ -54,7 +60,21 @@ def _outcome(entry: JsonObject) -> str:
     end = f"exit code {code}" if isinstance(code, int) else f"ended by {_text(outcome, 'cause')}"
     cause = _text(outcome, "cause")
     struck = f" on the word of {_text(outcome, 'cause_source')}" if cause not in ("TOOL", "") else ""
-    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}"
+    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}{_egress(entry)}"
+
+
+def _egress(entry: JsonObject) -> str:
+    items = [item for item in _list(entry, "egress") if isinstance(item, dict)]
+    names = [_place(item) for item in items if _text(item, "verdict") == "ALLOWED"]
+    shown = ", ".join(names[:_HOSTS]) + (f" and {len(names) - _HOSTS} more" if len(names) > _HOSTS else "")
+    reached = f", reached {shown}" if names else ""
+    refused = sorted({_text(item, "verdict") for item in items} - {"ALLOWED", ""})
+    return reached + (f", egress refused or cut: {', '.join(refused)}" if refused else "")
+
+
+def _place(item: JsonObject) -> str:
+    host, port = _text(item, "host"), item.get("port")
+    return authority(host, port) if isinstance(port, int) else host
 
 
 def _identity(entry: JsonObject) -> str:
@@ -122,6 +142,11 @@ def _part(entry: JsonObject, name: str) -> JsonObject:
 def _text(entry: JsonObject, name: str) -> str:
     value = entry.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _list(entry: JsonObject, name: str) -> list[JsonValue]:
+    value = entry.get(name)
+    return value if isinstance(value, list) else []
 
 
 def _brief(entry: JsonObject, name: str) -> str:

@@ -9,6 +9,7 @@ import typer
 from pydantic import JsonValue
 
 from broker.cli.call_view import print_fields, print_table
+from broker.cli.egress_view import EgressRuleOutput, rule_output, rule_sentence
 from broker.cli.lazy import Lazy, lazy_group
 from broker.cli.output import OutputModel, emit
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption, WorkspaceOption
@@ -60,6 +61,9 @@ class ToolOutput(OutputModel):
     reversibility: str
     retention_s: float
     image_digest: str
+    egress: list[EgressRuleOutput]
+    runtime: str
+    """Empty is the engine's own choice."""
 
 
 class ToolsOutput(OutputModel):
@@ -99,6 +103,8 @@ def _output(tool: Tool) -> ToolOutput:
         reversibility=tool.reversibility,
         retention_s=tool.retention_s,
         image_digest=tool.image_digest,
+        egress=[rule_output(rule) for rule in tool.egress],
+        runtime=tool.runtime,
     )
 
 
@@ -147,7 +153,7 @@ def show(
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a tool: what it does, its schemas, limits and files.
+    """Show a tool: what it does, its schemas, limits, files and hosts.
 
     Example: broker tools show data.query -w demo --json
     """
@@ -168,11 +174,13 @@ def _render_tool(item: ToolOutput) -> None:
             "data classes": ", ".join(item.data_classes),
             "limits": f"{limits.wall_s:g} s, {limits.cpu_cores:g} cores, {limits.memory_bytes} bytes of memory,"
             f" {limits.processes} processes, {limits.output_bytes} bytes of each output stream,"
-            f" {limits.disk_bytes} bytes and {limits.inodes} files on disk",
+            f" {limits.disk_bytes} bytes and {limits.inodes or 'any number of'} files on disk",
             "files in": f"{files.max_input_files} at the most, {files.max_input_bytes} bytes",
             "files out": ", ".join(files.outputs),
+            "hosts": "; ".join(rule_sentence(rule) for rule in item.egress) or "none: it has no network",
             "kept for": f"{item.retention_s / 86400:g} days",
             "image": item.image_digest,
+            "runtime": item.runtime,
             "arguments": json.dumps(item.arguments_schema, ensure_ascii=False, indent=2),
             "result": ""
             if item.result_schema is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from broker.client import convert_service as convert
-from broker.client import models
+from broker.client import models, sandbox
 from broker.client.base import Client
 from broker.client.wire import resource
 from broker.v1 import administration_pb2
@@ -19,6 +19,13 @@ class AdministrationMethods(Client):
         request = administration_pb2.GetBrokerStatusRequest()
         return convert.status(
             await self._rpc.ask(self._rpc.administration.GetBrokerStatus, request, timeout_s=timeout_s)
+        )
+
+    async def sandbox_status(self, *, timeout_s: float | None = None) -> sandbox.SandboxStatus:
+        """What the sandboxes do: the warm pool, the calls that hold a container, how calls ended, how long steps take."""
+        request = administration_pb2.GetSandboxStatusRequest()
+        return sandbox.sandbox_status(
+            await self._rpc.ask(self._rpc.administration.GetSandboxStatus, request, timeout_s=timeout_s)
         )
 
     async def reload_policy(self, *, timeout_s: float | None = None) -> models.PolicyReload:

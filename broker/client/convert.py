@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.client import models
+from broker.client.convert_egress import record, rule
 from broker.client.wire import json_object, json_value, moment, protocol_error, resource, seconds, timestamp
 from broker.domain.call import CallState, Source
 from broker.domain.run import EndCause, EvidenceSource, StreamSummary
@@ -123,6 +124,8 @@ def tool(message: tool_pb2.Tool) -> models.Tool:
         reversibility=_reversibility(message.reversibility),
         retention_s=seconds(message.retention),
         image_digest=message.image_digest,
+        egress=tuple(rule(item) for item in message.egress),
+        runtime=message.runtime,
     )
 
 
@@ -158,6 +161,7 @@ def _outcome(message: call_pb2.Outcome) -> models.Outcome:
         memory_peak_bytes=message.memory_peak_bytes or None,
         oom_kills=message.oom_kills,
         warnings=tuple(message.warnings),
+        egress=tuple(record(item) for item in message.egress),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from broker.domain.call import RESTING_STATES, CallState, Source
 from broker.domain.canonical import JsonObject, JsonValue
-from broker.domain.run import EndCause, EvidenceSource, StreamSummary
+from broker.domain.run import EgressRecord, EgressRule, EndCause, EvidenceSource, StreamSummary
 from broker.domain.tier import Tier
 
 
@@ -66,6 +66,7 @@ class ToolLimits:
     """Of standard output and of standard error, each."""
     disk_bytes: int
     inodes: int
+    """0 where the tool's runtime can't keep a limit of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,10 @@ class Tool:
     retention_s: float
     """How long events, output and result files of a call are kept."""
     image_digest: str
+    egress: tuple[EgressRule, ...] = ()
+    """Hosts that it may reach through the broker; a secret that goes there is named, its value is nowhere."""
+    runtime: str = ""
+    """Container runtime that it runs under; empty is the engine's own choice."""
 
     @property
     def short_name(self) -> str:
@@ -200,6 +205,9 @@ class Outcome:
     memory_peak_bytes: int | None
     oom_kills: int
     warnings: tuple[str, ...]
+    egress: tuple[EgressRecord, ...] = ()
+    """What the tool did with each host that it wanted to reach. Where a record isn't ``listed``, its host is the tool's
+    own words. Empty in lists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broker.doctor.finding import Finding, fail, ok, warn
+from broker.sandbox.capabilities import missing
 from broker.sandbox.facts import EngineFacts
 
 OLDEST_API = (1, 41)
@@ -38,8 +39,23 @@ def judge_engine(facts: EngineFacts) -> tuple[Finding, ...]:
         findings.append(fail("seccomp", "the engine filters no system calls", mend))
     else:
         findings.append(ok("seccomp", "the engine filters system calls"))
+    findings.extend(_judge_runtimes(facts))
     findings.extend(_judge_warnings(facts.warnings))
     return tuple(findings)
+
+
+def _judge_runtimes(facts: EngineFacts) -> Iterable[Finding]:
+    """Under which runtimes tools may run, and what each leaves out; a tool that names none gets the engine's default."""
+    if facts.default_runtime in facts.unknown_runtimes:
+        mend = (
+            "Tools that name no runtime are refused. Make runc, crun or runsc the engine's default, or name one of them "
+            "in every tool spec."
+        )
+        yield fail("runtimes", f"the engine's default runtime {facts.default_runtime!r} keeps nobody knows what", mend)
+    for runtime in facts.runtimes:
+        lacks = "; ".join(missing(runtime)) or "keeps every limit"
+        default = " (the default)" if runtime.runtime == facts.default_runtime else ""
+        yield ok("runtimes", f"{runtime.runtime}{default}: {lacks}")
 
 
 def _judge_warnings(warnings: Iterable[str]) -> Iterable[Finding]:

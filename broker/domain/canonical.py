@@ -28,6 +28,9 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # read as signed: +1 and -1
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
+_PLAIN_FROM, _PLAIN_BELOW = 1e-4, 1e16
+
 MAX_SAFE_INTEGER = 2**53 - 1
 """Integers beyond this are not the same number in every reader (I-JSON); send them as strings."""
 
@@ -38,8 +41,52 @@ def digest(data: bytes) -> str:
 
 
 def canonical(value: object) -> bytes:
-    """The RFC 8785 bytes of a JSON value that ``parse_json`` let through or that the broker made itself."""
-    return rfc8785.dumps(cast("JsonObject", value))
+    """The RFC 8785 bytes of a JSON value that ``parse_json`` let through or that the broker made itself.
+
+    Raises:
+        ValueError: a value has no such form (NaN, an integer beyond 2^53-1, a lone surrogate, another type).
+    """
+    fast = canonical_fast(value)
+    return rfc8785.dumps(cast("JsonObject", value)) if fast is None else fast
+
+
+def canonical_fast(value: object) -> bytes | None:
+    """The same bytes at a fraction of the cost, for the values that nearly all are; ``None`` for any other.
+
+    Tests prove it equal to the reference package.
+    """
+    try:
+        return _ENCODER.encode(_exact(value)).encode("utf-8")
+    except (_OtherError, UnicodeEncodeError):
+        return None
+
+
+class _OtherError(Exception):
+    """A value for the reference package."""
+
+
+def _exact(value: object) -> object:
+    # Only exact types. Keys are ASCII: there code point order and RFC 8785's UTF-16 order are one. Floats are those that
+    # Python's shortest form writes without an exponent, as RFC 8785 does, or whole numbers, which it writes as integers.
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is int and -MAX_SAFE_INTEGER <= cast("int", value) <= MAX_SAFE_INTEGER:
+        return value
+    if kind is dict:
+        mapping = cast("dict[object, object]", value)
+        if not all(type(key) is str and key.isascii() for key in mapping):
+            raise _OtherError
+        return {key: _exact(item) for key, item in mapping.items()}
+    if kind is list or kind is tuple:
+        return [_exact(item) for item in cast("list[object]", value)]
+    if kind is float:
+        number = cast("float", value)
+        if number.is_integer() and abs(number) <= MAX_SAFE_INTEGER:
+            return int(number)
+        if _PLAIN_FROM <= abs(number) < _PLAIN_BELOW and not number.is_integer():
+            return number
+    raise _OtherError
 
 
 def pointer(*parts: str | int) -> str:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from broker.domain.call import CallRequest, Decision, Lineage
-from broker.domain.canonical import canonical, digest
-from broker.domain.run import Job, Profile
+from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.run import EgressRule, Job, Profile
 from broker.domain.tier import Tier
 from broker.errors import InternalError
 
-FORMAT = "broker.envelope.v1"
+FORMAT = "broker.envelope.v2"
 """First field of every envelope; another set of fields gets another name."""
 
 
@@ -38,8 +38,8 @@ def envelope(
         request: the request, with the caller's claims.
         lineage: who stands behind it.
         tool_version: digest of the specification in force.
-        profile: image digest and limits.
-        job: kind of run, argument vector, code, environment, files and what comes out.
+        profile: image digest, runtime, limits, and the hosts that the tool may reach, each with the secret that goes there.
+        job: kind of run, argument vector, code, environment, files, what comes out, and the ports on its loopback.
         file_digests: path of each input file -> ``sha256:...`` of its bytes.
         tier: the tier at which it runs.
         decision: what the policy said: effect and rule, not the digest of the whole policy, so that an unrelated edit
@@ -83,8 +83,11 @@ def envelope(
             "environment": {"names": sorted(job.env), "digest": digest(canonical(dict(job.env)))},
             "outputs": {**asdict(job.outputs), "patterns": list(job.outputs.patterns)},
             "wants_result": job.wants_result,
+            "proxy": job.proxy,
+            "forwards": list(job.forwards),
         },
-        "egress": [],
+        "runtime": profile.runtime,
+        "egress": [_rule(rule) for rule in profile.egress],
         "limits": asdict(profile.limits),
         "tier": int(tier),
         "decision": {
@@ -94,6 +97,19 @@ def envelope(
         "expires": expires.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
     return canonical(content)
+
+
+def _rule(rule: EgressRule) -> JsonObject:
+    secret = rule.secret
+    return {
+        "kind": rule.kind.value,
+        "host": rule.host,
+        "port": rule.port,
+        "methods": list(rule.methods),
+        "paths": list(rule.paths),
+        "listen": rule.listen,
+        "secret": None if secret is None else {"name": secret.name, "header": secret.header, "prefix": secret.prefix},
+    }
 
 
 def envelope_digest(data: bytes) -> str:

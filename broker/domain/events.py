@@ -11,7 +11,7 @@ from typing import TypeAlias
 from pydantic import TypeAdapter
 
 from broker.domain.call import CallContext, CallState, Decision, InputFile, Lineage, Source
-from broker.domain.run import EndCause, EvidenceSource, StreamSummary
+from broker.domain.run import EgressRecord, EndCause, EvidenceSource, StreamSummary
 from broker.domain.tier import Tier
 from broker.errors import DataLossError
 
@@ -44,6 +44,8 @@ class Outcome:
     memory_peak_bytes: int | None = None
     oom_kills: int | None = None
     warnings: tuple[str, ...] = ()
+    egress: tuple[EgressRecord, ...] = ()
+    """What it did with each host that it wanted to reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class _RequestTexts:
 class _OutcomeTexts:
     result_json: str
     files: tuple[OutputFile, ...]
+    egress: tuple[EgressRecord, ...] = ()
 
 
 class _Tag(enum.StrEnum):
@@ -179,7 +182,7 @@ def encode_event(event: CallEvent) -> bytes:
             return json.dumps(head).encode() + b"\n" + _STATE.dump_json(event.payload)
         case Finished():
             head["tag"] = _Tag.FINISHED
-            brief = replace(event.payload, outcome=replace(event.payload.outcome, result_json="", files=()))
+            brief = replace(event.payload, outcome=replace(event.payload.outcome, result_json="", files=(), egress=()))
             return json.dumps(head).encode() + b"\n" + _FINISHED.dump_json(brief)
 
 
@@ -205,8 +208,8 @@ def decode_event(data: bytes) -> CallEvent:
 
 
 def encode_outcome_texts(outcome: Outcome) -> bytes:
-    """What may be long in an outcome: the result and the list of its files."""
-    return _OUTCOME_TEXTS.dump_json(_OutcomeTexts(outcome.result_json, outcome.files))
+    """What may be long in an outcome: the result, the list of its files, and the hosts."""
+    return _OUTCOME_TEXTS.dump_json(_OutcomeTexts(outcome.result_json, outcome.files, outcome.egress))
 
 
 def decode_outcome_texts(outcome: Outcome, texts: bytes) -> Outcome:
@@ -219,7 +222,7 @@ def decode_outcome_texts(outcome: Outcome, texts: bytes) -> Outcome:
         found = _OUTCOME_TEXTS.validate_json(texts)
     except ValueError as error:
         raise DataLossError("a kept outcome can't be read", reason="OUTCOME_UNREADABLE") from error
-    return replace(outcome, result_json=found.result_json, files=found.files)
+    return replace(outcome, result_json=found.result_json, files=found.files, egress=found.egress)
 
 
 def encode_request(request: StoredRequest) -> tuple[bytes, bytes]:

@@ -198,6 +198,11 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Exited:
+    """The tool's main process has ended, and with it all others; what is left in its pipes, and its files, follow."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileStart:
     """A result file begins; ``FileData`` with its bytes and one ``FileEnd`` follow. The path has been checked."""
 
@@ -252,4 +257,4 @@ class Ended:
     warnings: tuple[str, ...] = ()
 
 
-RunEvent: TypeAlias = Started | Output | FileStart | FileData | FileEnd | Result | Ended
+RunEvent: TypeAlias = Started | Output | Exited | FileStart | FileData | FileEnd | Result | Ended

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from broker.domain.canonical import JsonObject, canonical, digest, pointer
+from broker.domain.canonical import JsonObject, canonical, digest
 from broker.domain.command import expand
-from broker.domain.run import Job, JobFile, OutputRules, Profile
+from broker.domain.run import EgressKind, EgressRule, Job, JobFile, OutputRules, Profile
+from broker.domain.spec_egress import MAX_RULES, SpecEgress, rule_conflicts
 from broker.domain.spec_parts import (
     Duration,
     Label,
+    Place,
     Placeholder,
     Run,
     Schema,
@@ -28,7 +29,7 @@ from broker.domain.spec_parts import (
     Text,
     Whole,
     env_values,
-    unenforced,
+    refuse_places,
 )
 from broker.domain.tier import Tier
 from broker.errors import InternalError
@@ -85,32 +86,24 @@ class ToolSpec(SpecPart):
     """How long events, output and result files of a call are kept."""
     reversibility: Annotated[Literal["no_effect"], BeforeValidator(_without_effect)] = "no_effect"
     """Whether its effect can be taken back; this release runs only tools that change nothing outside their sandbox."""
-    egress: Annotated[tuple[Text, ...], unenforced("egress to listed hosts")] = ()
-    """Hosts that it may reach; must be empty in this release, and the sandbox has no network."""
-    secrets: Annotated[tuple[Text, ...], unenforced("secrets kept outside the sandbox")] = ()
-    """Secrets that the broker uses on its behalf; must be empty in this release."""
+    egress: Annotated[tuple[SpecEgress, ...], Field(max_length=MAX_RULES)] = ()
+    """Hosts that it may reach through the broker; the sandbox itself has no network."""
+    runtime: Annotated[Text, Field(pattern=r"^([a-z][a-z0-9._-]{0,62})?$")] = ""
+    """Container runtime by the engine's name for it, such as `runsc`; where absent the operator's choice for its tier."""
     notes: Annotated[Text, Field(max_length=4000), Shown] = ""
     """What changed in this version and why, for people."""
 
     @model_validator(mode="after")
-    def _placeholders_fit(self) -> Self:
+    def _parts_fit(self) -> Self:
         problems = [*self._wrong_placeholders()]
+        problems.extend((("egress", *place), text) for place, text in rule_conflicts(self.egress))
         if len(set(self.data_classes)) != len(self.data_classes):
             problems.append((("data_classes",), "names a class twice"))
-        if problems:
-            raise PydanticCustomError(
-                "spec",
-                "{summary}",
-                {
-                    "summary": "; ".join(f"{pointer(*place)} {text}" for place, text in problems),
-                    "places": [list(place) for place, _ in problems],
-                    "texts": [text for _, text in problems],
-                },
-            )
+        refuse_places(problems)
         return self
 
-    def _wrong_placeholders(self) -> list[tuple[tuple[str | int, ...], str]]:
-        found: list[tuple[tuple[str | int, ...], str]] = []
+    def _wrong_placeholders(self) -> list[tuple[Place, str]]:
+        found: list[tuple[Place, str]] = []
         used = list(self.run.elements)
         if self.run.python is not None and self.run.python.argument is not None:
             used.append((("run", "python", "argument"), Placeholder(argument=self.run.python.argument)))
@@ -163,9 +156,24 @@ class ToolSpec(SpecPart):
         """The tier as the pipeline compares it."""
         return Tier(self.tier)
 
-    def profile(self, image_digest: str) -> Profile:
-        """What container a call gets, in the image of that digest (``sha256:...``)."""
-        return Profile(image=image_digest, limits=self.limits.for_run())
+    @property
+    def egress_rules(self) -> tuple[EgressRule, ...]:
+        """The hosts that it may reach, as the sandbox takes them."""
+        return tuple(item.rule() for item in self.egress)
+
+    def profile(self, image_digest: str, runtime: str = "") -> Profile:
+        """What container a call gets.
+
+        Args:
+            image_digest: the image, ``sha256:...``.
+            runtime: what to take where the specification names none; empty is the engine's own choice.
+        """
+        return Profile(
+            image=image_digest,
+            limits=self.limits.for_run(),
+            runtime=self.runtime or runtime,
+            egress=self.egress_rules,
+        )
 
     def argv(self, arguments: JsonObject) -> tuple[str, ...]:
         """The argument vector of a call; ``arguments`` have passed the schema.
@@ -217,4 +225,6 @@ class ToolSpec(SpecPart):
                 max_bytes=self.files.max_output_bytes,
             ),
             wants_result=self.result is not None,
+            proxy=any(item.kind is not EgressKind.TCP for item in self.egress),
+            forwards=tuple(item.listen for item in self.egress if item.kind is EgressKind.TCP),
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -17,15 +18,16 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from rfc8785 import CanonicalizationError
 
 from broker.domain import units
-from broker.domain.canonical import canonical
+from broker.domain.canonical import canonical, pointer
 from broker.domain.run import Limits
 
 _LABEL = r"^[a-z][a-z0-9-]{0,62}$"
-SANDBOX_NAMES = frozenset({"HOME", "LANG", "PATH", "TMPDIR"})
-"""Environment variables that every sandbox sets; a specification that set them would be ignored without a word."""
+SANDBOX_NAMES = frozenset({"HOME", "HTTPS_PROXY", "HTTP_PROXY", "LANG", "NO_PROXY", "PATH", "TMPDIR"})
+"""Environment variables that sandboxes set; a specification that set them would be ignored without a word."""
 
 _SECRETIVE = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY")
 
@@ -60,6 +62,27 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": units.DURATION_PATTERN}),
 ]
 Label = Annotated[Text, Field(pattern=_LABEL)]
+Place: TypeAlias = tuple[str | int, ...]
+"""Keys and indexes that lead to a value, from the part that is checked."""
+
+
+def refuse_places(problems: Iterable[tuple[Place, str]]) -> None:
+    """Raises one error that names each place and what is wrong there; without problems nothing happens.
+
+    Raises:
+        PydanticCustomError: its context has ``places`` and ``texts``, which lint turns into findings.
+    """
+    found = list(problems)
+    if found:
+        raise PydanticCustomError(
+            "spec",
+            "{summary}",
+            {
+                "summary": "; ".join(f"{pointer(*place)} {text}" for place, text in found),
+                "places": [list(place) for place, _ in found],
+                "texts": [text for _, text in found],
+            },
+        )
 
 
 class SpecPart(BaseModel):
@@ -151,6 +174,18 @@ class Run(SpecPart):
 
 
 _DEFAULT = Limits()
+_FILES = 64
+_BYTES = 64 * 2**20
+# The files of both ways lie in the working folder at one time, each rounded up to whole pages, beside what a tool keeps
+# there for itself; all of it counts as memory and leaves room for the tool.
+_DISK = 2 * _BYTES + 32 * 2**20
+_MIN_INODES = 64
+
+
+def _inodes(value: int) -> int:
+    if 0 < value < _MIN_INODES:
+        raise ValueError(f"must be at least {_MIN_INODES}, or 0 for no limit where the runtime can't keep one")
+    return value
 
 
 class SpecLimits(SpecPart):
@@ -166,10 +201,10 @@ class SpecLimits(SpecPart):
     """From the start of the tool to its end."""
     output: Annotated[Size, Field(ge=0, le=64 * 2**20)] = _DEFAULT.output_bytes
     """Standard output and standard error, each."""
-    disk: Annotated[Size, Field(ge=2**20, le=2 * 2**30)] = _DEFAULT.disk_bytes
+    disk: Annotated[Size, Field(ge=2**20, le=2 * 2**30)] = _DISK
     """Files in the working folder, those given with the call included."""
-    inodes: Annotated[Whole, Field(ge=64, le=65536)] = _DEFAULT.inodes
-    """Files and folders in the working folder."""
+    inodes: Annotated[Whole, AfterValidator(_inodes), Field(ge=0, le=65536)] = _DEFAULT.inodes
+    """Files and folders in the working folder, 64 at least; 0 sets no limit, for runtimes that can't keep one."""
     open_files: Annotated[Whole, Field(ge=32, le=4096)] = _DEFAULT.open_files
     """Files that one process may have open."""
 
@@ -197,32 +232,19 @@ def _output_pattern(text: str) -> str:
 class SpecFiles(SpecPart):
     """Which files may go in, and which come out."""
 
-    max_input_files: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    max_input_files: Annotated[Whole, Field(ge=0, le=1024)] = _FILES
     """Most input files in one call; 0 takes none."""
-    max_input_bytes: Annotated[Size, Field(ge=0, le=2**30)] = 0
+    max_input_bytes: Annotated[Size, Field(ge=0, le=2**30)] = _BYTES
     """Most bytes of input files together."""
     outputs: Annotated[
         tuple[Annotated[Text, Field(min_length=1, max_length=256), AfterValidator(_output_pattern)], ...],
         Field(max_length=32),
     ] = ()
     """Patterns of the result files that are fetched after the run, relative to the working folder."""
-    max_output_files: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    max_output_files: Annotated[Whole, Field(ge=0, le=1024)] = _FILES
     """Most result files."""
-    max_output_bytes: Annotated[Size, Field(ge=0, le=2**30)] = 0
+    max_output_bytes: Annotated[Size, Field(ge=0, le=2**30)] = _BYTES
     """Most bytes of result files together."""
-
-
-def unenforced(what: str) -> AfterValidator:
-    """Refuses any value of a field that this release could only promise."""
-
-    def check(value: tuple[str, ...]) -> tuple[str, ...]:
-        if value:
-            raise ValueError(
-                f"this release can't enforce {what}, so a tool that asks for it is refused; leave it empty"
-            )
-        return value
-
-    return AfterValidator(check)
 
 
 def env_values(env: dict[str, str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ from broker.domain.events import (
 from broker.domain.ports import CallRow, SealedObject, Transaction
 from broker.domain.run import EndCause
 from broker.pipeline.feed import Feed
+from broker.pipeline.stopwatch import Stopwatch
+from broker.sandbox.egress.gate import EgressSession
 from broker.sandbox.engine import Lease
 from broker.specs.catalogue import Tool
 
@@ -40,10 +42,12 @@ class ActiveCall:
     request: StoredRequest
     tool: Tool
     feed: Feed
+    clock: Stopwatch
     ending: Ending | None = None
     waiting: bool = True
     """It waits for its turn: nothing but its admission is on record, and it may be left for the next start."""
     lease: Lease | None = None
+    egress: EgressSession | None = None
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 

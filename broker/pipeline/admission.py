@@ -20,6 +20,7 @@ from broker.domain.canonical import digest
 from broker.domain.events import REQUEST, REQUEST_TEXTS, CallEvent, StateChanged, StoredRequest, encode_request
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import NAME_PATTERN, new_id
+from broker.domain.meter import Step
 from broker.domain.ports import OBJECT_COST, CallRow, Transaction, VaultRow
 from broker.domain.tier import Tier
 from broker.errors import (
@@ -49,6 +50,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
 from broker.pipeline.rates import Rates
 from broker.pipeline.refusals import Refusals
+from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
 
@@ -91,6 +93,7 @@ class Admission:
             ResourceExhaustedError: rate, quota or queue; says when to try again.
             FailedPreconditionError: another version of the tool was meant.
         """
+        clock = Stopwatch(self._parts.meter)
         known = await self._parts.store.read(lambda tx: self._known(tx, caller, request))
         if known is not None:
             return Admitted(known.id, None)
@@ -108,6 +111,7 @@ class Admission:
             raise
         if admitted.active is None:
             self._turns.give_back(caller.identity.id)
+        clock.took(Step.ADMIT)
         return admitted
 
     def _known(self, tx: Transaction, caller: Caller, request: CallRequest) -> CallRow | None:
@@ -292,6 +296,7 @@ class Admission:
         events: list[CallEvent] = write_events(tx, sealed, 0, now, [queued])
         row = replace(row, decision_seq=seq)
         tx.calls.insert(row)
-        active = ActiveCall(row=row, request=stored, tool=tool, feed=Feed(0))
+        clock = Stopwatch(self._parts.meter)
+        active = ActiveCall(row=row, request=stored, tool=tool, feed=Feed(0), clock=clock)
         active.feed.publish(events)
         return Admitted(row.id, active)

@@ -64,24 +64,7 @@ class Calls:
         if sealed is not None:
             request = read_request(tx, sealed, brief=brief)
             outcome = read_outcome(tx, sealed, row, brief=brief)
-        return CallView(
-            id=row.id,
-            request=request,
-            state=row.state,
-            agent=row.agent,
-            tool=row.tool,
-            tool_version=row.tool_version,
-            tier=Tier(row.tier),
-            created=row.created,
-            started=row.started,
-            ended=row.ended,
-            expires=row.expires,
-            last_event=row.last_event,
-            envelope_digest=row.envelope_digest,
-            decision_seq=row.decision_seq,
-            request_id=row.request_id,
-            outcome=outcome,
-        )
+        return call_view(row, request, outcome)
 
     async def get(self, caller: Caller, call_id: str) -> CallView:
         """One call.
@@ -111,6 +94,29 @@ class Calls:
             if len(page) < query.limit or len(found) >= query.limit:
                 return found[: query.limit]
             query = replace(query, before=page[-1].id)
+
+    async def attend(self, active: ActiveCall) -> AsyncGenerator[tuple[CallEvent, CallView | None], None]:
+        """Events of a call that its own caller has just asked for, from the first on; who takes them slowly slows the
+        tool. The last comes with the call in its last state.
+        """
+        active.feed.watchers += 1
+        try:
+            with active.feed.attended() as sent:
+                async for event in self._follow(active.row, active, 1):
+                    view = self._ended(active, event)
+                    yield event, view
+                    sent(event.number)
+                    if view is not None:
+                        return
+        finally:
+            active.feed.watchers -= 1
+
+    @staticmethod
+    def _ended(active: ActiveCall, event: CallEvent) -> CallView | None:
+        if not isinstance(event.payload, Finished):
+            return None
+        # What is on record now is what was put there: nothing needs to be read.
+        return call_view(active.row, active.request, event.payload.outcome)
 
     async def watch(
         self, caller: Caller, call_id: str, first: int
@@ -149,7 +155,7 @@ class Calls:
     async def _follow(self, row: CallRow, active: ActiveCall | None, number: int) -> AsyncIterator[CallEvent]:
         while True:
             events = active.feed.recent(number) if active else []
-            if not events:
+            if not events and (active is None or number <= active.feed.last):
                 events = await self._kept(row.id, number)
             for event in events:
                 if event.number != number:
@@ -184,6 +190,28 @@ class Calls:
         if row is None:
             raise DataLossError(f"calls/{call_id} is gone", reason="CALL_MISSING")
         return row
+
+
+def call_view(row: CallRow, request: StoredRequest | None, outcome: Outcome | None) -> CallView:
+    """A call as those see it who may, from its parts."""
+    return CallView(
+        id=row.id,
+        request=request,
+        state=row.state,
+        agent=row.agent,
+        tool=row.tool,
+        tool_version=row.tool_version,
+        tier=Tier(row.tier),
+        created=row.created,
+        started=row.started,
+        ended=row.ended,
+        expires=row.expires,
+        last_event=row.last_event,
+        envelope_digest=row.envelope_digest,
+        decision_seq=row.decision_seq,
+        request_id=row.request_id,
+        outcome=outcome,
+    )
 
 
 def _agents(tx: Transaction, caller: Caller, agent: str) -> frozenset[str] | None:

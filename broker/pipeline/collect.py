@@ -1,27 +1,30 @@
 """What comes out of a container: output into events, result files into blobs, all of it bounded.
 
-Output is written durably before anybody sees it. What comes while a write is under way, or soon after one, is joined, so
-that a tool that prints byte by byte costs no commit per byte. Joining keeps each stream in order; which of two streams
-spoke first within one flush is not kept.
+Output is written durably before anybody sees it. What comes soon after a write is joined, so that a tool that prints byte
+by byte costs no commit per byte, and what a short tool prints goes with its outcome. Joining keeps each stream in order;
+which of two streams spoke first within one flush is not kept. The tool may write on once its output is on record and its
+caller, where one follows, has room for more: so a slow caller slows the tool, and nothing grows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.domain.events import EventPayload, OutputFile, OutputPiece
-from broker.domain.run import Ended, FileData, FileEnd, FileStart, Output, Result, RunEvent, Started
+from broker.domain.run import Ended, Exited, FileData, FileEnd, FileStart, Output, Result, RunEvent, Started
 from broker.errors import UnavailableError
 from broker.pipeline.blobs import BlobWriter
 
-_BUFFERED = 64
 _MAX_PIECE = 64 * 1024
+_FIRST_S = 0.004
+"""How long the first output waits for more: about as long as a tool that is done takes to end."""
 _FLUSH_S = 0.02
 """Least time between two writes of output."""
+_URGENT_BYTES = 128 * 1024
+"""So much output is written at once."""
 
 
 @dataclass(slots=True)
@@ -34,46 +37,43 @@ class Collected:
     tail: list[EventPayload]
 
 
-class _Buffer:
-    """A few events between the run and the collector. Whoever leaves first never keeps the other waiting."""
+class _Pending:
+    """Output that is not on record yet, in pieces, with the events that brought it."""
 
     def __init__(self) -> None:
-        self._events: deque[RunEvent] = deque()
-        self._some = asyncio.Event()
-        self._room = asyncio.Event()
+        self.some = asyncio.Event()
         self.urgent = asyncio.Event()
-        """Set when there is no point in waiting for more: it is full, or nothing will come any more."""
-        self.over = False
+        """Set when there is no point in waiting for more."""
+        self._offsets = {"stdout": 0, "stderr": 0}
+        self._pieces: list[tuple[str, int, bytearray]] = []
+        self._open: dict[str, bytearray] = {}
+        self._events: list[Output] = []
+        self._size = 0
 
-    async def fill(self, events: AsyncIterator[RunEvent]) -> None:
-        """Takes all events of a run; in the end nothing more will come, for whatever reason."""
-        try:
-            async for event in events:
-                while len(self._events) >= _BUFFERED:
-                    self._room.clear()
-                    await self._room.wait()
-                self._events.append(event)
-                self._some.set()
-                if isinstance(event, Ended) or len(self._events) >= _BUFFERED:
-                    self.urgent.set()
-        finally:
-            self.over = True
-            self._some.set()
+    def add(self, event: Output) -> None:
+        """Joins a piece of output to what waits."""
+        stream, data = event.stream, event.data
+        offset = self._offsets[stream]
+        self._offsets[stream] = offset + len(data)
+        piece = self._open.get(stream)
+        if piece is None or len(piece) + len(data) > _MAX_PIECE:
+            piece = self._open[stream] = bytearray()
+            self._pieces.append((stream, offset, piece))
+        piece += data
+        self._events.append(event)
+        self._size += len(data)
+        self.some.set()
+        if self._size >= _URGENT_BYTES:
             self.urgent.set()
 
-    async def wait(self) -> None:
-        """Returns once there is an event, or none will come."""
-        await self._some.wait()
-
-    def take(self) -> list[RunEvent]:
-        """All events that are there."""
-        taken = list(self._events)
-        self._events.clear()
-        self._room.set()
-        if not self.over:
-            self._some.clear()
-            self.urgent.clear()
-        return taken
+    def drain(self) -> tuple[list[EventPayload], list[Output]]:
+        """All that waits, and the events that brought it."""
+        pieces: list[EventPayload] = [OutputPiece(stream, at, bytes(data)) for stream, at, data in self._pieces]
+        events = self._events
+        self._pieces, self._open, self._events, self._size = [], {}, [], 0
+        self.some.clear()
+        self.urgent.clear()
+        return pieces, events
 
 
 @dataclass(slots=True)
@@ -84,54 +84,80 @@ class Collector:
         emit: writes payloads durably as events, and tells of them.
         new_blob: makes a writer for a result file.
         expires: until when result files are kept.
+        room: set while whoever follows the call has room for more output.
     """
 
     emit: Callable[[list[EventPayload]], Awaitable[None]]
     new_blob: Callable[[], BlobWriter]
     expires: datetime
+    room: asyncio.Event
     started: bool = False
-    _offsets: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
-    _pending: list[tuple[str, int, bytearray]] = field(default_factory=list)
-    _open: dict[str, bytearray] = field(default_factory=dict)
+    _pending: _Pending = field(default_factory=_Pending)
+    _exited: asyncio.Event = field(default_factory=asyncio.Event)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _files: list[OutputFile] = field(default_factory=list)
     _result: bytes | None = None
     _file: tuple[str, BlobWriter] | None = None
 
-    async def consume(self, events: AsyncIterator[RunEvent]) -> Collected:
+    async def consume(self, events: AsyncIterator[RunEvent], taken: Callable[[RunEvent], None]) -> Collected:
         """Takes the run's events to the last.
+
+        Args:
+            events: the run's events.
+            taken: told of each event that has been dealt with.
 
         Raises:
             UnavailableError: the stream of events ended without its end: the engine failed.
         """
-        buffer = _Buffer()
-        filling = asyncio.create_task(buffer.fill(events))
+        reading = asyncio.create_task(self._read(events, taken))
+        flushing = asyncio.create_task(self._flush(taken))
+        try:
+            await asyncio.wait({reading, flushing}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                await flushing  # it ends by an error only: a write failed
+            ended = await reading
+            async with self._writing:
+                if flushing.done():
+                    await flushing
+                return Collected(ended, self._result, tuple(self._files), self._pending.drain()[0])
+        finally:
+            reading.cancel()
+            async with self._writing:  # a write that is under way takes numbers of events: it is waited for, not cut
+                flushing.cancel()
+            await asyncio.gather(reading, flushing, return_exceptions=True)
+
+    async def _read(self, events: AsyncIterator[RunEvent], taken: Callable[[RunEvent], None]) -> Ended:
+        async for event in events:
+            if isinstance(event, Ended):
+                return event
+            if isinstance(event, Output):
+                self._pending.add(event)
+                continue
+            await self._take(event)
+            taken(event)
+        raise UnavailableError("the run's events ended without an end", reason="ENGINE_FAILED")
+
+    async def _flush(self, taken: Callable[[RunEvent], None]) -> None:
         loop = asyncio.get_running_loop()
         flushed = loop.time() - _FLUSH_S
-        try:
-            while True:
-                await buffer.wait()
-                await _patience(buffer.urgent, flushed + _FLUSH_S - loop.time())
-                taken = buffer.take()
-                for event in taken:
-                    if isinstance(event, Ended):
-                        return Collected(event, self._result, tuple(self._files), self._drain())
-                    await self._take(event)
-                if buffer.over and not taken:
-                    await filling  # raises what ended the stream
-                    raise UnavailableError("the run's events ended without an end", reason="ENGINE_FAILED")
-                if self._pending:
-                    await self.emit(self._drain())
-                    flushed = loop.time()
-        finally:
-            filling.cancel()
-            await asyncio.gather(filling, return_exceptions=True)
+        while True:
+            await self._pending.some.wait()
+            await _first(max(_FIRST_S, flushed + _FLUSH_S - loop.time()), self._pending.urgent)
+            if not self.room.is_set():
+                await _first(None, self.room, self._exited)  # once the tool has ended there is nobody to slow down
+            async with self._writing:
+                pieces, events = self._pending.drain()
+                await self.emit(pieces)
+            flushed = loop.time()
+            for event in events:
+                taken(event)
 
     async def _take(self, event: RunEvent) -> None:
         match event:
             case Started():
                 self.started = True
-            case Output(stream, data):
-                self._add(stream, data)
+            case Exited():
+                self._exited.set()
             case FileStart(path, _):
                 self._file = (path, self.new_blob())
             case FileData(data) if self._file is not None:
@@ -146,29 +172,14 @@ class Collector:
             case _:
                 raise UnavailableError("the run's events came out of order", reason="ENGINE_FAILED")
 
-    def _add(self, stream: str, data: bytes) -> None:
-        offset = self._offsets[stream]
-        self._offsets[stream] = offset + len(data)
-        piece = self._open.get(stream)
-        if piece is None or len(piece) + len(data) > _MAX_PIECE:
-            piece = self._open[stream] = bytearray()
-            self._pending.append((stream, offset, piece))
-        piece += data
 
-    def _drain(self) -> list[EventPayload]:
-        pieces: list[EventPayload] = [
-            OutputPiece(stream, offset, bytes(data)) for stream, offset, data in self._pending
-        ]
-        self._pending.clear()
-        self._open.clear()
-        return pieces
-
-
-async def _patience(urgent: asyncio.Event, seconds: float) -> None:
-    if seconds <= 0 or urgent.is_set():
+async def _first(timeout_s: float | None, *events: asyncio.Event) -> None:
+    """Returns once one of the events is set, or the time is over."""
+    if any(event.is_set() for event in events):
         return
-    waiting = asyncio.ensure_future(urgent.wait())
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait({waiting}, timeout=seconds)
+        await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        waiting.cancel()
+        for task in waiting:
+            task.cancel()

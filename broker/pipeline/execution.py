@@ -16,6 +16,7 @@ from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
 from broker.domain.canonical import digest, parse_object
 from broker.domain.events import CallEvent, EventPayload, Finished, Outcome, StateChanged, StoredRequest
 from broker.domain.identity import Caller
+from broker.domain.meter import Step
 from broker.domain.ports import CallRow, Transaction, VaultRow
 from broker.domain.run import EndCause
 from broker.errors import (
@@ -84,6 +85,7 @@ class Execution:
             asked.cancel()
         if turn.done():
             active.waiting = False
+            active.clock.took(Step.QUEUE)
             return True
         turn.cancel()
         self._turns.give_back(agent)
@@ -147,6 +149,7 @@ class Execution:
 
         active.row, events = await parts.store.write(work)
         active.feed.publish(events)
+        active.clock.took(Step.BEGIN)
         return plan
 
     async def _plan(self, active: ActiveCall) -> Plan:
@@ -158,7 +161,7 @@ class Execution:
                 reason="TOOL_VERSION_CHANGED",
                 hint="Call it again.",
             )
-        blobs = await parts.store.read(lambda tx: _blobs(tx, request))
+        blobs = await parts.store.read(lambda tx: _blobs(tx, request)) if request.files else []
         return plan_job(
             parts,
             self._blobs,
@@ -228,14 +231,25 @@ class Execution:
                 self._parts, active.row.agent, data_classes=active.request.data_classes, quota=False
             ),
             expires=active.request.expires,
+            room=active.feed.room,
         )
+        egress = active.egress = self._parts.egress.session(active.row.id, plan.profile.egress)
         try:
-            async with self._parts.engine.lease(active.row.id, plan.profile) as lease:
+            async with self._parts.sandboxes.lease(active.row.id, plan.profile) as lease:
                 active.lease = lease
+                active.clock.restart()
                 if active.ending is not None:
                     lease.kill(active.ending.cause, active.ending.detail)
-                collected = await collector.consume(lease.run(plan.job))
-                state, outcome = judge(active.tool, collected.ended, collected.result, collected.files)
+                collected = await collector.consume(lease.run(plan.job, egress), lease.taken)
+                active.clock.took(Step.RUN)
+                state, outcome = judge(
+                    active.tool,
+                    collected.ended,
+                    collected.result,
+                    collected.files,
+                    egress=egress.records(),
+                    warnings=egress.warnings(),
+                )
                 # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
                 await self._finish(active, state, outcome, collected.tail)
         except BrokerError as error:
@@ -263,13 +277,16 @@ class Execution:
     async def _lost(self, active: ActiveCall, why: str) -> None:
         _log.error("call.unknown", call=active.row.id, error=why)
         detail = f"the call may have run; its outcome is not known: {why}"
-        await self._finish(active, CallState.UNKNOWN, lost(detail))
+        egress = active.egress.records() if active.egress else ()
+        await self._finish(active, CallState.UNKNOWN, replace(lost(detail), egress=egress))
 
     async def _finish(
         self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
     ) -> None:
         active.row, events = await finish(self._parts, active.row, state, outcome, tail)
         active.feed.publish(events)
+        active.clock.took(Step.FINISH)
+        self._parts.meter.ended(outcome.cause, state.value)
 
 
 async def finish(

@@ -7,23 +7,36 @@ and commitment (the list itself lies sealed with the call), and data classes by 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from broker.domain.call import CallContext, Decision, Lineage
-from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
+from broker.domain.canonical import MAX_SAFE_INTEGER, JsonObject, JsonValue, canonical, digest
 from broker.domain.events import Outcome, StoredRequest
+from broker.domain.hosts import authority
 from broker.domain.ports import CallRow, SealedObject
-from broker.domain.run import StreamSummary
+from broker.domain.run import EgressRecord, EgressRule, EgressVerdict, StreamSummary
 from broker.domain.tier import Tier
 
 MAX_DATA_CLASSES = 64
 """Most classes of data that one call may touch, from all sources together."""
+MAX_EGRESS_ITEMS = 24
+"""Most hosts that an outcome's entry names; a specification has 32 rules, and each may end in several ways."""
 _MAX_INPUT = 1024
 """Bytes of one attribute that a decision read, as it stands in an entry."""
+_TELLING = (EgressVerdict.SECRET_ECHOED, EgressVerdict.ALLOWED)
+"""Verdicts that are named before others where there is no room for all."""
 
 
-def request_body(row: CallRow, request: StoredRequest, image_digest: str, sealed: SealedObject) -> JsonObject:
-    """What every entry about one call says of it."""
+def request_body(
+    row: CallRow,
+    request: StoredRequest,
+    image_digest: str,
+    sealed: SealedObject,
+    *,
+    egress: Iterable[EgressRule] = (),
+) -> JsonObject:
+    """What every entry about one call says of it; ``egress`` are the hosts that its specification lets it reach."""
     context = request.context
     return {
         "call_id": row.id,
@@ -36,6 +49,8 @@ def request_body(row: CallRow, request: StoredRequest, image_digest: str, sealed
         "tool": {"name": row.tool, "version": row.tool_version, "image_digest": image_digest},
         "tier": row.tier,
         "envelope_digest": row.envelope_digest,
+        # At most as many as a specification may have, each of bounded length.
+        "egress_allowed": list(dict.fromkeys(f"{rule.kind} {authority(rule.host, rule.port)}" for rule in egress)),
     }
 
 
@@ -122,9 +137,46 @@ def outcome_body(row: CallRow, outcome: Outcome, ended: datetime, sealed: Sealed
             "files_bytes": sum(item.size for item in outcome.files),
             "files_commit": sealed.commit("files", canonical({f.path: [f.blob, f.digest] for f in outcome.files})),
         },
-        "egress": [],
+        "egress": _egress(outcome.egress, sealed),
         "artifacts": [],
     }
+
+
+def _egress(records: Iterable[EgressRecord], sealed: SealedObject) -> list[JsonValue]:
+    """Hosts that a rule lists, by name. Others are the tool's own words, which may be anything: those of one verdict
+    become one item whose host is ``?``, with their number and a commitment to the list of them.
+    """
+    ranked = sorted(records, key=lambda item: (not item.listed, item.verdict not in _TELLING))
+    # A sum of what has no row of its own has no host, even where a listed one is in it.
+    named = [item for item in ranked if item.listed and item.host][:MAX_EGRESS_ITEMS]
+    others: dict[EgressVerdict, list[EgressRecord]] = {}
+    for item in (item for item in ranked if item not in named):
+        others.setdefault(item.verdict, []).append(item)
+    return [
+        *({"host": item.host, "port": item.port, "kind": item.kind.value, **_traffic([item])} for item in named),
+        *(
+            {"host": "?", "hosts": len(items), "hosts_commit": _hosts_commit(items, sealed), **_traffic(items)}
+            for items in others.values()
+        ),
+    ]
+
+
+def _traffic(items: list[EgressRecord]) -> JsonObject:
+    return {
+        "verdict": items[0].verdict.value,
+        "count": _total(item.count for item in items),
+        "sent": _total(item.sent_bytes for item in items),
+        "received": _total(item.received_bytes for item in items),
+    }
+
+
+def _total(numbers: Iterable[int]) -> int:
+    # A number that JSON can't hold would keep the outcome off the record.
+    return min(sum(numbers), MAX_SAFE_INTEGER)
+
+
+def _hosts_commit(items: list[EgressRecord], sealed: SealedObject) -> str:
+    return sealed.commit("egress", canonical([[item.host, item.port, item.kind.value] for item in items]))
 
 
 def _summary(summary: StreamSummary | None, sealed: SealedObject) -> JsonValue:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.domain.meter import Meter
 from broker.domain.ports import Recorder, Store, Vault
 from broker.identity.directory import LiveDirectory
 from broker.policy.live import LivePolicy
-from broker.sandbox.engine import Engine
+from broker.sandbox.egress.gate import Egress
+from broker.sandbox.pool import Pool
 from broker.specs.catalogue import Catalogue
 
 
@@ -42,7 +44,9 @@ class Parts:
     directory: LiveDirectory
     policy: LivePolicy
     catalogue: Catalogue
-    engine: Engine
+    sandboxes: Pool
+    egress: Egress
+    meter: Meter
     images: Mapping[str, str]
     """Image name of a spec -> digest of the image that the engine has under it."""
     workspace_classes: Mapping[str, tuple[str, ...]]

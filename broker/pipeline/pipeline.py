@@ -113,7 +113,11 @@ class Pipeline:
         admitted = await self._admit(caller, request, attended=True)
         active = self.calls.active.get(admitted.call_id)
         try:
-            async with aclosing(self.calls.watch(caller, admitted.call_id, 1)) as events:
+            if active is not None and admitted.active is active:
+                follow = self.calls.attend(active)
+            else:
+                follow = self.calls.watch(caller, admitted.call_id, 1)
+            async with aclosing(follow) as events:
                 async for item in events:
                     yield item
         finally:

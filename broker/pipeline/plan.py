@@ -49,7 +49,7 @@ def plan_job(
     )
     arguments = parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes))
     plan = Plan(
-        profile=tool.spec.profile(parts.images[tool.spec.image]),
+        profile=tool.profile(parts.images[tool.spec.image]),
         job=tool.spec.job(arguments, arguments_bytes, job_files, tool.files),
         file_digests={item.path: row.digest for item, row in zip(files, rows, strict=True)},
     )

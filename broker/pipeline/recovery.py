@@ -17,6 +17,7 @@ from broker.pipeline.execution import finish
 from broker.pipeline.feed import Feed
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
+from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.verdict import lost, never_ran
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ async def recover(parts: Parts) -> list[ActiveCall]:
         except (NotFoundError, DataLossError) as error:
             await _settle_without_content(parts, row, CallState.CANCELLED, error)
             continue
-        waiting.append(ActiveCall(row=row, request=request, tool=tool, feed=Feed(row.last_event)))
+        waiting.append(ActiveCall(row, request, tool, Feed(row.last_event), Stopwatch(parts.meter)))
     return waiting
 
 

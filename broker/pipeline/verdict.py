@@ -6,13 +6,34 @@ import json
 
 from broker.domain.call import CallState
 from broker.domain.events import Outcome, OutputFile
-from broker.domain.run import EndCause, Ended, EvidenceSource
+from broker.domain.run import EgressRecord, EndCause, Ended, EvidenceSource
 from broker.errors import InvalidArgumentError
 from broker.specs.catalogue import Tool
 
+MAX_EGRESS_RECORDS = 256
+"""Most hosts, by port, kind and verdict, that an outcome keeps: it travels in one message together with the call."""
 
-def judge(tool: Tool, ended: Ended, result: bytes | None, files: tuple[OutputFile, ...]) -> tuple[CallState, Outcome]:
-    """State and outcome of a run that came to an end."""
+
+def judge(
+    tool: Tool,
+    ended: Ended,
+    result: bytes | None,
+    files: tuple[OutputFile, ...],
+    *,
+    egress: tuple[EgressRecord, ...] = (),
+    warnings: tuple[str, ...] = (),
+) -> tuple[CallState, Outcome]:
+    """State and outcome of a run that came to an end.
+
+    Args:
+        tool: what ran.
+        ended: how it ended, by the sandbox's word.
+        result: what it wrote as its structured result.
+        files: its result files.
+        egress: what it did with other hosts; beyond ``MAX_EGRESS_RECORDS`` those that no rule lists are left out first,
+            and a warning says how many.
+        warnings: what went wrong beside the run, added to the sandbox's own warnings.
+    """
     state, detail, result_json = CallState.FAILED, ended.detail, ""
     if ended.cause in (EndCause.CLIENT, EndCause.OPERATOR):
         state = CallState.CANCELLED
@@ -20,6 +41,9 @@ def judge(tool: Tool, ended: Ended, result: bytes | None, files: tuple[OutputFil
         state = CallState.UNKNOWN
     elif ended.cause is EndCause.TOOL and ended.exit_code == 0:
         state, detail, result_json = _read_result(tool, result, detail)
+    kept = sorted(egress, key=lambda item: not item.listed)[:MAX_EGRESS_RECORDS]
+    if len(kept) < len(egress):
+        warnings = (*warnings, f"{len(egress) - len(kept)} more hosts that the tool asked for are not on record")
     outcome = Outcome(
         cause=ended.cause,
         cause_source=ended.cause_source,
@@ -34,7 +58,8 @@ def judge(tool: Tool, ended: Ended, result: bytes | None, files: tuple[OutputFil
         cpu_s=ended.cpu_s,
         memory_peak_bytes=ended.memory_peak_bytes,
         oom_kills=ended.oom_kills,
-        warnings=ended.warnings,
+        warnings=(*ended.warnings, *warnings),
+        egress=tuple(kept),
     )
     return state, outcome
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
 
@@ -37,6 +37,8 @@ MAX_VIOLATIONS = 20
 """Most findings that an error carries; it says how many there are."""
 
 _SELF_TESTED_RULES = 64
+_ANSWERS = 4096
+"""Answers that are kept; beyond that all are forgotten at once."""
 _log = structlog.get_logger(__name__)
 
 
@@ -67,6 +69,7 @@ class Snapshot:
     _engine: Engine
     _rows: tuple[Values, ...]
     _shards: Mapping[tuple[str, str, str], Mapping[str, Sequence[int]]]
+    _answers: dict[PolicyRequest, Decision] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def load(
@@ -116,8 +119,25 @@ class Snapshot:
     def decide(self, request: PolicyRequest) -> Decision:
         """May it? Never raises: a question that can't be evaluated is denied by the rule ``evaluation-error``.
 
-        Any thread may ask. Nothing is remembered from one question to the next.
+        Any thread may ask. The answer depends on the question and this snapshot alone, and neither ever changes: so the
+        answers to the last questions are kept.
         """
+        try:
+            check_request(request)  # equal is not the same: 1 == True == Tier(1)
+            known = self._answers.get(request)
+        except Exception:  # noqa: BLE001 - it is no question that could have been answered before
+            return self.evaluate(request)
+        if known is not None:
+            return known
+        decision = self.evaluate(request)
+        if decision.rule != EVALUATION_ERROR:
+            if len(self._answers) >= _ANSWERS:
+                self._answers.clear()
+            self._answers[request] = decision
+        return decision
+
+    def evaluate(self, request: PolicyRequest) -> Decision:
+        """The same as ``decide``, worked out anew."""
         try:
             return self._decide(request)
         except Exception as error:  # noqa: BLE001 - the fail-closed boundary: every exception is a deny

@@ -14,6 +14,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import wire
 from broker.rpc.dispatch import Context
+from broker.rpc.sandbox_status import sandbox_status
 from broker.v1 import administration_pb2 as pb
 
 
@@ -50,6 +51,10 @@ class AdministrationService:
             queued=turns.queued,
             ledger_seq=-1 if head is None else head.seq,
         )
+
+    async def GetSandboxStatus(self, _: Caller, __: pb.GetSandboxStatusRequest, ___: Context) -> pb.SandboxStatus:  # noqa: N802 - the wire's name
+        """What the pool holds, and what was counted since the start."""
+        return sandbox_status(self._parts.sandboxes.status(), self._parts.meter)
 
     async def ReloadPolicy(self, _: Caller, __: pb.ReloadPolicyRequest, ___: Context) -> pb.ReloadPolicyResponse:  # noqa: N802 - the wire's name
         """Reads the policy again."""

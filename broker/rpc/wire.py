@@ -15,6 +15,7 @@ from broker.domain.identity import Schedule, Session
 from broker.domain.ports import VaultRow
 from broker.domain.run import EvidenceSource, StreamSummary
 from broker.errors import FieldViolation, InvalidArgumentError
+from broker.rpc.egress_wire import record_messages
 from broker.v1 import blob_pb2, call_pb2, sessions_pb2, tool_pb2
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -159,7 +160,7 @@ def _text(value: str, field: str, limit: int = _LABEL_MAX) -> str:
 
 
 def view_message(view: CallView, *, full: bool = True) -> call_pb2.ToolCall:
-    """A call on the wire; without ``full`` it has no arguments, files and result."""
+    """A call on the wire; without ``full`` it has no arguments, files, result and hosts."""
     message = call_pb2.ToolCall(
         name=f"calls/{view.id}",
         tool=f"tools/{view.tool}",
@@ -246,6 +247,7 @@ def _outcome(outcome: Outcome, *, full: bool) -> call_pb2.Outcome:
         memory_peak_bytes=outcome.memory_peak_bytes or 0,
         oom_kills=outcome.oom_kills or 0,
         warnings=outcome.warnings,
+        egress=record_messages(outcome.egress) if full else (),
     )
     message.files.extend(
         call_pb2.OutputFile(path=item.path, blob=f"blobs/{item.blob}", size=item.size, digest=item.digest)

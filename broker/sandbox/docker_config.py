@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.domain.canonical import JsonObject
+from broker.domain.canonical import JsonObject, JsonValue
 from broker.domain.run import Limits, Profile
-from broker.sandbox.engine import LABEL_CALL, LABEL_INSTANCE
+from broker.sandbox.engine import LABEL_INSTANCE, Capabilities
 
 USER = "65534:65534"
 WORK = "/work"
@@ -21,6 +21,11 @@ _TMP_MAX = 64 * 2**20
 _TMP_MIN = 2**20
 _TMP_INODES_MIN = 64
 _OOM_SCORE = 500
+_LOCKED_BYTES = 64 * 2**10
+_RUNNER = "/usr/libexec/broker/runner/start.py"
+_READABLE_PYTHON = "/usr/libexec/broker/tool-python"
+_OWN_THREADS = 256
+_THREADS_PER_PROCESS = 8
 _PRIVATE_CGROUPS_SINCE = (1, 41)
 
 TOOL_ENVIRONMENT: Mapping[str, str] = {
@@ -44,17 +49,28 @@ def has_private_cgroups(api_version: str) -> bool:
     return tuple(int(part) for part in api_version.split(".")) >= _PRIVATE_CGROUPS_SINCE
 
 
-def container_config(instance: str, call_id: str, profile: Profile, api_version: str) -> JsonObject:
-    """The body of ``POST /containers/create``."""
+def container_config(
+    instance: str, profile: Profile, api_version: str, capabilities: Capabilities | None = None
+) -> JsonObject:
+    """The body of ``POST /containers/create``.
+
+    Args:
+        instance: the label's value: whose container it is.
+        profile: what it is made under; its limits have passed ``check_profile``.
+        api_version: of the engine, such as ``1.41``.
+        capabilities: of the profile's runtime; without them it is taken for one that keeps everything.
+    """
+    runtime = capabilities or Capabilities(profile.runtime)
     limits = profile.limits
     host: JsonObject = {
         "NetworkMode": "none",
         "ReadonlyRootfs": True,
         "Privileged": False,
         "CapDrop": ["ALL"],
-        # No seccomp entry: the engine's own default profile holds, with the fixes of its updates.
+        # No seccomp entry: the engine's own default profile holds, with the fixes of its updates. Nor are masked paths
+        # given: the engine's own list holds, and it grows with its updates.
         "SecurityOpt": ["no-new-privileges:true"],
-        "PidsLimit": limits.processes + 1,  # the runner is one of them
+        "PidsLimit": _pids(limits, runtime),
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,
         "NanoCpus": int(limits.cpu_cores * 1e9),
@@ -67,15 +83,13 @@ def container_config(instance: str, call_id: str, profile: Profile, api_version:
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,
         "Init": False,
-        "Ulimits": [
-            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "msgqueue", "Soft": 0, "Hard": 0},  # /dev/mqueue stays writable on a read-only root
-        ],
+        "Ulimits": _ulimits(limits, runtime),
     }
+    if profile.runtime:
+        host["Runtime"] = profile.runtime
     if has_private_cgroups(api_version):
         host["CgroupnsMode"] = "private"
-    return {
+    body: JsonObject = {
         "Image": profile.image,
         "User": USER,
         "Hostname": "sandbox",
@@ -89,18 +103,60 @@ def container_config(instance: str, call_id: str, profile: Profile, api_version:
         "Tty": False,
         "NetworkDisabled": True,
         "Healthcheck": {"Test": ["NONE"]},
-        "Labels": {LABEL_INSTANCE: instance, LABEL_CALL: call_id},
+        "Labels": {LABEL_INSTANCE: instance},
         "HostConfig": host,
     }
+    if not runtime.isolated_runner:
+        # Such a runtime refuses to start the interpreter that nobody may read, and it wouldn't help.
+        body["Entrypoint"] = [_READABLE_PYTHON, "-I", _RUNNER]
+    return body
+
+
+def _pids(limits: Limits, runtime: Capabilities) -> int:
+    """The engine's own limit on processes: the tool's and the runner, where it counts those.
+
+    A runtime that runs a kernel of its own in the sandbox dies where its own threads strike it (30 of them, and 5 for each
+    process, have been seen): there it is a backstop far off, and ``nproc`` is the limit.
+    """
+    if _has_own_kernel(runtime):
+        return _OWN_THREADS + _THREADS_PER_PROCESS * limits.processes
+    return limits.processes + 1
+
+
+def _ulimits(limits: Limits, runtime: Capabilities) -> list[JsonValue]:
+    values = {
+        "nofile": limits.open_files,
+        "core": 0,
+        "msgqueue": 0,  # /dev/mqueue stays writable on a read-only root
+        "memlock": _LOCKED_BYTES,
+        "rtprio": 0,
+        "nice": 0,
+    }
+    if _has_own_kernel(runtime):
+        values["nproc"] = limits.processes + 1
+    return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
+
+
+def _has_own_kernel(runtime: Capabilities) -> bool:
+    """Whether the sandbox has a kernel of its own: its counters then aren't the host's, and ``nproc`` counts its processes
+    alone. Under the host's kernel ``nproc`` counts a user's processes across all containers.
+    """
+    return not runtime.counters
 
 
 def tmpfs(limits: Limits) -> JsonObject:
-    """Path -> mount options of the writable folders; only ``/work`` and ``/tmp`` may hold programs."""
+    """Path -> mount options of the writable folders; only ``/work`` and ``/tmp`` may hold programs.
+
+    Where ``limits.inodes`` is 0 the number of files in ``/work`` and ``/tmp`` isn't limited.
+    """
     tmp_bytes = min(max(limits.disk_bytes // _TMP_SHARE, _TMP_MIN), _TMP_MAX)
-    tmp_inodes = max(limits.inodes // _TMP_SHARE, _TMP_INODES_MIN)
     owner = "nosuid,nodev,mode=0700,uid=65534,gid=65534"
+    work, tmp = f"size={limits.disk_bytes}", f"size={tmp_bytes}"
+    if limits.inodes:
+        work += f",nr_inodes={limits.inodes}"
+        tmp += f",nr_inodes={max(limits.inodes // _TMP_SHARE, _TMP_INODES_MIN)}"
     return {
-        WORK: f"rw,exec,{owner},size={limits.disk_bytes},nr_inodes={limits.inodes}",
-        "/tmp": f"rw,exec,{owner},size={tmp_bytes},nr_inodes={tmp_inodes}",  # noqa: S108  # inside the sandbox
+        WORK: f"rw,exec,{owner},{work}",
+        "/tmp": f"rw,exec,{owner},{tmp}",  # noqa: S108  # inside the sandbox
         "/job": f"rw,noexec,{owner},size={JOB_BYTES},nr_inodes={_JOB_INODES}",
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -15,15 +15,17 @@ import requests.exceptions
 import structlog
 import tenacity
 
+from broker.domain.canonical import JsonObject
 from broker.domain.run import Profile
 from broker.errors import FailedPreconditionError, InternalError, UnavailableError
 from broker.sandbox import images as image_rules
 from broker.sandbox.address import Endpoint, engine_address
+from broker.sandbox.capabilities import check_profile, runtime_capabilities
 from broker.sandbox.docker_config import container_config
 from broker.sandbox.docker_events import EventFollower
 from broker.sandbox.docker_lease import DockerLease
 from broker.sandbox.docker_stream import attach, ping
-from broker.sandbox.engine import LABEL_CALL, LABEL_INSTANCE, OwnedContainer
+from broker.sandbox.engine import LABEL_INSTANCE, Capabilities, OwnedContainer
 from broker.sandbox.images import SandboxImage
 
 P = ParamSpec("P")
@@ -34,6 +36,8 @@ _ANSWER_S = 60
 """An engine that leaves a request unanswered for so long is away."""
 _REMOVE_ATTEMPTS = 4
 _CONFLICT = 409
+_PLAIN_RUNNER = ("/usr/libexec/broker/tool-python", "-I", "/usr/libexec/broker/runner/start.py")
+"""Process 1 where the runtime refuses an interpreter that nobody may read."""
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +58,9 @@ class DockerEngine:
         self._client: docker.APIClient | None = None
         self._follower: EventFollower | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._live: dict[str, int] = {}
+        self._live: set[str] = set()
+        self._leases: dict[str, DockerLease] = {}
+        self._info: Mapping[str, Any] | None = None
 
     async def __aenter__(self) -> Self:
         """Connects, settles the API version, and subscribes to events.
@@ -78,20 +84,42 @@ class DockerEngine:
         """Waits until every container has been removed, then disconnects."""
         await self._close()
 
-    @asynccontextmanager
-    async def lease(self, call_id: str, profile: Profile) -> AsyncIterator[DockerLease]:
-        """See ``broker.sandbox.engine.Engine.lease``."""
-        self._live[call_id] = self._live.get(call_id, 0) + 1
-        lease: DockerLease | None = None
+    async def create(self, profile: Profile) -> DockerLease:
+        """See ``broker.sandbox.engine.Engine.create``."""
+        capabilities = await self.capabilities(profile.runtime)
+        check_profile(capabilities, profile)
+        body = container_config(self._instance, profile, self._api.api_version)
+        if not capabilities.isolated_runner:
+            body["Entrypoint"] = list(_PLAIN_RUNNER)
+        container_id = await self._make(profile, body)
+        stream = None
         try:
-            lease = await self._open(call_id, profile)
-            yield lease
-        finally:
-            if lease:
-                await lease.destroy()
-                self.background(self._release_when_gone(call_id, lease))
-            else:
-                self._release(call_id)
+            watch = self._events.watch(container_id)
+            # Attach before the start, or output is lost.
+            stream = await attach(self._endpoint, self._api.api_version, container_id)
+            await self._call(self._api.start, container_id)
+        except BaseException:
+            if stream:
+                stream.cut()
+            self.background(self._give_up(container_id))
+            raise
+        lease = DockerLease(
+            self,
+            container_id=container_id,
+            profile=profile,
+            stream=stream,
+            watch=watch,
+            isolated=capabilities.isolated_runner,
+        )
+        self._leases[container_id] = lease
+        return lease
+
+    async def capabilities(self, runtime: str) -> Capabilities:
+        """See ``broker.sandbox.engine.Engine.capabilities``."""
+        info = self._info
+        if info is None:
+            info = self._info = await self._call(self._api.info)
+        return runtime_capabilities(runtime, info)
 
     async def image(self, name: str) -> SandboxImage:
         """See ``broker.sandbox.engine.Engine.image``."""
@@ -106,13 +134,10 @@ class DockerEngine:
         """See ``broker.sandbox.engine.Engine.list_owned``."""
         filters = {"label": [f"{LABEL_INSTANCE}={self._instance}"]}
         listing = await self._call(self._api.containers, all=True, filters=filters)
-        return [
-            OwnedContainer(id=item["Id"], call_id=(item["Labels"] or {}).get(LABEL_CALL, ""), state=item["State"])
-            for item in listing
-        ]
+        return [OwnedContainer(id=item["Id"], state=item["State"]) for item in listing]
 
-    def live_calls(self) -> frozenset[str]:
-        """See ``broker.sandbox.engine.Engine.live_calls``."""
+    def live(self) -> frozenset[str]:
+        """See ``broker.sandbox.engine.Engine.live``."""
         return frozenset(self._live)
 
     async def remove(self, container_id: str) -> None:
@@ -145,12 +170,16 @@ class DockerEngine:
             raise InternalError("the engine is used outside its `async with`")
         return self._client
 
-    async def _open(self, call_id: str, profile: Profile) -> DockerLease:
-        """Creates, attaches, starts: in this order, or output is lost."""
-        body = container_config(self._instance, call_id, profile, self._api.api_version)
-        creation = asyncio.ensure_future(self._call(self._api.create_container_from_config, body))
+    def gone(self, container_id: str) -> None:
+        """See ``broker.sandbox.docker_lease.EngineHands.gone``."""
+        self._events.forget(container_id)
+        self._leases.pop(container_id, None)
+        self._live.discard(container_id)
+
+    async def _make(self, profile: Profile, body: JsonObject) -> str:
+        creation = asyncio.ensure_future(self._call(self._make_now, body))
         try:
-            container_id = str((await asyncio.shield(creation))["Id"])
+            return await asyncio.shield(creation)
         except asyncio.CancelledError:
             self.background(self._remove_when_made(creation))
             raise
@@ -158,20 +187,6 @@ class DockerEngine:
             raise FailedPreconditionError(
                 f"the engine doesn't have the image {profile.image}", reason="IMAGE_MISSING", hint="run: make images"
             ) from error
-        connection = None
-        try:
-            watch = self._events.watch(container_id)
-            connection = await attach(self._endpoint, self._api.api_version, container_id)
-            await self._call(self._api.start, container_id)
-        except BaseException:
-            if connection:
-                connection.cut()
-            self._events.forget(container_id)
-            self.background(self.remove(container_id))
-            raise
-        return DockerLease(
-            self, call_id=call_id, container_id=container_id, profile=profile, connection=connection, watch=watch
-        )
 
     @property
     def _events(self) -> EventFollower:
@@ -179,25 +194,20 @@ class DockerEngine:
             raise InternalError("the engine is used outside its `async with`")
         return self._follower
 
-    def _release(self, call_id: str) -> None:
-        self._live[call_id] -= 1
-        if not self._live[call_id]:
-            del self._live[call_id]
-
-    async def _release_when_gone(self, call_id: str, lease: DockerLease) -> None:
-        try:
-            await lease.removed()
-        finally:
-            self._events.forget(lease.container_id)
-            self._release(call_id)
-
-    async def _remove_when_made(self, creation: asyncio.Future[Mapping[str, Any]]) -> None:
+    async def _remove_when_made(self, creation: asyncio.Future[str]) -> None:
         """The caller went away while the engine was making a container: take it when it comes, and remove it."""
         try:
-            container_id = str((await creation)["Id"])
+            container_id = await creation
         except (UnavailableError, FailedPreconditionError):
             return
-        await self.remove(container_id)
+        await self._give_up(container_id)
+
+    async def _give_up(self, container_id: str) -> None:
+        """Removes a container that never became a lease."""
+        try:
+            await self.remove(container_id)
+        finally:
+            self.gone(container_id)
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
@@ -206,6 +216,8 @@ class DockerEngine:
             log.error("sandbox.removal_failed", error=str(error))
 
     async def _close(self) -> None:
+        for lease in list(self._leases.values()):
+            lease.hurry()
         async with AsyncExitStack() as stack:
             stack.callback(self._threads.shutdown, wait=False)
             if self._client:
@@ -217,6 +229,12 @@ class DockerEngine:
 
     def _connect(self) -> docker.APIClient:
         return docker.APIClient(base_url=self._address, version="auto", timeout=_ANSWER_S, max_pool_size=_THREADS)
+
+    def _make_now(self, body: JsonObject) -> str:
+        container_id = str(self._api.create_container_from_config(body)["Id"])
+        # Still in the engine's thread: from the first moment it is known to be ours.
+        self._live.add(container_id)
+        return container_id
 
     def _remove_now(self, container_id: str) -> None:
         try:

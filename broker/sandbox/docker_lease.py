@@ -12,27 +12,33 @@ import structlog
 
 from broker.domain.run import EndCause, Ended, Job, Profile, RunEvent
 from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError, UnavailableError
+from broker.sandbox.attached import AttachedStream
+from broker.sandbox.connections import Connections
+from broker.sandbox.conversation import Conversation
 from broker.sandbox.docker_events import ContainerWatch
-from broker.sandbox.docker_stream import Connection
-from broker.sandbox.events import EventQueue
+from broker.sandbox.engine import EgressGate
 from broker.sandbox.evidence import Counters, HostEvidence
-from broker.sandbox.jobs import check_job, send_job
+from broker.sandbox.jobs import check_job, listening, send_job
+from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
 from broker.sandbox.verdict import Kill, decide
-from broker.sandbox.wire import STDERR_CHANNEL, Demultiplexer, FrameParser, ProtocolViolation
+from broker.sandbox.wire import ProtocolViolation
 
+READY_S = 1.0
+"""How long a waiting runner may take to answer."""
 STARTUP_S = 60.0
 """How long in all a runner may let us wait before it starts the tool."""
 COLLECT_S = 60.0
-"""How long in all a runner may let us wait after the tool's end."""
+"""How long in all a runner may let us wait after the tool's end; while a reader lets it wait, nothing counts."""
 DRAIN_S = 1.0
 """After a kill, how long what is still on its way may take to arrive."""
 EVIDENCE_S = 2.0
 """How long the end of a run waits for the engine to say what happened."""
-_READ = 64 * 1024
-_RUNNER_WORDS = 4096
 _KILLED = 9
 _KILLED_CODE = 128 + _KILLED
+_NOT_ISOLATED = (
+    "this container runtime doesn't keep the tool from the runner: exit code, output and files are the sandbox's word"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -49,64 +55,110 @@ class EngineHands(Protocol):
     def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs something beside; the engine waits for it when it closes."""
 
+    def gone(self, container_id: str) -> None:
+        """Nobody holds this container any more: it was removed, or couldn't be."""
+
 
 class DockerLease:
-    """A started container whose runner waits for its job; made by ``DockerEngine.lease``."""
+    """A started container whose runner waits for its job; made by ``DockerEngine.create``.
+
+    Args:
+        hands: the engine.
+        container_id: the engine's id.
+        profile: what the container was made under.
+        stream: attached to it.
+        watch: what the engine says of it.
+        isolated: whether the tool can't speak in the runner's place.
+    """
 
     def __init__(
         self,
         hands: EngineHands,
         *,
-        call_id: str,
         container_id: str,
         profile: Profile,
-        connection: Connection,
+        stream: AttachedStream,
         watch: ContainerWatch,
+        isolated: bool = True,
     ) -> None:
         self._hands = hands
-        self._call_id = call_id
         self._id = container_id
-        self._limits = profile.limits
-        self._connection = connection
+        self._profile = profile
+        self._stream = stream
         self._watch = watch
-        self._queue = EventQueue()
+        self._isolated = isolated
+        self._conversation = Conversation(stream.write, self._moved)
         self._transcript: Transcript | None = None
+        self._connections: Connections | None = None
         self._kill: Kill | None = None
+        self._failure: Exception | None = None
+        self._over = asyncio.Event()
+        """The runner has said its last, in one way or another."""
         self._counters: Counters | None = None
         self._host: HostEvidence | None = None
+        self._cpu_before: float | None = None
         self._started_at = 0.0
         self._ended_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._drain: asyncio.TimerHandle | None = None
-        self._pump: asyncio.Task[None] | None = None
+        self._patience: Patience | None = None
         self._driver: asyncio.Task[None] | None = None
         self._removal: asyncio.Task[None] | None = None
-        self._runner_words = b""
-        self._patience = {Phase.WAITING: STARTUP_S, Phase.COLLECTING: COLLECT_S}
+        self._now = asyncio.Event()
+        """The removal may not linger any more."""
         self._look = asyncio.create_task(self._look_at_host())
+        stream.listen(self)
 
     @property
     def container_id(self) -> str:
         """The engine's id of the container."""
         return self._id
 
-    async def run(self, job: Job) -> AsyncIterator[RunEvent]:
+    @property
+    def profile(self) -> Profile:
+        """What it was made under."""
+        return self._profile
+
+    async def ready(self) -> bool:
+        """See ``broker.sandbox.engine.Lease.ready``."""
+        if self._driver or self._removal or self._over.is_set() or self._watch.died.is_set():
+            return False
+        answer = self._conversation.ping()
+        try:
+            async with asyncio.timeout(READY_S):
+                return await answer
+        except TimeoutError:
+            return False
+
+    async def run(self, job: Job, egress: EgressGate | None = None) -> AsyncIterator[RunEvent]:
         """See ``broker.sandbox.engine.Lease.run``."""
         if self._driver or (self._removal and not self._kill):
             raise InternalError("a lease runs one job, once", reason="LEASE_USED")
-        check_job(job, self._limits)
-        self._transcript = Transcript(
-            job.outputs, output_limit=self._limits.output_bytes, wants_result=job.wants_result
-        )
+        limits = self._profile.limits
+        check_job(job, limits)
+        ports = listening(job)
+        if ports and egress is None:
+            raise InternalError("a job whose tool may open connections needs somebody who serves them")
+        self._transcript = Transcript(job.outputs, output_limit=limits.output_bytes, wants_result=job.wants_result)
+        if egress is not None and ports:
+            self._connections = Connections(egress, ports, self._stream.write)
+        self._conversation.begin(self._transcript, self._connections)
+        self._note_cpu()
+        self._be_patient(STARTUP_S)
         self._driver = asyncio.create_task(self._drive(job, self._transcript))
         ended = False
         try:
-            while (event := await self._queue.get()) is not None:
+            while (event := await self._conversation.queue.get()) is not None:
                 ended = isinstance(event, Ended)
                 yield event
         finally:
             if not ended:
                 self.kill(EndCause.CLIENT, "the reader of the events went away")
+
+    def taken(self, event: RunEvent) -> None:
+        """See ``broker.sandbox.engine.Lease.taken``."""
+        self._conversation.windows.taken(event)
+        self._weigh_patience()
 
     def kill(self, cause: EndCause, detail: str) -> None:
         """See ``broker.sandbox.engine.Lease.kill``."""
@@ -114,79 +166,119 @@ class DockerLease:
             return
         self._kill = Kill(cause, detail)
         self._sample()
-        self._stop_timer()
+        self._stop_timers()
+        if self._connections:
+            self._connections.cut()
         self._start_removal()
-        if self._pump:
-            self._drain = asyncio.get_running_loop().call_later(DRAIN_S, self._pump.cancel)
+        self._now.set()
+        self._drain = asyncio.get_running_loop().call_later(DRAIN_S if self._driver else 0.0, self._end)
 
-    async def destroy(self) -> None:
+    async def destroy(self, *, linger_s: float = 0.0) -> None:
         """See ``broker.sandbox.engine.Lease.destroy``."""
-        self._connection.cut()
-        self._queue.close(error=_engine_failed("the container was destroyed in the middle of its run"))
-        self._stop_timer()
-        if self._drain:
-            self._drain.cancel()
-        tasks = [task for task in (self._driver, self._pump, self._look) if task]
+        self._stream.cut()
+        self._conversation.queue.close(error=_engine_failed("the container was destroyed in the middle of its run"))
+        self._conversation.over()
+        self._stop_timers()
+        if self._connections:
+            self._connections.cut()
+        has_ended = self._transcript is None or self._transcript.exit is not None
+        self._start_removal(linger_s if has_ended else 0.0)
+        tasks = [task for task in (self._driver, self._look) if task]
         for task in tasks:
             task.cancel()
-        self._start_removal()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._drain:
+            self._drain.cancel()
         if self._host:
             self._host.close()
 
-    async def removed(self) -> None:
-        """Returns once the container is gone.
+    def hurry(self) -> None:
+        """A removal that lingers begins now."""
+        self._now.set()
 
-        Raises:
-            UnavailableError: the engine refused to remove it, or doesn't answer.
-        """
+    async def removed(self) -> None:
+        """See ``broker.sandbox.engine.Lease.removed``."""
         if self._removal:
             await asyncio.shield(self._removal)
 
+    def on_bytes(self, data: bytes) -> None:
+        """See ``broker.sandbox.attached.Receiver``."""
+        if self._over.is_set():
+            return
+        try:
+            self._conversation.feed(data)
+        except ProtocolViolation as violation:
+            self._end(_engine_failed(f"the sandbox's runner spoke nonsense: {violation}"))
+        self._weigh_patience()
+
+    def on_lost(self) -> None:
+        """See ``broker.sandbox.attached.Receiver``."""
+        self._end()
+
+    def _end(self, failure: Exception | None = None) -> None:
+        """Nothing more is heard from the runner; the first reason counts."""
+        if self._over.is_set():
+            return
+        if failure and not self._kill:  # a stream that breaks when its container is killed is no failure
+            log.warning("sandbox.runner_failed", container=self._id, error=str(failure))
+            self._failure = failure
+        self._over.set()
+        self._conversation.over()
+
+    def _moved(self, phase: Phase) -> None:
+        """The run has come to another phase."""
+        if phase is Phase.RUNNING:
+            self._stop_timers()
+            self._started_at = time.monotonic()
+            wall_s = self._profile.limits.wall_s
+            text = f"stopped at the time limit of {wall_s:g} s"
+            self._timer = asyncio.get_running_loop().call_later(wall_s, self.kill, EndCause.TIME, text)
+        elif phase is Phase.COLLECTING:
+            self._ended_at = time.monotonic()
+            self._stop_timers()
+            if self._connections:
+                self._connections.cut()
+            if not self._kill:
+                self._be_patient(COLLECT_S)
+        else:
+            self._end()
+
+    def _be_patient(self, budget_s: float) -> None:
+        silent = _engine_failed("the sandbox's runner fell silent")
+        self._patience = Patience(budget_s, lambda: self._end(silent))
+        self._weigh_patience()
+
+    def _weigh_patience(self) -> None:
+        if self._patience:
+            self._patience.run(on=not self._over.is_set() and not self._conversation.windows.scarce)
+
     async def _drive(self, job: Job, transcript: Transcript) -> None:
         """From the first frame to the last event; whatever goes wrong ends the queue with an error."""
-        feeder = asyncio.create_task(send_job(job, self._connection.writer))
-        self._pump = asyncio.create_task(self._read(transcript))
+        feeder = asyncio.create_task(send_job(job, self._stream))
+        feeder.add_done_callback(self._fed)
+        queue = self._conversation.queue
         try:
-            if self._kill:
-                self._pump.cancel()
-            error = await self._follow(feeder, self._pump)
+            await self._over.wait()
             self._ended_at = self._ended_at or time.monotonic()
-            self._stop_timer()
-            if error is None:
+            self._stop_timers()
+            if self._connections:
+                self._connections.cut()
+                await self._connections.ended()
+            if self._failure is None:
                 await self._conclude(transcript)
             else:
-                self._connection.cut()
-                self._queue.close(error=error)
+                self._stream.cut()
+                queue.close(error=self._failure)
         finally:
             feeder.cancel()
-            self._pump.cancel()
-            await asyncio.gather(feeder, self._pump, return_exceptions=True)
-            self._queue.close(error=InternalError("the sandbox's driver ended before its run"))
+            await asyncio.gather(feeder, return_exceptions=True)
+            queue.close(error=InternalError("the sandbox's driver ended before its run"))
 
-    async def _follow(self, feeder: asyncio.Task[None], pump: asyncio.Task[None]) -> Exception | None:
-        """Waits until the runner has said its last, or the job can't be handed over."""
-        await asyncio.wait({feeder, pump}, return_when=asyncio.FIRST_COMPLETED)
-        if not pump.done():
-            broken = feeder.exception()
-            if isinstance(broken, Exception) and not isinstance(broken, OSError):
-                return broken
-            await asyncio.wait({pump})  # where the connection broke, the container's last words say more than that
-        return self._trouble(pump)
-
-    def _trouble(self, pump: asyncio.Task[None]) -> Exception | None:
-        if pump.cancelled() or not pump.done() or (error := pump.exception()) is None:
-            return None
-        if self._kill:
-            return None  # a stream that breaks when its container is killed is no failure
-        log.warning("sandbox.runner_failed", call=self._call_id, container=self._id, error=str(error))
-        if isinstance(error, ProtocolViolation):
-            return _engine_failed(f"the sandbox's runner spoke nonsense: {error}")
-        if isinstance(error, TimeoutError):
-            return _engine_failed("the sandbox's runner fell silent")
-        if isinstance(error, OSError):
-            return _engine_failed("the connection to the sandbox broke")
-        return error if isinstance(error, Exception) else InternalError("the sandbox's reader failed")
+    def _fed(self, feeder: asyncio.Task[None]) -> None:
+        """The job is handed over, or can't be. Where the connection broke, the container's last words say more."""
+        error = None if feeder.cancelled() else feeder.exception()
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self._end(error)
 
     async def _conclude(self, transcript: Transcript) -> None:
         """Gathers the evidence, cuts the stream, and ends the queue."""
@@ -201,11 +293,11 @@ class DockerLease:
             elif transcript.phase is not Phase.DONE:
                 died_of_memory = await self._died_of_memory()
                 error = None if died_of_memory or self._kill else self._vanished(transcript)
-        self._connection.cut()
+        self._stream.cut()
         if error:
-            self._queue.close(error=error)
+            self._conversation.queue.close(error=error)
         else:
-            self._queue.close(self._ended(transcript, died_of_memory=died_of_memory))
+            self._conversation.queue.close(self._ended(transcript, died_of_memory=died_of_memory))
 
     async def _gather_evidence(self, transcript: Transcript) -> None:
         """Reads the counters; where they don't tell, waits a moment for the engine's event."""
@@ -217,8 +309,8 @@ class DockerLease:
                 await asyncio.wait_for(self._watch.oom.wait(), EVIDENCE_S / 4)
 
     def _vanished(self, transcript: Transcript) -> UnavailableError:
-        if self._runner_words:
-            log.error("sandbox.runner_words", call=self._call_id, words=visible(self._runner_words))
+        if self._conversation.runner_words:
+            log.error("sandbox.runner_words", container=self._id, words=visible(self._conversation.runner_words))
         return _engine_failed(f"the sandbox's runner ended while {transcript.phase.value}")
 
     def _may_be_memory(self, transcript: Transcript) -> bool:
@@ -241,16 +333,19 @@ class DockerLease:
     def _ended(self, transcript: Transcript, *, died_of_memory: bool) -> Ended:
         report, counters = transcript.exit, self._counters or Counters()
         verdict = decide(
-            limits=self._limits,
+            limits=self._profile.limits,
             kill=self._kill,
             report=None if died_of_memory else report,
             counters=counters,
             oom_event=self._watch.oom.is_set(),
             over=transcript.over,
+            isolated=self._isolated,
         )
         warnings = list(transcript.warnings)
         if verdict.cause is EndCause.TOOL and counters.oom_kills:
             warnings.append(f"the kernel killed {counters.oom_kills} process(es) for memory; the tool went on")
+        if not self._isolated:
+            warnings.append(_NOT_ISOLATED)
         wall = self._ended_at - self._started_at if self._started_at else 0.0
         return Ended(
             exit_code=report.exit_code if report else None,
@@ -261,70 +356,57 @@ class DockerLease:
             stdout=transcript.stdout(),
             stderr=transcript.stderr(),
             wall_s=wall,
-            cpu_s=counters.cpu_s if counters.cpu_s is not None else report.cpu_s if report else None,
+            cpu_s=self._cpu_s(transcript),
             memory_peak_bytes=counters.memory_peak_bytes,
             oom_kills=counters.oom_kills,
             warnings=tuple(warnings),
         )
 
-    async def _read(self, transcript: Transcript) -> None:
-        """Reads until the runner's last frame or the end of the stream."""
-        outer, inner = Demultiplexer(), FrameParser()
-        while data := await self._next_bytes(transcript.phase):
-            for channel, piece in outer.feed(data):
-                if channel == STDERR_CHANNEL:
-                    self._runner_words = (self._runner_words + piece)[-_RUNNER_WORDS:]
-                    continue
-                for frame in inner.feed(piece):
-                    for event in transcript.take(frame):
-                        self._keep_time(transcript.phase)
-                        await self._queue.put(event)
-                    self._keep_time(transcript.phase)
-                    if transcript.phase in {Phase.DONE, Phase.REFUSED}:
-                        return
+    def _cpu_s(self, transcript: Transcript) -> float | None:
+        """The run's own processor time: what the host counted since the job came, else what the runner says."""
+        if self._counters and self._counters.cpu_s is not None:
+            return max(0.0, self._counters.cpu_s - (self._cpu_before or 0.0))
+        return transcript.exit.cpu_s if transcript.exit else None
 
-    async def _next_bytes(self, phase: Phase) -> bytes:
-        """While the tool runs the time limit watches; before and after it, a budget of waiting does."""
-        reader = self._connection.reader
-        if phase is Phase.RUNNING:
-            return await reader.read(_READ)
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, self._patience[phase])):
-                return await reader.read(_READ)
-        finally:
-            self._patience[phase] -= time.monotonic() - began
-
-    def _keep_time(self, phase: Phase) -> None:
-        if phase is Phase.RUNNING and not self._started_at:
-            self._started_at = time.monotonic()
-            text = f"stopped at the time limit of {self._limits.wall_s:g} s"
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._limits.wall_s, self.kill, EndCause.TIME, text)
-        elif phase is not Phase.RUNNING and self._started_at and not self._ended_at:
-            self._ended_at = time.monotonic()
-            self._stop_timer()
-
-    def _stop_timer(self) -> None:
+    def _stop_timers(self) -> None:
         if self._timer:
             self._timer.cancel()
+        if self._patience:
+            self._patience.run(on=False)
+            self._patience = None
 
     def _sample(self) -> None:
         if self._host:
             self._counters = self._host.sample()
 
+    def _note_cpu(self) -> None:
+        """What was used before the job came isn't the job's."""
+        if self._host and self._cpu_before is None:
+            self._cpu_before = self._host.cpu_s()
+
     async def _look_at_host(self) -> None:
-        """Finds the container's process on this host, while the tool is on its way."""
+        """Finds the container's process on this host, while nothing waits for it yet."""
         try:
             pid, _ = await self._hands.state(self._id)
         except (UnavailableError, FailedPreconditionError):
             return
         if pid:
             self._host = HostEvidence(pid, self._id)
+            if self._driver:
+                self._note_cpu()
 
-    def _start_removal(self) -> None:
+    def _start_removal(self, linger_s: float = 0.0) -> None:
         if self._removal is None:
-            self._removal = self._hands.background(self._hands.remove(self._id))
+            self._removal = self._hands.background(self._remove(linger_s))
+
+    async def _remove(self, linger_s: float) -> None:
+        if linger_s > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._now.wait(), linger_s)
+        try:
+            await self._hands.remove(self._id)
+        finally:
+            self._hands.gone(self._id)
 
 
 def _engine_failed(text: str) -> UnavailableError:

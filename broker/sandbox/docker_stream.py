@@ -1,4 +1,4 @@
-"""The two long-lived connections to a Docker engine, on asyncio: an attached container, and the engine's events.
+"""The long-lived connections to a Docker engine, on asyncio: attached containers, and the engine's events.
 
 The SDK does both with blocking reads; here a stalled container or a quiet engine holds no thread, and a cut is at once.
 """
@@ -13,9 +13,9 @@ from urllib.parse import quote, urlencode
 
 from broker.errors import UnavailableError
 from broker.sandbox.address import Endpoint
+from broker.sandbox.attached import AttachedStream, status_of
 
-BUFFER_BYTES = 256 * 1024
-"""What a connection reads ahead before it stops taking bytes from the engine."""
+_BUFFER_BYTES = 256 * 1024
 _CONNECT_S = 10.0
 _STATUS_SWITCHED = 101
 _STATUS_OK = 200
@@ -52,7 +52,7 @@ async def ping(endpoint: Endpoint) -> None:
     await connection.closed()
 
 
-async def attach(endpoint: Endpoint, api_version: str, container_id: str) -> Connection:
+async def attach(endpoint: Endpoint, api_version: str, container_id: str) -> AttachedStream:
     """Attaches to standard input, output and error of a container that hasn't been started.
 
     Raises:
@@ -63,11 +63,25 @@ async def attach(endpoint: Endpoint, api_version: str, container_id: str) -> Con
     request = (
         f"POST {path} HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
     )
-    connection, status = await _ask(endpoint, request)
+    stream = AttachedStream()
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            if endpoint.path:
+                await loop.create_unix_connection(lambda: stream, endpoint.path)
+            else:
+                await loop.create_connection(lambda: stream, endpoint.host, endpoint.port)
+            status = await stream.ask(request.encode("ascii"))
+    except (OSError, EOFError, TimeoutError) as error:
+        stream.cut()
+        raise _no_answer(endpoint, error) from error
+    except BaseException:
+        stream.cut()
+        raise
     if status != _STATUS_SWITCHED:
-        connection.cut()
+        stream.cut()
         raise UnavailableError(f"the engine answered {status} to an attach", reason="ENGINE_FAILED")
-    return connection
+    return stream
 
 
 async def events(
@@ -105,9 +119,9 @@ async def _ask(endpoint: Endpoint, request: str) -> tuple[Connection, int]:
     try:
         async with asyncio.timeout(_CONNECT_S):
             if endpoint.path:
-                opened = await asyncio.open_unix_connection(endpoint.path, limit=BUFFER_BYTES)
+                opened = await asyncio.open_unix_connection(endpoint.path, limit=_BUFFER_BYTES)
             else:
-                opened = await asyncio.open_connection(endpoint.host, endpoint.port, limit=BUFFER_BYTES)
+                opened = await asyncio.open_connection(endpoint.host, endpoint.port, limit=_BUFFER_BYTES)
             connection = Connection(*opened)
             try:
                 connection.writer.write(request.encode("ascii"))
@@ -116,13 +130,16 @@ async def _ask(endpoint: Endpoint, request: str) -> tuple[Connection, int]:
                 connection.cut()
                 raise
     except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-        raise UnavailableError(
-            f"the container engine at {endpoint} doesn't answer: {error}",
-            reason="ENGINE_FAILED",
-            hint="is it running, and may this user reach it? see `broker doctor`",
-        ) from error
-    words = head.split(b"\r\n", 1)[0].split()
-    return connection, int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+        raise _no_answer(endpoint, error) from error
+    return connection, status_of(head)
+
+
+def _no_answer(endpoint: Endpoint, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"the container engine at {endpoint} doesn't answer: {error}",
+        reason="ENGINE_FAILED",
+        hint="is it running, and may this user reach it? see `broker doctor`",
+    )
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

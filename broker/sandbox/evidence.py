@@ -60,7 +60,7 @@ class HostEvidence:
         disk, inodes = self._full()
         if "memory" in self._v1:
             return Counters(
-                cpu_s=_scaled(_number(self._v1.get("cpuacct"), "cpuacct.usage"), _NS),
+                cpu_s=self.cpu_s(),
                 memory_peak_bytes=_number(self._v1["memory"], "memory.max_usage_in_bytes"),
                 oom_kills=_keyed(self._v1["memory"], "memory.oom_control", "oom_kill"),
                 forks_refused=_keyed(self._v1.get("pids"), "pids.events", "max"),
@@ -68,13 +68,19 @@ class HostEvidence:
                 inodes_full=inodes,
             )
         return Counters(
-            cpu_s=_scaled(_keyed(self._v2, "cpu.stat", "usage_usec"), _US),
+            cpu_s=self.cpu_s(),
             memory_peak_bytes=_number(self._v2, "memory.peak"),
             oom_kills=_keyed(self._v2, "memory.events", "oom_kill"),
             forks_refused=_keyed(self._v2, "pids.events", "max"),
             disk_full=disk,
             inodes_full=inodes,
         )
+
+    def cpu_s(self) -> float | None:
+        """The processor time so far, in seconds."""
+        if "cpuacct" in self._v1:
+            return _scaled(_number(self._v1["cpuacct"], "cpuacct.usage"), _NS)
+        return _scaled(_keyed(self._v2, "cpu.stat", "usage_usec"), _US)
 
     def close(self) -> None:
         """Lets go of the container's folders."""

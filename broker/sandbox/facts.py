@@ -12,6 +12,8 @@ import requests.exceptions
 
 from broker.errors import UnavailableError
 from broker.sandbox.address import Endpoint
+from broker.sandbox.capabilities import known_runtimes
+from broker.sandbox.engine import Capabilities
 from broker.sandbox.images import SandboxImage, from_listing
 
 
@@ -30,6 +32,11 @@ class EngineFacts:
     storage_driver: str
     system_time: datetime
     images: tuple[SandboxImage, ...]
+    default_runtime: str = "runc"
+    runtimes: tuple[Capabilities, ...] = ()
+    """Container runtimes that a tool may run under, and what each keeps."""
+    unknown_runtimes: tuple[str, ...] = ()
+    """Names of those under which no tool is run."""
 
 
 def ask_engine(address: str, *, timeout_s: float = 10.0) -> EngineFacts:
@@ -45,6 +52,7 @@ def ask_engine(address: str, *, timeout_s: float = 10.0) -> EngineFacts:
             version, info, listing = client.version(), client.info(), client.images()
         finally:
             client.close()
+        runtimes, unknown = known_runtimes(info)
         major, minor = str(version["ApiVersion"]).split(".")
         return EngineFacts(
             address=address,
@@ -56,6 +64,9 @@ def ask_engine(address: str, *, timeout_s: float = 10.0) -> EngineFacts:
             storage_driver=str(info.get("Driver", "")),
             system_time=datetime.fromisoformat(str(info["SystemTime"])),
             images=from_listing(listing),
+            default_runtime=str(info.get("DefaultRuntime") or ""),
+            runtimes=runtimes,
+            unknown_runtimes=unknown,
         )
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise UnavailableError(f"no engine answers at {address}: {error}", reason="ENGINE_UNAVAILABLE") from error

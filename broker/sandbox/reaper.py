@@ -1,4 +1,4 @@
-"""Removes containers of this broker that nobody holds a lease on: left by a crash, or by a removal that failed."""
+"""Removes containers of this broker that this process doesn't hold: left by a crash, or by a removal that failed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Self
 
 import structlog
 
+from broker.errors import UnavailableError
 from broker.sandbox.engine import Engine, OwnedContainer
 
 log = structlog.get_logger(__name__)
 
 
 async def orphans(engine: Engine) -> Sequence[OwnedContainer]:
-    """Containers with this broker's label that this process holds no lease on."""
+    """Containers with this broker's label that this process didn't make, or has done with.
+
+    Raises:
+        UnavailableError: the engine refuses or doesn't answer.
+    """
     listing = await engine.list_owned()
-    live = engine.live_calls()
-    return [item for item in listing if item.call_id not in live]
+    live = engine.live()
+    return [item for item in listing if item.id not in live]
 
 
 async def reap_all(engine: Engine) -> Sequence[OwnedContainer]:
@@ -34,14 +39,14 @@ async def reap_all(engine: Engine) -> Sequence[OwnedContainer]:
     found = await orphans(engine)
     await asyncio.gather(*(engine.remove(item.id) for item in found))
     for item in found:
-        log.warning("sandbox.orphan_removed", container=item.id, call=item.call_id, state=item.state)
+        log.warning("sandbox.orphan_removed", container=item.id, state=item.state)
     return found
 
 
 class Reaper:
     """Looks at the engine's list at intervals; removes an orphan when it sees it for the second time.
 
-    Between its making and its lease, or its lease and its removal, a live container may look like an orphan once.
+    While it is being made, and once it has been removed, a live container may look like an orphan once.
     """
 
     def __init__(self, engine: Engine, *, interval_s: float = 30.0) -> None:
@@ -65,21 +70,27 @@ class Reaper:
                 await self._task
 
     async def sweep(self) -> Sequence[OwnedContainer]:
-        """Looks once.
+        """Looks once. What the engine refuses to remove stays for the next look, and holds up nothing else.
 
         Returns:
             What was removed.
 
         Raises:
-            UnavailableError: the engine refuses or doesn't answer.
+            UnavailableError: the engine refuses the list, or doesn't answer.
         """
         found = await orphans(self._engine)
         again = [item for item in found if item.id in self._seen]
         self._seen = frozenset(item.id for item in found)
-        for item in again:
+        return [item for item in again if await self._remove(item)]
+
+    async def _remove(self, item: OwnedContainer) -> bool:
+        try:
             await self._engine.remove(item.id)
-            log.warning("sandbox.orphan_removed", container=item.id, call=item.call_id, state=item.state)
-        return again
+        except UnavailableError as error:
+            log.warning("sandbox.orphan_stays", container=item.id, state=item.state, error=str(error))
+            return False
+        log.warning("sandbox.orphan_removed", container=item.id, state=item.state)
+        return True
 
     async def _go_on(self) -> None:
         while True:

@@ -22,7 +22,7 @@ from broker.domain.run import (
 )
 from broker.errors import InvalidArgumentError
 from broker.sandbox.paths import check_path, matches
-from broker.sandbox.wire import Frame, FrameKind, ProtocolViolation
+from broker.sandbox.wire import CONTROL, FILES, STDERR, STDOUT, Frame, FrameKind, ProtocolViolation
 
 MAX_RESULT_BYTES = 4 * 2**20
 MAX_WARNINGS = 40
@@ -69,6 +69,8 @@ class _Tally:
         self._digest = hashlib.sha256()
 
     def take(self, data: bytes) -> Iterator[RunEvent]:
+        if not data:
+            raise ProtocolViolation("output without bytes")
         left = max(0, self._limit - self._total)
         self._total += len(data)
         self._digest.update(data)
@@ -103,33 +105,36 @@ class Transcript:
         self._stderr = _Tally("stderr", output_limit)
         self._seen: set[str] = set()
         self._file_left: int | None = None
-        self._handlers: Mapping[tuple[Phase, FrameKind], Callable[[bytes], Iterator[RunEvent]]] = {
-            (Phase.WAITING, FrameKind.STARTED): self._on_started,
-            (Phase.WAITING, FrameKind.REFUSED): self._on_refused,
-            (Phase.RUNNING, FrameKind.STDOUT): self._stdout.take,
-            (Phase.RUNNING, FrameKind.STDERR): self._stderr.take,
-            (Phase.RUNNING, FrameKind.EXIT): self._on_exit,
-            (Phase.COLLECTING, FrameKind.RESULT): self._on_result,
-            (Phase.COLLECTING, FrameKind.OUT_BEGIN): self._on_file,
-            (Phase.COLLECTING, FrameKind.OUT_DATA): self._on_file_data,
-            (Phase.COLLECTING, FrameKind.OUT_END): self._on_file_end,
-            (Phase.COLLECTING, FrameKind.WARNING): self._on_warning,
-            (Phase.COLLECTING, FrameKind.OVER): self._on_over,
-            (Phase.COLLECTING, FrameKind.END): self._on_end,
+        collecting = {
+            (Phase.COLLECTING, FrameKind.RESULT, FILES): self._on_result,
+            (Phase.COLLECTING, FrameKind.OUT_BEGIN, FILES): self._on_file,
+            (Phase.COLLECTING, FrameKind.OUT_DATA, FILES): self._on_file_data,
+            (Phase.COLLECTING, FrameKind.OUT_END, FILES): self._on_file_end,
+            (Phase.COLLECTING, FrameKind.WARNING, CONTROL): self._on_warning,
+            (Phase.COLLECTING, FrameKind.OVER, CONTROL): self._on_over,
+            (Phase.COLLECTING, FrameKind.DATA, STDOUT): self._stdout.take,
+            (Phase.COLLECTING, FrameKind.DATA, STDERR): self._stderr.take,
+            (Phase.COLLECTING, FrameKind.END, CONTROL): self._on_end,
+        }
+        self._handlers: Mapping[tuple[Phase, FrameKind, int], Callable[[bytes], Iterator[RunEvent]]] = {
+            (Phase.WAITING, FrameKind.STARTED, CONTROL): self._on_started,
+            (Phase.WAITING, FrameKind.REFUSED, CONTROL): self._on_refused,
+            (Phase.RUNNING, FrameKind.DATA, STDOUT): self._stdout.take,
+            (Phase.RUNNING, FrameKind.DATA, STDERR): self._stderr.take,
+            (Phase.RUNNING, FrameKind.EXIT, CONTROL): self._on_exit,
+            **collecting,
         }
 
     def take(self, frame: Frame) -> Iterator[RunEvent]:
-        """The events that a frame stands for; must be exhausted.
+        """The events that a frame stands for, one at most; must be exhausted.
 
         Raises:
             ProtocolViolation: no runner sends this frame here.
         """
-        handler = self._handlers.get((self.phase, frame.kind))
+        handler = self._handlers.get((self.phase, frame.kind, frame.channel))
         if handler is None:
             raise ProtocolViolation(f"a frame {frame.kind.name} while {self.phase.value}")
-        if self._file_left is not None and frame.kind not in {FrameKind.OUT_DATA, FrameKind.OUT_END}:
-            raise ProtocolViolation(f"a frame {frame.kind.name} in the middle of a file")
-        yield from handler(frame.payload)
+        return handler(frame.payload)
 
     def stdout(self) -> StreamSummary:
         """Standard output so far."""
@@ -154,8 +159,10 @@ class Transcript:
         return iter(())
 
     def _on_result(self, payload: bytes) -> Iterator[RunEvent]:
-        if not self._wants_result:
-            raise ProtocolViolation("a result that nobody asked for")
+        if not self._wants_result or self._seen:
+            raise ProtocolViolation("a result that nobody asked for, or not before the files")
+        if not payload:
+            raise ProtocolViolation("a piece of a result without bytes")
         self._result = self._result if self._result is not None else bytearray()
         self._result += payload
         if len(self._result) > MAX_RESULT_BYTES:
@@ -163,6 +170,8 @@ class Transcript:
         return iter(())
 
     def _on_file(self, payload: bytes) -> Iterator[RunEvent]:
+        if self._file_left is not None:
+            raise ProtocolViolation("a file in the middle of a file")
         header = _object(payload)
         path, size = header.get("path"), header.get("size")
         if not isinstance(path, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
@@ -200,10 +209,14 @@ class Transcript:
         return iter(())
 
     def _on_over(self, _: bytes) -> Iterator[RunEvent]:
+        if self.over:
+            raise ProtocolViolation("a limit that struck twice")
         self.over = True
         return iter(())
 
     def _on_end(self, _: bytes) -> Iterator[RunEvent]:
+        if self._file_left is not None:
+            raise ProtocolViolation("an end in the middle of a file")
         self.phase = Phase.DONE
         if self._result is not None:
             yield Result(bytes(self._result))

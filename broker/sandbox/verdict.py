@@ -28,7 +28,14 @@ class Verdict:
 
 
 def decide(
-    *, limits: Limits, kill: Kill | None, report: ExitReport | None, counters: Counters, oom_event: bool, over: bool
+    *,
+    limits: Limits,
+    kill: Kill | None,
+    report: ExitReport | None,
+    counters: Counters,
+    oom_event: bool,
+    over: bool,
+    isolated: bool = True,
 ) -> Verdict:
     """Weighs the evidence.
 
@@ -39,12 +46,14 @@ def decide(
         counters: the host's counters.
         oom_event: whether the engine reported that the kernel killed for memory.
         over: whether the limit on result files struck.
+        isolated: whether the tool can't speak in the runner's place. Where it can, a report of success counts for nothing
+            against a limit that struck.
     """
     if kill:
         return Verdict(kill.cause, EvidenceSource.BROKER, kill.detail)
     if report is None:
         return _memory(limits, counters)
-    if report.failed and (struck := _limit(limits, report, counters, oom_event=oom_event)):
+    if (report.failed or not isolated) and (struck := _limit(limits, report, counters, oom_event=oom_event)):
         return struck
     if over:
         return Verdict(EndCause.OUTPUT, EvidenceSource.SANDBOX, "result files or the result exceed their limits")

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from jsonschema.protocols import Validator
 
 from broker.domain.canonical import JsonObject, JsonValue, parse_json
+from broker.domain.run import Profile
 from broker.domain.spec import MAX_RESULT_BYTES, ToolSpec
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.specs.lint import load_paths
@@ -28,6 +29,13 @@ class Tool:
     files: Mapping[str, bytes]
     validator: Validator
     result_validator: Validator | None
+    runtime: str = ""
+    """Container runtime that it runs under: its specification's, or else the operator's choice for its tier, or else
+    empty, which is the engine's own choice."""
+
+    def profile(self, image_digest: str) -> Profile:
+        """What container a call gets, in the image of that digest (``sha256:...``)."""
+        return self.spec.profile(image_digest, self.runtime)
 
     def validate_arguments(self, value: JsonObject) -> None:
         """Lets arguments pass that fit the schema and can stand in the argument vector.
@@ -82,8 +90,12 @@ class Catalogue:
     tools: Mapping[str, Tool]
 
     @classmethod
-    def load(cls, folders: Sequence[Path]) -> Catalogue:
+    def load(cls, folders: Sequence[Path], *, runtime_by_tier: Mapping[int, str] | None = None) -> Catalogue:
         """Reads every ``*.yaml`` of the folders; one fault anywhere refuses them all.
+
+        Args:
+            folders: where to look.
+            runtime_by_tier: tier -> container runtime of its tools whose specification names none.
 
         Raises:
             InvalidArgumentError: ``SPECS_INVALID``; each violation's field is ``file:line:column``.
@@ -105,7 +117,7 @@ class Catalogue:
                 violations=tuple(found[:100]),
             )
         tools = {
-            item.spec.name: _tool(item.spec, item.files)
+            item.spec.name: _tool(item.spec, item.files, runtime_by_tier or {})
             for item in loaded
             if item.spec is not None and item.path.name != TIERS_FILE
         }
@@ -125,11 +137,12 @@ class Catalogue:
         return tuple(self.tools.values())
 
 
-def _tool(spec: ToolSpec, files: Mapping[str, bytes]) -> Tool:
+def _tool(spec: ToolSpec, files: Mapping[str, bytes], runtimes: Mapping[int, str]) -> Tool:
     return Tool(
         spec=spec,
         digest=spec.digest(files),
         files=MappingProxyType(dict(files)),
         validator=compile_schema(spec.arguments),
         result_validator=None if spec.result is None else compile_schema(spec.result),
+        runtime=spec.runtime or runtimes.get(spec.tier, ""),
     )

@@ -177,10 +177,27 @@ def _spec_problems(spec: ToolSpec) -> Iterator[Problem]:
         )
     if spec.limits.disk >= spec.limits.memory:
         yield Problem(("limits",), "files count as memory, so memory runs out before this disk limit", warning=True)
-    if spec.files.max_input_bytes > spec.limits.disk:
+    if "max_input_bytes" in spec.files.model_fields_set and spec.files.max_input_bytes > spec.limits.disk:
         yield Problem(("files",), "input files of max_input_bytes don't fit within limits.disk", warning=True)
     if spec.files.outputs and not (spec.files.max_output_files and spec.files.max_output_bytes):
         yield Problem(("files", "outputs"), "fetches nothing without max_output_files and max_output_bytes")
+    if spec.limits.inodes == 0:
+        yield Problem(
+            ("limits", "inodes"),
+            "0 sets no limit: fit only for a runtime that can't keep one; a broker refuses it with any other",
+            warning=True,
+        )
+    yield from _wide_secrets(spec)
+
+
+def _wide_secrets(spec: ToolSpec) -> Iterator[Problem]:
+    for number, rule in enumerate(spec.egress):
+        if rule.secret is not None and not rule.paths:
+            yield Problem(
+                ("egress", number, "secret"),
+                f"without `paths` the secret goes with every request to {rule.host}",
+                warning=True,
+            )
 
 
 def _schemas_alone(document: Document, found: list[Problem]) -> Iterator[Problem]:

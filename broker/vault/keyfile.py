@@ -7,8 +7,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from broker.domain.secret import Secret
 from broker.errors import ConflictError, DataLossError, FailedPreconditionError
-from broker.vault.secret import Secret
 
 KEY_BYTES = 32
 """AES-256."""

@@ -21,9 +21,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from broker.domain.ports import SEAL_OVERHEAD, Transaction, VaultRow
+from broker.domain.secret import Secret
 from broker.errors import DataLossError, InternalError, NotFoundError
 from broker.vault.keyfile import KEY_BYTES
-from broker.vault.secret import Secret
 
 _NONCE_BYTES = 12
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,128}")

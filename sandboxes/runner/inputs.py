@@ -7,7 +7,7 @@ import os
 import stat
 
 from runner import frames
-from runner.frames import Channel, Refusal
+from runner.frames import Refusal, Wire
 
 MAX_DEPTH = 32
 MAX_NAME = 255
@@ -35,14 +35,19 @@ def split_path(path: str) -> list[str]:
     return parts
 
 
-def read_job(channel: Channel, work: str, arguments_path: str) -> dict[str, object]:
-    """Takes frames up to the end of input; returns the job's header once all its files lie in place.
+def read_job(wire: Wire, work: str, arguments_path: str) -> dict[str, object]:
+    """Answers pings until a job comes, then takes frames up to the end of input; returns the job's header once all its
+    files lie in place.
 
     Raises:
         Refusal: a frame that has no place here, or a file that can't be put into the working folder.
         EOFError: the broker has gone.
     """
-    kind, payload = channel.receive()
+    kind, _, payload = wire.receive()
+    while kind == frames.PING:
+        wire.send(frames.PONG, payload)
+        wire.flush()
+        kind, _, payload = wire.receive()
     if kind != frames.JOB:
         raise Refusal(f"frame {kind:#x} where the job was due")
     job: dict[str, object] = json.loads(payload)
@@ -50,11 +55,11 @@ def read_job(channel: Channel, work: str, arguments_path: str) -> dict[str, obje
     arguments = os.open(arguments_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     try:
         while True:
-            kind, payload = channel.receive()
+            kind, _, payload = wire.receive()
             if kind == frames.ARGUMENTS:
                 _write(arguments, payload, "the arguments")
             elif kind == frames.FILE_BEGIN:
-                _receive_file(channel, root, json.loads(payload))
+                _receive_file(wire, root, json.loads(payload))
             elif kind == frames.END_OF_INPUT:
                 return job
             else:
@@ -64,7 +69,7 @@ def read_job(channel: Channel, work: str, arguments_path: str) -> dict[str, obje
         os.close(root)
 
 
-def _receive_file(channel: Channel, root: int, header: dict[str, object]) -> None:
+def _receive_file(wire: Wire, root: int, header: dict[str, object]) -> None:
     path = str(header["path"])
     mode = 0o755 if header["executable"] else 0o644
     parts = split_path(path)
@@ -74,7 +79,7 @@ def _receive_file(channel: Channel, root: int, header: dict[str, object]) -> Non
         raise Refusal(f"{path!r} can't be made: {error.strerror}") from None
     try:
         while True:
-            kind, payload = channel.receive()
+            kind, _, payload = wire.receive()
             if kind == frames.FILE_END:
                 return
             if kind != frames.FILE_DATA:

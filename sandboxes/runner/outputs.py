@@ -14,8 +14,11 @@ import stat
 from collections.abc import Iterator
 
 from runner import frames
-from runner.frames import Channel, Refusal
+from runner.frames import Refusal
 from runner.inputs import MAX_DEPTH, split_path
+
+Frame = tuple[int, int, bytes]
+"""Type, channel, payload."""
 
 MAX_ENTRIES = 100_000
 """Directory entries that are looked at; a folder that holds more is not searched to its end."""
@@ -65,10 +68,12 @@ def _expected(work: str, pattern: list[str]) -> bool:
 
 
 class Collector:
-    """Sends the files that match, within the limits, and says what it left behind."""
+    """Gives the frames of what matches, within the limits, and of what it says about the rest.
 
-    def __init__(self, channel: Channel, *, patterns: list[str], max_files: int, max_bytes: int) -> None:
-        self._channel = channel
+    Everything comes from generators, so that who sends the frames decides when to go on.
+    """
+
+    def __init__(self, *, patterns: list[str], max_files: int, max_bytes: int) -> None:
         self._patterns = [(text, text.split("/")) for text in patterns]
         self._files = max_files
         self._bytes = max_bytes
@@ -76,43 +81,66 @@ class Collector:
         self._over = False
         self._looked_at = 0
 
-    def collect(self, work: str) -> None:
-        """Sends all that matches below ``work``."""
+    def collect(self, work: str) -> Iterator[Frame]:
+        """All that matches below ``work``."""
         if not self._patterns:
             return
         unmatched = dict.fromkeys(text for text, pattern in self._patterns if _expected(work, pattern))
         for parts, is_dir in self._walk(work):
+            if is_dir is None:
+                yield from self.warn(parts[0])
+                continue
             texts = [text for text, pattern in self._patterns if matches(parts, pattern)]
             for text in texts:
                 unmatched.pop(text, None)
             if texts and not is_dir:
-                self._fetch(work, parts)
+                yield from self._fetch(work, parts)
         for text in unmatched:
-            self.warn(f"nothing matched the pattern {text!r}")
-        self.finish()
+            yield from self.warn(f"nothing matched the pattern {text!r}")
 
-    def warn(self, text: str) -> None:
-        """Says what was left behind; after the first few only their number is told."""
+    def result(self, path: str, limit: int) -> Iterator[Frame]:
+        """The structured result."""
+        folder, name = os.path.split(path)
+        try:
+            handle = open_below(folder, [name])
+        except OSError as error:
+            yield from self.warn(f"the tool left no result: {error.strerror}")
+            return
+        try:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                yield from self.warn("the result was not fetched: it is no plain file")
+            elif facts.st_size > limit:
+                yield from self.over(f"the result was not fetched: its {facts.st_size} bytes exceed {limit}")
+            else:
+                for piece in _pieces(handle, facts.st_size):
+                    yield frames.RESULT, frames.FILES, piece
+        finally:
+            os.close(handle)
+
+    def warn(self, text: str) -> Iterator[Frame]:
+        """What was left behind; after the first few only their number is told."""
         self._warnings += 1
         if self._warnings <= MAX_WARNINGS:
-            self._channel.send(frames.WARNING, text.encode(errors="backslashreplace")[: frames.PIECE])
+            yield frames.WARNING, frames.CONTROL, frames.as_text(text)
 
-    def finish(self) -> None:
-        """Tells how many warnings were not sent, and whether a limit struck."""
+    def over(self, text: str) -> Iterator[Frame]:
+        """A limit on results struck."""
+        self._over = True
+        return self.warn(text)
+
+    def finish(self) -> Iterator[Frame]:
+        """How many warnings were not sent, and whether a limit struck."""
         if self._warnings > MAX_WARNINGS:
             more = self._warnings - MAX_WARNINGS
-            self._channel.send(frames.WARNING, f"{more} more things were not fetched".encode())
-        self._warnings = 0
+            yield frames.WARNING, frames.CONTROL, frames.as_text(f"{more} more things were not fetched")
         if self._over:
-            self._channel.send(frames.OVER)
+            yield frames.OVER, frames.CONTROL, b""
 
-    def over(self, text: str) -> None:
-        """Says that a limit on results struck."""
-        self._over = True
-        self.warn(text)
-
-    def _walk(self, work: str) -> Iterator[tuple[list[str], bool]]:
-        """Every entry in order of name, folders before what is in them."""
+    def _walk(self, work: str) -> Iterator[tuple[list[str], bool | None]]:
+        """Every entry in order of name, folders before what is in them: its parts, and whether it is a folder; or a
+        sentence on what wasn't searched, and ``None``.
+        """
         deepest = max(MAX_DEPTH if "**" in pattern else len(pattern) for _, pattern in self._patterns)
         waiting: list[list[str]] = [[]]
         while waiting:
@@ -120,7 +148,7 @@ class Collector:
             try:
                 handle = open_below(work, folder, os.O_DIRECTORY)
             except OSError as error:
-                self.warn(f"folder {'/'.join(folder)!r} was not searched: {error.strerror}")
+                yield [f"folder {'/'.join(folder)!r} was not searched: {error.strerror}"], None
                 continue
             entries: list[tuple[str, bool]] = []
             try:
@@ -128,7 +156,8 @@ class Collector:
                     for entry in found:
                         self._looked_at += 1
                         if self._looked_at > MAX_ENTRIES:
-                            self.over(f"the search for result files stopped after {MAX_ENTRIES} entries")
+                            self._over = True
+                            yield [f"the search for result files stopped after {MAX_ENTRIES} entries"], None
                             return
                         entries.append((entry.name, entry.is_dir(follow_symlinks=False)))
             finally:
@@ -140,42 +169,46 @@ class Collector:
                 if is_dir and len(parts) < deepest:
                     inner.append(parts)
                 elif is_dir and len(parts) >= MAX_DEPTH:
-                    self.warn(f"folder {'/'.join(parts)!r} was not searched: it lies too deep")
+                    yield [f"folder {'/'.join(parts)!r} was not searched: it lies too deep"], None
             waiting.extend(reversed(inner))
 
-    def _fetch(self, work: str, parts: list[str]) -> None:
+    def _fetch(self, work: str, parts: list[str]) -> Iterator[Frame]:
         name = "/".join(parts)
         try:
             split_path(name)
         except Refusal as refusal:
-            self.warn(f"{name!r} was not fetched: {refusal}")
+            yield from self.warn(f"{name!r} was not fetched: {refusal}")
             return
         try:
             handle = open_below(work, parts)
         except OSError as error:
-            self.warn(f"{name!r} was not fetched: {_why(work, parts) or error.strerror}")
+            yield from self.warn(f"{name!r} was not fetched: {_why(work, parts) or error.strerror}")
             return
         try:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
-                self.warn(f"{name!r} was not fetched: it is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'no plain file')}")
+                what = _KINDS.get(stat.S_IFMT(facts.st_mode), "no plain file")
+                yield from self.warn(f"{name!r} was not fetched: it is {what}")
             elif self._files == 0:
-                self.over(f"{name!r} was not fetched: the limit on the number of result files is reached")
+                yield from self.over(f"{name!r} was not fetched: the limit on the number of result files is reached")
             elif facts.st_size > self._bytes:
-                self.over(f"{name!r} was not fetched: its {facts.st_size} bytes exceed the {self._bytes} that are left")
+                sizes = f"its {facts.st_size} bytes exceed the {self._bytes} that are left"
+                yield from self.over(f"{name!r} was not fetched: {sizes}")
             else:
                 self._files -= 1
                 self._bytes -= facts.st_size
-                self._send(name, handle, facts.st_size)
+                yield frames.OUT_BEGIN, frames.FILES, frames.as_json({"path": name, "size": facts.st_size})
+                for piece in _pieces(handle, facts.st_size):
+                    yield frames.OUT_DATA, frames.FILES, piece
+                yield frames.OUT_END, frames.FILES, b""
         finally:
             os.close(handle)
 
-    def _send(self, name: str, handle: int, size: int) -> None:
-        self._channel.send_json(frames.OUT_BEGIN, {"path": name, "size": size})
-        while size and (piece := os.read(handle, min(size, frames.PIECE))):
-            self._channel.send(frames.OUT_DATA, piece)
-            size -= len(piece)
-        self._channel.send(frames.OUT_END)
+
+def _pieces(handle: int, size: int) -> Iterator[bytes]:
+    while size and (piece := os.read(handle, min(size, frames.PIECE))):
+        yield piece
+        size -= len(piece)
 
 
 def open_below(root: str, parts: list[str], flags: int = 0) -> int:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import select
 import signal
-import stat
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
 
-from runner import frames, inputs, outputs, tool
-from runner.frames import Channel, Refusal
+from runner import frames, inputs, tool
+from runner.frames import Refusal, Wire
+from runner.relay import Ending, Relay, Traffic
 
 WORK = "/work"
 ARGUMENTS = "/job/arguments.json"
 RESULT = "/job/result.json"
 WATCHED = ("/work", "/tmp")  # noqa: S108  # the sandbox's own, gone with it
 MAX_RESULT = 4 * 2**20
-
-
-@dataclass
-class _Ending:
-    """What is known of the tool's main process once it has been reaped."""
-
-    status: int = 0
-    cpu_s: float = 0.0
-    max_rss: int = 0
+_LINGER_S = 60
+"""How long a runner whose job is done waits to be removed once the broker has cut the stream: its end would keep the
+engine busy just when the next call comes."""
 
 
 def serve() -> str:
@@ -37,119 +31,69 @@ def serve() -> str:
     Raises:
         EOFError: the broker went away.
     """
-    channel = Channel(0, 1)
+    wire = Wire(0, 1)
     tool.set_dumpable(on=False)
     # For process 1 the kernel drops signals without a handler, so Python's own handler of SIGINT must go.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    # What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages.
+    gc.collect()
+    gc.freeze()
     try:
-        job = inputs.read_job(channel, WORK, ARGUMENTS)
+        job = inputs.read_job(wire, WORK, ARGUMENTS)
+        traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
     except Refusal as refusal:
-        channel.send(frames.REFUSED, str(refusal).encode(errors="backslashreplace")[: frames.PIECE])
-        channel.wait_for_end()
+        wire.send(frames.REFUSED, frames.as_text(str(refusal)))
+        wire.flush()
+        _wait_for_end(wire)
         raise EOFError from None
-    argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the broker made this JSON
+    argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the same
     env = {str(key): str(value) for key, value in job["env"].items()}  # type: ignore[attr-defined]  # the same
-    channel.send(frames.STARTED)
+    wire.send(frames.STARTED)
     if job["kind"] == "python":
         try:
             running = tool.fork_python(argv, env, WORK)
         except tool.InTool:
             return str(job["code"])
     else:
+        wire.flush()
         running = tool.start_program(argv, env, WORK)
-    ending = _watch(channel, running, wake)
-    _report(channel, running, ending)
-    _hand_back(channel, job)
-    channel.send(frames.END)
-    channel.wait_for_end()
+    relay = Relay(wire, running, wake, traffic)
+    ending = relay.until_exit()
+    wire.send(frames.EXIT, _report(running, ending))
+    relay.rest(_hand_back(job))
+    wire.send(frames.END)
+    wire.flush()
+    _wait_for_end(wire)
     raise EOFError
 
 
-def _watch(channel: Channel, running: tool.Tool, wake: int) -> _Ending:
-    """Forwards output until the main process ends; then ends all others and forwards what is left in the pipes.
+def _listen(wire: Wire, ports: list[int]) -> Traffic:
+    if not ports:
+        return Traffic()
+    from runner.egress import Egress  # noqa: PLC0415  # most jobs need no sockets
 
-    Raises:
-        EOFError: the broker has gone while the tool ran.
-    """
-    poll = select.poll()
-    names = {running.stdout: frames.STDOUT, running.stderr: frames.STDERR}
-    for end in names:
-        os.set_blocking(end, False)
-        poll.register(end, select.POLLIN)
-    poll.register(wake, select.POLLIN)
-    poll.register(channel.source, select.POLLIN)
-    ending = _reap(running.pid)
-    while ending is None:
-        for end, _ in poll.poll():
-            if end == wake:
-                _drop(wake)
-            elif end == channel.source:
-                channel.check_broker()  # nobody is there any more to keep the time limit: the tool ends with us
-            elif not _forward(channel, end, names[end]):
-                poll.unregister(end)
-        ending = _reap(running.pid)
-    _end_all()
-    for end, kind in names.items():
-        while _forward(channel, end, kind):
-            pass
-        os.close(end)
-    return ending
+    return Egress(wire, ports)
 
 
-def _reap(main: int) -> _Ending | None:
-    """Reaps every process that has ended; tells how the main one did, if it is among them."""
-    ending = None
-    while True:
-        try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ending
-        if pid == 0:
-            return ending
-        if pid == main:
-            ending = _Ending(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
-
-
-def _end_all() -> None:
-    """Kills and reaps every other process of the sandbox."""
-    while True:
-        with suppress(ProcessLookupError):  # nobody is left to be killed; the dead may still wait to be reaped
-            os.kill(-1, signal.SIGKILL)
-        try:
-            os.wait4(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def _forward(channel: Channel, end: int, kind: int) -> bool:
-    """Sends what a pipe holds, up to one piece; false once there is nothing (more)."""
+def _wait_for_end(wire: Wire) -> None:
+    """Returns a while after the broker has closed its side; what still comes is dropped."""
     try:
-        piece = os.read(end, frames.PIECE)
-    except BlockingIOError:
-        return False
-    if piece:
-        channel.send(kind, piece)
-    return bool(piece)
+        while True:
+            wire.received()
+    except EOFError:
+        time.sleep(_LINGER_S)
 
 
-def _drop(wake: int) -> None:
-    try:
-        os.read(wake, frames.PIECE)
-    except BlockingIOError:
-        return
-
-
-def _report(channel: Channel, running: tool.Tool, ending: _Ending) -> None:
+def _report(running: tool.Tool, ending: Ending) -> bytes:
     full: dict[str, dict[str, bool]] = {}
     for path in WATCHED:
         facts = os.statvfs(path)
         full[path] = {"blocks": facts.f_bfree == 0, "inodes": facts.f_ffree == 0}
     signalled = os.WIFSIGNALED(ending.status)
-    channel.send_json(
-        frames.EXIT,
+    return frames.as_json(
         {
             "exit": None if signalled else os.WEXITSTATUS(ending.status),
             "signal": os.WTERMSIG(ending.status) if signalled else None,
@@ -157,43 +101,23 @@ def _report(channel: Channel, running: tool.Tool, ending: _Ending) -> None:
             "cpu_s": ending.cpu_s,
             "max_rss": ending.max_rss,
             "full": full,
-        },
+        }
     )
 
 
-def _hand_back(channel: Channel, job: dict[str, object]) -> None:
-    """Sends the structured result and the result files."""
+def _hand_back(job: dict[str, object]) -> Iterator[tuple[int, int, bytes]]:
+    """The frames of the structured result and the result files."""
     rules: dict[str, object] = job["outputs"]  # type: ignore[assignment]  # the broker made this JSON
+    if not job["wants_result"] and not rules["patterns"]:
+        return
+    from runner import outputs  # noqa: PLC0415  # many jobs leave nothing to collect
+
     collector = outputs.Collector(
-        channel,
         patterns=rules["patterns"],  # type: ignore[arg-type]  # the same
         max_files=rules["max_files"],  # type: ignore[arg-type]  # the same
         max_bytes=rules["max_bytes"],  # type: ignore[arg-type]  # the same
     )
     if job["wants_result"]:
-        _send_result(channel, collector)
-    collector.collect(WORK)
-    collector.finish()
-
-
-def _send_result(channel: Channel, collector: outputs.Collector) -> None:
-    folder, name = os.path.split(RESULT)
-    try:
-        handle = outputs.open_below(folder, [name])
-    except OSError as error:
-        collector.warn(f"the tool left no result: {error.strerror}")
-        return
-    try:
-        facts = os.fstat(handle)
-        size = facts.st_size
-        if not stat.S_ISREG(facts.st_mode):
-            collector.warn("the result was not fetched: it is no plain file")
-            return
-        if size > MAX_RESULT:
-            collector.over(f"the result was not fetched: its {size} bytes exceed {MAX_RESULT}")
-            return
-        while size and (piece := os.read(handle, min(size, frames.PIECE))):
-            channel.send(frames.RESULT, piece)
-            size -= len(piece)
-    finally:
-        os.close(handle)
+        yield from collector.result(RESULT, MAX_RESULT)
+    yield from collector.collect(WORK)
+    yield from collector.finish()

@@ -13,9 +13,9 @@ except EOFError:
     sys.exit(0)
 
 # Only the forked child of a `python` job comes here: from now on this process is the tool.
-from runner.tool import run_code  # noqa: E402  # already loaded; named here since it is used here only
+from runner.tool import be_tool  # noqa: E402  # already loaded; named here since it is used here only
 
 sys.path.remove(HOME)
 for name in [name for name in sys.modules if name.partition(".")[0] == "runner"]:
     del sys.modules[name]
-sys.exit(run_code(CODE))
+be_tool(CODE)

@@ -8,34 +8,40 @@ The runner is not dumpable (its interpreter can't be read); a tool is made so ag
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import ctypes
 import errno
+import gc
 import linecache
 import os
 import signal
 import sys
 import types
-from dataclasses import dataclass
+import weakref
+from contextlib import suppress
 
 PR_SET_DUMPABLE = 4
 CODE_NAME = "<tool>"
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+_NOT_FLUSHED = 120
+"""The interpreter's own exit code where the standard streams can't be written out."""
 _FIRST_FREE_FD = 3
 _PYTHON = "/usr/libexec/broker/tool-python"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True)
 class Tool:
     """A running tool: its process, and the reading ends of its two pipes."""
 
-    pid: int
-    stdout: int
-    stderr: int
-    failure: str = ""
-    """Why the program could not be executed; empty when it runs."""
+    def __init__(self, pid: int, stdout: int, stderr: int, failure: str = "") -> None:
+        self.pid = pid
+        self.stdout = stdout
+        self.stderr = stderr
+        self.failure = failure
+        """Why the program could not be executed; empty when it runs."""
 
 
 class InTool(Exception):  # noqa: N818  # no error: it unwinds the runner's stack in the forked child
@@ -107,27 +113,121 @@ def fork_python(argv: list[str], env: dict[str, str], work: str) -> Tool:
     raise InTool
 
 
-def run_code(code: str) -> int:
-    """Runs code as ``__main__``; the caller leaves the interpreter with what it returns.
-
-    Raises:
-        SystemExit: the code asked for it.
-    """
+def be_tool(code: str) -> None:
+    """Runs code as ``__main__``, and ends the process as an interpreter would. In the child of a ``python`` job only."""
     # The runner's own interpreter can't be read; what the tool starts as "this Python" is the ordinary one.
     sys.executable = sys._base_executable = os.readlink(_PYTHON)  # type: ignore[attr-defined]  # noqa: PTH115, SLF001  # pathlib is slow to import; venv and multiprocessing read the private name
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a line is seen when it is written
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    shared = sys.modules.keys() - {"__main__"}
+    _leave(_run(code), shared)
+
+
+def _run(code: str) -> int:
     linecache.cache[CODE_NAME] = (len(code), None, code.splitlines(keepends=True), CODE_NAME)
-    main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main
     try:
-        exec(compile(code, CODE_NAME, "exec", dont_inherit=True), main.__dict__)
-    except SystemExit:
-        raise
+        exec(compile(code, CODE_NAME, "exec", dont_inherit=True), vars(sys.modules["__main__"]))
+    except SystemExit as request:
+        return _exit_code(request.code)
     except BaseException as error:  # noqa: BLE001  # the interpreter's own last resort: print it and exit with 1
         trace = error.__traceback__.tb_next if error.__traceback__ else None
         _show(error.with_traceback(trace))
         return 1
     return 0
+
+
+def _leave(status: int, shared: set[str]) -> None:
+    """Ends a tool in the interpreter's own order: threads, ``atexit``, what its modules hold (files are written out,
+    objects finalised), the standard streams. What it shares with the runner is left alone: to take that apart would
+    touch, and so copy, every page of it.
+    """
+    try:
+        if threading := sys.modules.get("threading"):
+            threading._shutdown()  # noqa: SLF001  # as the interpreter does
+    except BaseException as error:  # noqa: BLE001  # an interrupt, say: the interpreter too prints it and goes on
+        _show(error)
+    if _thread._count():  # noqa: SLF001  # daemon threads go on: only the interpreter itself can stop them
+        sys.exit(status)
+    atexit._run_exitfuncs()  # noqa: SLF001  # as the interpreter does
+    _flush()
+    alive = _mark(sys.modules.get("__main__"))
+    for name in sys.modules.keys() - shared:
+        del sys.modules[name]
+    gc.collect()
+    if probe := alive():  # something else holds on to the tool's names, such as a signal handler
+        for holder in gc.get_referrers(probe):
+            if isinstance(holder, dict):
+                holder.update((key, None) for key in list(holder) if key != "__builtins__")
+        gc.collect()
+    _libc.exit(status if _flush() else _NOT_FLUSHED)
+
+
+def _mark(main: object) -> weakref.ref[_Probe]:
+    """Lays something among the tool's names that tells whether they are still held by anybody."""
+    probe = _Probe()
+    if isinstance(main, types.ModuleType):
+        vars(main)[""] = probe
+    return weakref.ref(probe)
+
+
+def _exit_code(code: object) -> int:
+    """What ``sys.exit`` makes of its argument."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    with suppress(Exception):  # nobody is left to be told
+        sys.stdout.flush()
+        sys.stderr.write(f"{code}\n")
+    return 1
+
+
+def _flush() -> bool:
+    """Writes the standard streams out; false where that failed."""
+    good = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception as error:  # noqa: BLE001  # the tool may have put anything there
+            good = False
+            with suppress(Exception):
+                _show(error)
+    return good
+
+
+class _Probe:
+    """Lives as long as the names that it lies among."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _exit_code(code: object) -> int:
+    """What ``sys.exit`` makes of its argument."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    try:
+        sys.stdout.flush()
+        print(code, file=sys.stderr)  # noqa: T201  # the tool's own words
+    except Exception:  # noqa: BLE001  # nobody is left to be told
+        return 1
+    return 1
+
+
+def _flush() -> bool:
+    good = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception as error:  # noqa: BLE001  # the tool may have put anything there
+            good = False
+            if stream is not sys.stderr:
+                with suppress(Exception):
+                    _show(error)
+    return good
 
 
 def _show(error: BaseException) -> None:

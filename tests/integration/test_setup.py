@@ -6,7 +6,9 @@ network. What starts in there ends with it, and the engine outside isn't touched
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 PRIVATE = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/docker 2>/dev/null; "
 MAY_START = os.geteuid() == 0 and Path("/etc/debian_version").exists() and Path("/usr/sbin/dockerd").exists()
+NEEDS = "needs root on Debian with dockerd installed, where the script may start an engine"
 
 
 def alone(repository: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -54,8 +57,8 @@ def test_a_named_engine_that_is_away_is_never_replaced(repository: Path) -> None
 
 @pytest.mark.parametrize(("path", "install"), [("/usr/bin:/bin", True), ("/usr/sbin:/usr/bin:/bin:/sbin", False)])
 def test_the_docker_command_alone_is_no_engine(repository: Path, *, path: str, install: bool) -> None:
-    if not MAY_START:  # elsewhere the script ends before that, as the test above shows
-        return
+    if not MAY_START:
+        pytest.skip(NEEDS)
     done = alone(repository, "scripts/engine.sh --dry-run", PATH=path)
     assert done.returncode == 0, done.stderr
     assert ("would install: docker.io" in done.stdout) == install
@@ -64,11 +67,10 @@ def test_the_docker_command_alone_is_no_engine(repository: Path, *, path: str, i
 
 @pytest.mark.docker
 def test_an_engine_is_started_past_a_stale_pid_file(repository: Path) -> None:
+    if not MAY_START:
+        pytest.skip(NEEDS)
     script = "ip link set lo up; echo 4711 >/run/docker.pid; scripts/engine.sh; echo again; scripts/engine.sh"
     done = alone(repository, script)
-    if not MAY_START:
-        assert done.returncode == 1
-        return
     assert done.returncode == 0, done.stderr
     first, again = done.stdout.split("again")
     assert "removing /var/run/docker.pid: process 4711 is no dockerd" in first
@@ -80,14 +82,49 @@ def test_an_engine_is_started_past_a_stale_pid_file(repository: Path) -> None:
 @pytest.mark.docker
 def test_an_engine_that_ends_at_once_shows_its_last_words(repository: Path, tmp_path: Path) -> None:
     if not MAY_START:
-        return
-    broken = tmp_path / "dockerd"
-    broken.write_text("#!/bin/sh\necho no space left in the cellar\nexit 1\n", "utf-8")
-    broken.chmod(0o755)
+        pytest.skip(NEEDS)
+    program(tmp_path / "dockerd", "echo no space left in the cellar\nexit 1\n")
     done = alone(repository, "scripts/engine.sh", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 1
     assert "no space left in the cellar" in done.stderr
     assert "dockerd did not answer" in done.stderr
+
+
+@pytest.mark.docker
+def test_the_engine_that_is_started_knows_runsc_with_its_filter(repository: Path) -> None:
+    if not MAY_START or not shutil.which("runsc"):
+        pytest.skip(f"{NEEDS}, and the program runsc")
+    script = "ip link set lo up; scripts/engine.sh >&2; docker info --format '{{json .Runtimes.runsc}}'"
+    done = alone(repository, script)
+    assert done.returncode == 0, done.stderr
+    arguments = ["--platform=ptrace", "--network=none", "--oci-seccomp"]
+    assert json.loads(done.stdout) == {"path": shutil.which("runsc"), "runtimeArgs": arguments}
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [(True, "/etc/docker/daemon.json holds as it is"), (False, "going on without the runtime runsc")],
+)
+def test_the_engine_is_started_without_runsc(repository: Path, tmp_path: Path, *, configured: bool, said: str) -> None:
+    if not MAY_START:
+        pytest.skip(NEEDS)
+    program(tmp_path / "apt-get", "echo no such package >&2\nexit 100\n")
+    program(tmp_path / "dockerd", 'echo "given: $#"\nexit 1\n')
+    for found in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+        if found.name != "runsc" and not (tmp_path / found.name).exists():
+            (tmp_path / found.name).symlink_to(found)
+    before = "mount -t tmpfs tmpfs /etc/docker; echo {} >/etc/docker/daemon.json; " if configured else ""
+    done = alone(repository, f"{before}scripts/engine.sh", PATH=str(tmp_path))
+    assert said in done.stdout
+    assert "no such package" not in done.stderr
+    assert "given: 0" in done.stderr
+
+
+def program(path: Path, script: str) -> None:
+    """Puts a shell script where the set-up looks for a program."""
+    path.write_text(f"#!/bin/sh\n{script}", "utf-8")
+    path.chmod(0o755)
 
 
 def test_the_second_set_up_has_nothing_to_do(repository: Path) -> None:
@@ -107,8 +144,7 @@ def test_an_unknown_option_is_refused(repository: Path) -> None:
 
 def test_a_python_without_venv_is_refused_by_name(repository: Path, tmp_path: Path) -> None:
     stub = tmp_path / "python"
-    stub.write_text("#!/bin/sh\nexit 1\n", "utf-8")
-    stub.chmod(0o755)
+    program(stub, "exit 1\n")
     copy = tmp_path / "clone"
     (copy / "scripts").mkdir(parents=True)
     (copy / "protos").mkdir()

@@ -10,6 +10,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.domain.canonical import canonical
 from broker.ledger.encoding import NotCanonicalError, decode, encode
 
 # RFC 8785, section 3.2.2 to 3.2.4: input and its canonical bytes.
@@ -57,6 +58,24 @@ _OBJECTS = st.dictionaries(st.text(), _VALUES, max_size=6)
 @given(_OBJECTS)
 def test_the_fast_path_gives_the_reference_bytes(value: dict[str, Any]) -> None:
     assert encode(value) == rfc8785.dumps(value)
+
+
+@given(_VALUES)
+def test_the_fast_path_of_any_value_gives_the_reference_bytes(value: object) -> None:
+    assert canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]  # JSON
+
+
+@pytest.mark.parametrize(
+    "number", [0.0, -0.0, 1.0, 0.1, 1e-4, 1e-5, 1e15 + 0.5, 1e16, 1e21, 1.5e300, 5e-324, 2**53 - 1.0]
+)
+def test_floats_at_the_borders_of_the_fast_path(number: float) -> None:
+    assert canonical([number, -number]) == rfc8785.dumps([number, -number])
+
+
+@pytest.mark.parametrize("value", [2**53, "\ud800", {"\ud800": 1}, {1: 2}, float("nan"), {"a": {1, 2}}, b"x"])
+def test_what_has_no_canonical_form_is_refused_by_any_path(value: object) -> None:
+    with pytest.raises((ValueError, rfc8785.CanonicalizationError)):
+        canonical(value)
 
 
 @given(_OBJECTS)

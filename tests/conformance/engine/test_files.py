@@ -10,7 +10,7 @@ import pytest
 from broker.domain.run import EndCause, Limits
 from broker.errors import InternalError, InvalidArgumentError
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import LIMITS, argv, finish, given, profile, python, run, wanted
+from tests.sandbox_support import LIMITS, argv, finish, leased, given, profile, python, run, wanted
 
 pytestmark = pytest.mark.docker
 
@@ -53,36 +53,36 @@ async def test_a_large_file_goes_in_and_comes_back(engine: Engine) -> None:
     ],
 )
 async def test_an_input_path_that_leads_elsewhere_is_refused(engine: Engine, path: str) -> None:
-    async with engine.lease("call_path", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         with pytest.raises(InvalidArgumentError) as caught:
-            await finish(lease.run(python("", files=(given(path, b"x"),))))
+            await finish(lease, python("", files=(given(path, b"x"),)))
     assert caught.value.violations[0].field == "files[0].path"
 
 
 async def test_a_path_given_twice_or_through_a_file_is_refused(engine: Engine) -> None:
     for first, second in (("a", "a"), ("a", "a/b")):
-        async with engine.lease("call_twice", await profile(engine)) as lease:
+        async with leased(engine, await profile(engine)) as lease:
             with pytest.raises(InvalidArgumentError):
-                await finish(lease.run(python("", files=(given(first, b"x"), given(second, b"y")))))
+                await finish(lease, python("", files=(given(first, b"x"), given(second, b"y"))))
 
 
 async def test_a_million_tiny_files_are_refused_before_anything_is_sent(engine: Engine) -> None:
-    async with engine.lease("call_million", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         with pytest.raises(InvalidArgumentError) as caught:
-            await finish(lease.run(python("", files=(given("tiny", b"x"),) * 1_000_000)))
+            await finish(lease, python("", files=(given("tiny", b"x"),) * 1_000_000))
     assert caught.value.reason == "FILES_TOO_MANY"
 
 
 async def test_files_that_do_not_fit_are_refused(engine: Engine) -> None:
     limits = Limits(disk_bytes=2**20)
-    async with engine.lease("call_large", await profile(engine, limits)) as lease:
+    async with leased(engine, await profile(engine, limits)) as lease:
         with pytest.raises(InvalidArgumentError) as caught:
-            await finish(lease.run(python("", files=(given("large", b"x" * (2**20 + 1)),))))
+            await finish(lease, python("", files=(given("large", b"x" * (2**20 + 1)),)))
     assert caught.value.reason == "FILES_TOO_LARGE"
     # Each takes whole pages, so that these fit by their bytes and not in truth.
-    async with engine.lease("call_pages", await profile(engine, limits)) as lease:
+    async with leased(engine, await profile(engine, limits)) as lease:
         with pytest.raises(InvalidArgumentError) as caught:
-            await finish(lease.run(python("", files=tuple(given(f"f{n}", b"x") for n in range(300)))))
+            await finish(lease, python("", files=tuple(given(f"f{n}", b"x") for n in range(300))))
     assert caught.value.reason == "FILES_TOO_LARGE"
 
 
@@ -90,9 +90,9 @@ async def test_files_that_do_not_fit_are_refused(engine: Engine) -> None:
 async def test_a_file_of_another_size_than_said_stops_the_run(engine: Engine, size: int) -> None:
     file = given("short", b"x" * size)
     lying = type(file)(file.path, 10, file.executable, file.open)
-    async with engine.lease("call_lie", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         with pytest.raises(InternalError) as caught:
-            await finish(lease.run(python("", files=(lying,))))
+            await finish(lease, python("", files=(lying,)))
     assert caught.value.reason == "INPUT_FILE_BROKEN"
 
 

@@ -19,7 +19,7 @@ from broker.sandbox.address import engine_address
 from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import Engine
 from broker.sandbox.reaper import Reaper, orphans, reap_all
-from tests.sandbox_support import LIMITS, docker_engine, finish, new_instance, profile, python
+from tests.sandbox_support import LIMITS, docker_engine, finish, leased, new_instance, profile, python
 
 pytestmark = pytest.mark.docker
 
@@ -27,14 +27,14 @@ HOLD = """
 import asyncio, sys
 from broker.domain.run import Limits, Output
 from broker.sandbox.docker_engine import DockerEngine
-from tests.sandbox_support import profile, python
+from tests.sandbox_support import leased, profile, python
 
 async def main():
     async with DockerEngine(sys.argv[1]) as engine:
-        async with engine.lease("call_orphan", await profile(engine)) as lease:
+        async with leased(engine, await profile(engine)) as lease:
             async for event in lease.run(python("print(1)\\nimport time\\ntime.sleep(600)")):
                 if isinstance(event, Output):
-                    print("held", flush=True)
+                    print(lease.container_id, flush=True)
 
 asyncio.run(main())
 """
@@ -47,37 +47,39 @@ def client() -> Iterator[docker.APIClient]:
     connection.close()
 
 
-def left_by_a_crash(instance: str, repository: Path) -> None:
-    """Lets a broker of that name die by SIGKILL in the middle of a run."""
+def left_by_a_crash(instance: str, repository: Path) -> str:
+    """Lets a broker of that name die by SIGKILL in the middle of a run; returns the container's id."""
     with subprocess.Popen([sys.executable, "-c", HOLD, instance], stdout=subprocess.PIPE, cwd=repository) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+        container_id = process.stdout.readline().decode().strip()
+        assert container_id
         process.send_signal(signal.SIGKILL)
+    return container_id
 
 
 async def test_what_a_crash_left_is_reaped_at_the_next_start(repository: Path) -> None:
     instance = new_instance()
-    left_by_a_crash(instance, repository)
+    orphan = left_by_a_crash(instance, repository)
     async with docker_engine(instance) as engine:
-        assert [item.call_id for item in await engine.list_owned()] == ["call_orphan"]
-        assert [item.call_id for item in await reap_all(engine)] == ["call_orphan"]
+        assert [item.id for item in await engine.list_owned()] == [orphan]
+        assert [item.id for item in await reap_all(engine)] == [orphan]
         assert await engine.list_owned() == []
         assert await reap_all(engine) == []
 
 
 async def test_the_timer_takes_an_orphan_on_second_sight_and_never_a_live_one(repository: Path) -> None:
     instance = new_instance()
-    left_by_a_crash(instance, repository)
+    orphan = left_by_a_crash(instance, repository)
     async with (
         docker_engine(instance) as engine,
         Reaper(engine, interval_s=3600) as reaper,
-        engine.lease("call_live", await profile(engine)) as lease,
+        leased(engine, await profile(engine)) as lease,
     ):
         assert await reaper.sweep() == []
-        assert [item.call_id for item in await reaper.sweep()] == ["call_orphan"]
+        assert [item.id for item in await reaper.sweep()] == [orphan]
         assert await reaper.sweep() == []
         assert [item.id for item in await engine.list_owned()] == [lease.container_id]
-        assert (await finish(lease.run(python("print(1)")))).text == "1\n"
+        assert (await finish(lease, python("print(1)"))).text == "1\n"
 
 
 async def test_the_timer_itself_reaps(repository: Path) -> None:
@@ -89,14 +91,14 @@ async def test_the_timer_itself_reaps(repository: Path) -> None:
 
 
 async def test_two_brokers_do_not_touch_each_others_containers(engine: Engine) -> None:
-    async with engine.lease("call_mine", await profile(engine)) as lease, docker_engine() as other:
+    async with leased(engine, await profile(engine)) as lease, docker_engine() as other:
         assert await other.list_owned() == []
         assert await reap_all(other) == []
-        assert (await finish(lease.run(python("print(1)")))).text == "1\n"
+        assert (await finish(lease, python("print(1)"))).text == "1\n"
 
 
 async def test_a_removed_container_is_no_error_to_remove(engine: Engine) -> None:
-    async with engine.lease("call_removed", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         await engine.remove(lease.container_id)
         await engine.remove(lease.container_id)
         assert await orphans(engine) == []
@@ -105,7 +107,7 @@ async def test_a_removed_container_is_no_error_to_remove(engine: Engine) -> None
 async def test_a_container_that_somebody_else_kills_is_our_failure_and_no_output(
     engine: Engine, client: docker.APIClient
 ) -> None:
-    async with engine.lease("call_murdered", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         events = lease.run(python("print(1)\nimport time\ntime.sleep(600)"))
         assert isinstance(await anext(events), Started)
         assert await anext(events) == Output("stdout", b"1\n")
@@ -133,9 +135,9 @@ async def test_a_runner_that_dies_or_lies_is_our_failure(
 ) -> None:
     image = _image(client, (await engine.image("python")).id, entrypoint)
     try:
-        async with engine.lease("call_liar", Profile(image, LIMITS)) as lease:
+        async with leased(engine, Profile(image, LIMITS)) as lease:
             with pytest.raises(UnavailableError) as caught:
-                await finish(lease.run(python("print(1)")))
+                await finish(lease, python("print(1)"))
         assert caught.value.reason == "ENGINE_FAILED"
     finally:
         while await engine.list_owned():

@@ -9,7 +9,7 @@ import pytest
 
 from broker.domain.run import EndCause, EvidenceSource, Limits
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import argv, finish, profile, python, run
+from tests.sandbox_support import argv, gather, leased, profile, python, run
 
 pytestmark = pytest.mark.docker
 
@@ -128,11 +128,11 @@ async def test_processor_time(engine: Engine) -> None:
 async def test_a_reader_that_stalls_does_not_hold_up_the_time_limit(engine: Engine) -> None:
     code = "import os\nwhile True: os.write(1, b'x' * 65536)"
     limits = Limits(wall_s=1, output_bytes=2**30)
-    async with engine.lease("call_stalled", await profile(engine, limits)) as lease:
+    async with leased(engine, await profile(engine, limits)) as lease:
         events = lease.run(python(code))
         await anext(events)
         while any(item.state == "running" for item in await engine.list_owned()):
             pass  # the container dies though nobody reads
-        done = await finish(events)
+        done = await gather(lease, events)
     assert done.ended.cause is EndCause.TIME
     assert done.ended.stdout.total_bytes < 64 * MIB

@@ -12,7 +12,7 @@ import pytest
 from broker.domain.run import EndCause, Ended, Output, Profile
 from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import LIMITS, argv, finish, profile, python, run
+from tests.sandbox_support import LIMITS, argv, finish, leased, profile, python, run
 
 pytestmark = pytest.mark.docker
 
@@ -83,7 +83,7 @@ async def test_both_streams_carry_every_byte(engine: Engine) -> None:
 async def test_output_comes_while_the_tool_still_runs(engine: Engine) -> None:
     code = "print('first')\nimport time\ntime.sleep(600)"
     seen = []
-    async with engine.lease("call_stream", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         async for event in lease.run(python(code)):
             seen.append(event)
             if isinstance(event, Output):
@@ -182,24 +182,24 @@ async def test_multiprocessing_works(engine: Engine) -> None:
 
 
 async def test_what_a_job_may_not_say_is_refused(engine: Engine) -> None:
-    async with engine.lease("call_refused", await profile(engine)) as lease:
+    async with leased(engine, await profile(engine)) as lease:
         for job in (argv(), argv("a\0b"), argv("x", env={"a=b": "c"}), python("", kind="shell")):
             with pytest.raises(InvalidArgumentError):
-                await finish(lease.run(job))
-        assert (await finish(lease.run(python("print(2)")))).text == "2\n"
+                await finish(lease, job)
+        assert (await finish(lease, python("print(2)"))).text == "2\n"
 
 
 async def test_a_lease_runs_one_job(engine: Engine) -> None:
-    async with engine.lease("call_once", await profile(engine)) as lease:
-        await finish(lease.run(python("print(1)")))
+    async with leased(engine, await profile(engine)) as lease:
+        await finish(lease, python("print(1)"))
         with pytest.raises(InternalError):
-            await finish(lease.run(python("print(2)")))
+            await finish(lease, python("print(2)"))
 
 
 async def test_a_missing_image_is_named_with_what_to_do(engine: Engine) -> None:
     missing = Profile(f"sha256:{uuid.uuid4().hex}{uuid.uuid4().hex}", LIMITS)
     with pytest.raises(FailedPreconditionError) as caught:
-        async with engine.lease("call_none", missing):
+        async with leased(engine, missing):
             pass
     assert (caught.value.reason, caught.value.hint) == ("IMAGE_MISSING", "run: make images")
     with pytest.raises(FailedPreconditionError):

@@ -14,6 +14,7 @@ ANY = st.recursive(
     max_leaves=8,
 )
 NAMES = ["agent", "tool", "policy", "refused", "repeated", "outcome", "lineage", "call_id", "tier", "rules", "tools"]
+NAMES += ["egress", "egress_allowed"]
 
 
 @given(st.sampled_from([*sorted(ENTRY_TYPES), "made.up"]), st.dictionaries(st.sampled_from(NAMES), ANY))
@@ -39,3 +40,31 @@ def test_an_outcome_says_which_limit_struck_and_by_whose_evidence() -> None:
     outcome = {"state": "FAILED", "cause": "MEMORY", "cause_source": "ENGINE", "exit_code": None}
     entry = {"type": "outcome", "call_id": "call_1", "tool": {"name": "demo.quick"}, "outcome": outcome}
     assert line(entry) == "FAILED  demo.quick, ended by MEMORY on the word of ENGINE  call_1"
+
+
+def test_an_intent_says_which_hosts_the_call_may_reach() -> None:
+    hosts = ["https api.example.com:443", "http a.example:80", "tcp db.example:5432", "connect b.example:443"]
+    entry = {"type": "intent", "tool": {"name": "demo.fetch"}, "lineage": {"starter": "hum_1"}, "egress_allowed": hosts}
+    assert line(entry) == (
+        "demo.fetch, started by hum_1, may reach https api.example.com:443, http a.example:80, tcp db.example:5432"
+        " and 1 more"
+    )
+    assert "reach" not in line({**entry, "egress_allowed": []})
+
+
+def test_an_outcome_says_which_hosts_it_reached_and_what_was_refused() -> None:
+    entry = {
+        "type": "outcome",
+        "tool": {"name": "demo.fetch"},
+        "outcome": {"state": "SUCCEEDED", "cause": "TOOL", "cause_source": "ENGINE", "exit_code": 0},
+        "egress": [
+            {"host": "api.example.com", "port": 443, "verdict": "ALLOWED"},
+            {"host": "2001:db8::1", "port": 80, "verdict": "ALLOWED"},
+            {"host": "api.example.com", "port": 443, "verdict": "SECRET_ECHOED"},
+            {"host": "?", "hosts": 7, "verdict": "NOT_LISTED"},
+        ],
+    }
+    assert line(entry) == (
+        "SUCCEEDED  demo.fetch, exit code 0, reached api.example.com:443, [2001:db8::1]:80,"
+        " egress refused or cut: NOT_LISTED, SECRET_ECHOED"
+    )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from broker.domain.events import EventPayload, OutputPiece
-from broker.domain.run import EndCause, Ended, EvidenceSource, Output, RunEvent, Started, StreamSummary
+from broker.domain.run import EndCause, Ended, EvidenceSource, Exited, Output, RunEvent, Started, StreamSummary
 from broker.errors import UnavailableError
 from broker.pipeline.blobs import BlobWriter
 from broker.pipeline.collect import Collector
@@ -24,6 +24,10 @@ def no_blob() -> BlobWriter:
     raise AssertionError("there is no file in these runs")
 
 
+def ignore(_: RunEvent) -> None:
+    """For runs whose windows are no matter."""
+
+
 async def one_turn() -> None:
     """Lets everything else that is ready run once."""
     turn = asyncio.get_running_loop().create_future()
@@ -36,6 +40,9 @@ class Sink:
 
     def __init__(self, refuse_from: int | None = None) -> None:
         self.written: list[list[EventPayload]] = []
+        self.taken: list[RunEvent] = []
+        self.room = asyncio.Event()
+        self.room.set()
         self._refuse_from = refuse_from
 
     async def emit(self, payloads: list[EventPayload]) -> None:
@@ -46,7 +53,7 @@ class Sink:
 
     @property
     def collector(self) -> Collector:
-        return Collector(self.emit, no_blob, NOW)
+        return Collector(self.emit, no_blob, NOW, self.room)
 
 
 async def forever() -> AsyncIterator[RunEvent]:
@@ -60,12 +67,12 @@ async def test_a_write_that_fails_while_the_tool_floods_ends_the_collection() ->
     sink = Sink(refuse_from=0)
     async with asyncio.timeout(ENDS_WITHIN_S):
         with pytest.raises(UnavailableError) as caught:
-            await sink.collector.consume(forever())
+            await sink.collector.consume(forever(), sink.taken.append)
     assert caught.value.reason == "STORE_FAILED"
 
 
 async def test_cancelling_the_collection_of_a_flood_ends_it() -> None:
-    collecting = asyncio.create_task(Sink().collector.consume(forever()))
+    collecting = asyncio.create_task(Sink().collector.consume(forever(), ignore))
     await asyncio.wait([collecting], timeout=0.1)
     collecting.cancel()
     async with asyncio.timeout(ENDS_WITHIN_S):
@@ -79,7 +86,7 @@ async def test_events_that_end_without_an_end_are_the_engines_failure() -> None:
         yield Output("stdout", b"x")
 
     with pytest.raises(UnavailableError) as caught:
-        await Sink().collector.consume(broken())
+        await Sink().collector.consume(broken(), ignore)
     assert caught.value.reason == "ENGINE_FAILED"
 
 
@@ -89,7 +96,7 @@ async def test_what_the_engine_raises_comes_out() -> None:
         raise UnavailableError("the engine is gone", reason="ENGINE_FAILED")
 
     with pytest.raises(UnavailableError, match="the engine is gone"):
-        await Sink().collector.consume(broken())
+        await Sink().collector.consume(broken(), ignore)
 
 
 async def test_alternating_single_bytes_become_few_events_with_each_stream_whole() -> None:
@@ -99,7 +106,7 @@ async def test_alternating_single_bytes_become_few_events_with_each_stream_whole
         yield ENDED
 
     sink = Sink()
-    collected = await sink.collector.consume(alternating())
+    collected = await sink.collector.consume(alternating(), sink.taken.append)
     pieces = [item for batch in [*sink.written, collected.tail] for item in batch]
     assert len(pieces) < 2_000
     for stream, first in (("stdout", 0), ("stderr", 1)):
@@ -119,6 +126,79 @@ async def test_the_last_output_goes_on_record_with_the_outcome() -> None:
         yield ENDED
 
     sink = Sink()
-    collected = await sink.collector.consume(short())
+    collected = await sink.collector.consume(short(), sink.taken.append)
     assert sink.written == []
     assert collected.tail == [OutputPiece("stdout", 0, b"1\n")]
+
+
+async def test_output_is_taken_only_once_it_is_on_record() -> None:
+    first = Output("stdout", b"first")
+    sink = Sink()
+    on_record = asyncio.Event()
+
+    async def paused() -> AsyncIterator[RunEvent]:
+        yield Started()
+        yield first
+        await on_record.wait()
+        yield ENDED
+
+    def taken(event: RunEvent) -> None:
+        if event is first:
+            assert sink.written == [[OutputPiece("stdout", 0, b"first")]]
+            on_record.set()
+
+    async with asyncio.timeout(ENDS_WITHIN_S):
+        collected = await sink.collector.consume(paused(), taken)
+    assert collected.tail == []
+
+
+async def test_a_caller_without_room_holds_output_back_until_the_tool_has_ended() -> None:
+    sink = Sink()
+    sink.room.clear()
+    late = Output("stdout", b"late")
+    seen = asyncio.Event()
+
+    async def crowded() -> AsyncIterator[RunEvent]:
+        yield Started()
+        yield Output("stdout", b"early ")
+        for _ in range(1000):
+            await one_turn()
+        assert sink.written == []
+        yield Exited()
+        yield late
+        await seen.wait()
+        yield ENDED
+
+    def taken(event: RunEvent) -> None:
+        if event is late:
+            seen.set()
+
+    async with asyncio.timeout(ENDS_WITHIN_S):
+        await sink.collector.consume(crowded(), taken)
+    assert (
+        b"".join(item.data for batch in sink.written for item in batch if isinstance(item, OutputPiece))
+        == b"early late"
+    )
+
+
+async def test_a_run_that_breaks_off_in_the_middle_of_a_write_waits_for_the_write() -> None:
+    writing, done = asyncio.Event(), asyncio.Event()
+    written: list[EventPayload] = []
+
+    async def slow(payloads: list[EventPayload]) -> None:
+        writing.set()
+        await done.wait()
+        written.extend(payloads)
+
+    async def broken() -> AsyncIterator[RunEvent]:
+        yield Started()
+        yield Output("stdout", b"x")
+        await writing.wait()
+        asyncio.get_running_loop().call_later(0.05, done.set)
+        raise UnavailableError("the engine is gone", reason="ENGINE_FAILED")
+
+    room = asyncio.Event()
+    room.set()
+    with pytest.raises(UnavailableError):
+        await Collector(slow, no_blob, NOW, room).consume(broken(), ignore)
+    assert written == [OutputPiece("stdout", 0, b"x")]

@@ -22,7 +22,16 @@ from broker.domain.events import (
     encode_request,
 )
 from broker.domain.ports import CallRow
-from broker.domain.run import EndCause, EvidenceSource, StreamSummary
+from broker.domain.run import (
+    EgressKind,
+    EgressRecord,
+    EgressRule,
+    EgressVerdict,
+    EndCause,
+    EvidenceSource,
+    StreamSummary,
+)
+from broker.domain.spec_egress import MAX_RULES
 from broker.ledger.encoding import encode
 from broker.pipeline import journal
 from broker.vault.vault import SealedItem
@@ -94,6 +103,15 @@ REQUEST = StoredRequest(
     envelope="e" * 2**20,
 )
 SUMMARY = StreamSummary(2**53 - 1, 2**53 - 1, truncated=True, digest=DIGEST)
+HOSTS = tuple(f"{'h' * 60}.{'h' * 60}.{'h' * 60}.{'h' * 60}.{number:03d}x" for number in range(MAX_RULES))
+RULES = tuple(EgressRule(EgressKind.CONNECT, host, 65535) for host in HOSTS)
+EGRESS = tuple(
+    EgressRecord(host, 65535, kind, verdict, listed, 2**40, 2**53 - 1, 2**53 - 1, WIDE)
+    for host in (*HOSTS[:16], *("\U0001f512" * 250 + str(number) for number in range(16)))
+    for kind in (EgressKind.CONNECT, EgressKind.HTTPS)
+    for verdict in EgressVerdict
+    for listed in (True, False)
+)
 OUTCOME = Outcome(
     cause=EndCause.PROCESSES,
     cause_source=EvidenceSource.SANDBOX,
@@ -109,11 +127,12 @@ OUTCOME = Outcome(
     memory_peak_bytes=2**52,
     oom_kills=2**31,
     warnings=(WIDE,) * 1000,
+    egress=EGRESS,
 )
 
 
 def _decision() -> JsonObject:
-    body = journal.request_body(ROW, REQUEST, DIGEST, SEALED)
+    body = journal.request_body(ROW, REQUEST, DIGEST, SEALED, egress=RULES)
     return {**body, **journal.decision_body(REQUEST.decision, ROW.agent)}
 
 

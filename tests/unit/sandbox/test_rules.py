@@ -96,11 +96,11 @@ def test_patterns(path: str, pattern: str, *, expected: bool) -> None:
 
 def test_a_container_is_hardened() -> None:
     limits = Limits(cpu_cores=0.5, memory_bytes=100, processes=7, disk_bytes=2**23, inodes=999, open_files=33)
-    config = container_config("instance", "call_1", Profile("sha256:00", limits), "1.41")
+    config = container_config("instance", Profile("sha256:00", limits), "1.41")
     host = config["HostConfig"]
     assert isinstance(host, dict)
     assert (config["User"], config["Image"], config["NetworkDisabled"]) == ("65534:65534", "sha256:00", True)
-    assert config["Labels"] == {"broker": "instance", "broker.call": "call_1"}
+    assert config["Labels"] == {"broker": "instance"}
     assert (host["NetworkMode"], host["ReadonlyRootfs"], host["Privileged"]) == ("none", True, False)
     assert (host["CapDrop"], host["SecurityOpt"]) == (["ALL"], ["no-new-privileges:true"])
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"], host["PidsLimit"]) == (100, 100, 5 * 10**8, 8)
@@ -111,7 +111,7 @@ def test_a_container_is_hardened() -> None:
     assert set(tmpfs) == {"/work", "/tmp", "/job"}  # noqa: S108  # inside the sandbox
     assert all("nosuid,nodev" in str(options) and "nr_inodes=" in str(options) for options in tmpfs.values())
     assert "size=8388608,nr_inodes=999" in str(tmpfs["/work"])
-    older = container_config("instance", "call_1", Profile("sha256:00", limits), "1.40")["HostConfig"]
+    older = container_config("instance", Profile("sha256:00", limits), "1.40")["HostConfig"]
     assert "CgroupnsMode" not in older  # type: ignore[operator]  # a mapping
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from broker.domain.call import CallContext, CallRequest, Decision, Lineage
 from broker.domain.envelope import envelope, envelope_digest
-from broker.domain.run import Job, JobFile, Limits, OutputRules, Profile
+from broker.domain.run import EgressKind, EgressRule, Job, JobFile, Limits, OutputRules, Profile, SecretUse
 from broker.domain.tier import Tier
 from broker.errors import InternalError
 
@@ -21,13 +21,16 @@ async def content() -> AsyncIterator[bytes]:
     yield b"data"
 
 
+SECRET = SecretUse("api-token", "authorization", "Bearer ")
+RULE = EgressRule(EgressKind.HTTPS, "api.example.com", 443, ("GET",), ("/v1/",), secret=SECRET)
+OTHER = EgressRule(EgressKind.TCP, "db.example.com", 5432, listen=15432)
 FILE = JobFile("a.csv", 4, executable=False, open=content)
 BASE: dict[str, Any] = {
     "call_id": "call_1",
     "request": CallRequest("demo.echo", "", {"a": 1}, b'{"a":1}', (), CallContext("lab", workflow="w")),
     "lineage": Lineage("agt_1", "hum_1", "hum_2", "hum_3", "hum_4", ("session:x",)),
     "tool_version": "sha256:spec",
-    "profile": Profile("sha256:image", Limits()),
+    "profile": Profile("sha256:image", Limits(), "runsc", (RULE, OTHER)),
     "job": Job(
         "argv",
         ("/bin/echo", "x"),
@@ -37,6 +40,8 @@ BASE: dict[str, Any] = {
         (FILE,),
         OutputRules(("out/*",), 1, 2),
         wants_result=False,
+        proxy=True,
+        forwards=(15432,),
     ),
     "file_digests": {"a.csv": "sha256:file"},
     "tier": Tier.INTERNAL,
@@ -47,6 +52,50 @@ BASE: dict[str, Any] = {
 
 def changed(part: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any field of any part
     return {**BASE, part: dataclasses.replace(BASE[part], **fields)}
+
+
+def with_rule(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any field of a rule
+    return changed("profile", egress=(dataclasses.replace(RULE, **fields), OTHER))
+
+
+# What each field of a part is changed to; a field that is added to a part has to be added here.
+LIMITS: dict[str, Any] = {field.name: 7 for field in dataclasses.fields(Limits)}
+SECRETS: dict[str, Any] = {"name": "other", "header": "x-token", "prefix": ""}
+RULES: dict[str, Any] = {
+    "kind": EgressKind.HTTP,
+    "host": "b.example.com",
+    "port": 8443,
+    "methods": ("GET", "POST"),
+    "paths": ("/v1/", "/v2/"),
+    "listen": 15432,
+    "secret": None,
+}
+PROFILES: dict[str, Any] = {"image": "sha256:other", "limits": Limits(processes=7), "runtime": "", "egress": (OTHER,)}
+OUTPUTS: dict[str, Any] = {"patterns": ("out/**",), "max_files": 2, "max_bytes": 3}
+JOBS: dict[str, Any] = {
+    "kind": "python",
+    "argv": ("/bin/echo", "y"),
+    "code": "print(1)",
+    "env": {"LANG": "D"},
+    "files": (dataclasses.replace(FILE, executable=True),),
+    "outputs": OutputRules(),
+    "wants_result": True,
+    "proxy": False,
+    "forwards": (15433,),
+}
+PARTS: list[tuple[type, dict[str, Any], set[str]]] = [
+    (Limits, LIMITS, set()),
+    (SecretUse, SECRETS, set()),
+    (EgressRule, RULES, set()),
+    (Profile, PROFILES, set()),
+    (OutputRules, OUTPUTS, set()),
+    (Job, JOBS, {"arguments"}),  # these change with those of the request
+]
+
+
+@pytest.mark.parametrize(("part", "fields", "apart"), PARTS, ids=[part.__name__ for part, _, _ in PARTS])
+def test_no_field_is_forgotten(part: type, fields: dict[str, Any], apart: set[str]) -> None:
+    assert {field.name for field in dataclasses.fields(part)} == set(fields) | apart
 
 
 def all_changes() -> list[dict[str, Any]]:
@@ -67,24 +116,22 @@ def all_changes() -> list[dict[str, Any]]:
             changed("lineage", **{field.name: ("y",) if field.name == "proofs" else "y"})
             for field in dataclasses.fields(Lineage)
         ),
-        changed("profile", image="sha256:other"),
+        *(changed("profile", **{name: value}) for name, value in PROFILES.items() if name != "limits"),
+        *(changed("profile", limits=dataclasses.replace(Limits(), **{name: value})) for name, value in LIMITS.items()),
+        changed("profile", egress=()),
+        changed("profile", egress=(OTHER, RULE)),
+        *(with_rule(**{name: value}) for name, value in RULES.items()),
+        *(with_rule(secret=dataclasses.replace(SECRET, **{name: value})) for name, value in SECRETS.items()),
+        *(changed("job", **{name: value}) for name, value in JOBS.items() if name != "outputs"),
         *(
-            changed("profile", limits=dataclasses.replace(Limits(), **{field.name: 7}))
-            for field in dataclasses.fields(Limits)
+            changed("job", outputs=dataclasses.replace(BASE["job"].outputs, **{name: value}))
+            for name, value in OUTPUTS.items()
         ),
-        changed("job", kind="python"),
-        changed("job", argv=("/bin/echo", "y")),
         changed("job", argv=("/bin/echo x",)),
-        changed("job", code="print(1)"),
-        changed("job", env={"LANG": "D"}),
         changed("job", env={"LANGUAGE": "C"}),
-        changed("job", files=(dataclasses.replace(FILE, executable=True),)),
+        changed("job", forwards=()),
         changed("job", files=(dataclasses.replace(FILE, size=5),)),
         {**changed("job", files=(dataclasses.replace(FILE, path="b"),)), "file_digests": {"b": "sha256:file"}},
-        changed("job", outputs=OutputRules(("out/**",), 1, 2)),
-        changed("job", outputs=OutputRules(("out/*",), 2, 2)),
-        changed("job", outputs=OutputRules(("out/*",), 1, 3)),
-        changed("job", wants_result=True),
         changed("decision", rule="r2"),
         changed("decision", allowed=False),
     ]
@@ -100,7 +147,12 @@ def test_what_does_not_decide_is_not() -> None:
     base = envelope(**BASE)
     assert envelope(**changed("decision", policy_digest="sha256:q", inputs={}, reason="so")) == base
     assert envelope(**changed("request", request_id="again")) == base
-    assert json.loads(base)["egress"] == []
+    assert json.loads(base)["format"] == "broker.envelope.v2"
+    assert json.loads(base)["egress"][0]["secret"] == {
+        "name": "api-token",
+        "header": "authorization",
+        "prefix": "Bearer ",
+    }
     assert json.loads(base)["expires"] == "2030-01-02T03:04:05.000678Z"
 
 

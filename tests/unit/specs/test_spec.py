@@ -29,6 +29,8 @@ CHANGES: dict[str, Any] = {
     "data_classes": ["public"],
     "retention": "2d",
     "notes": "Why.",
+    "egress": [{"host": "example.com", "kind": "connect"}],
+    "runtime": "runsc",
 }
 LIMITS: dict[str, Any] = {
     "cpu_cores": 0.5,
@@ -48,7 +50,7 @@ FILES: dict[str, Any] = {
     "max_output_bytes": "1KiB",
 }
 # Fields that have only one value in this release can't change.
-FIXED = {"reversibility", "egress", "secrets", "limits", "files"}
+FIXED = {"reversibility", "limits", "files"}
 
 
 def test_every_field_is_in_the_digest(good: dict[str, Any]) -> None:
@@ -95,10 +97,32 @@ def test_profile_and_job(good: dict[str, Any]) -> None:
     spec = ToolSpec.model_validate({**good, "env": {"MODE": "C"}, "files": FILES, "result": {"type": "object"}})
     assert spec.profile("sha256:abc").image == "sha256:abc"
     assert spec.profile("sha256:abc").limits == Limits(memory_bytes=2**26, wall_s=5.0, disk_bytes=2**20)
+    assert spec.profile("sha256:abc").egress == ()
+    assert spec.profile("sha256:abc").runtime == ""
     job = spec.job({"text": "hi", "more": ["a", "b"]}, b"{}", (), {})
     assert (job.kind, job.argv, job.code) == ("argv", ("/bin/echo", "--", "hi", "a", "b"), "")
     assert (dict(job.env), job.arguments, job.wants_result) == ({"MODE": "C"}, b"{}", True)
     assert (job.outputs.patterns, job.outputs.max_files, job.outputs.max_bytes) == (("out/*",), 1, 1024)
+
+
+def test_the_specification_chooses_its_runtime_before_the_operator(good: dict[str, Any]) -> None:
+    assert ToolSpec.model_validate(good).profile("sha256:abc", "runsc").runtime == "runsc"
+    assert ToolSpec.model_validate({**good, "runtime": "runc"}).profile("sha256:abc", "runsc").runtime == "runc"
+
+
+def test_the_files_of_a_call_fit_into_its_sandbox_by_default(good: dict[str, Any]) -> None:
+    del good["limits"]
+    spec = ToolSpec.model_validate(good)
+    files, limits = spec.files, spec.limits
+    assert (files.max_input_bytes, files.max_output_bytes, files.outputs) == (64 * 2**20, 64 * 2**20, ())
+    pages = 4096 * (files.max_input_files + files.max_output_files)
+    assert files.max_input_bytes + files.max_output_bytes + pages < limits.disk < limits.memory
+    assert files.max_input_files + files.max_output_files < limits.inodes
+
+
+def test_a_limit_of_files_can_be_left_to_the_runtime(good: dict[str, Any]) -> None:
+    good["limits"]["inodes"] = 0
+    assert ToolSpec.model_validate(good).profile("sha256:abc").limits.inodes == 0
 
 
 def test_python_jobs(good: dict[str, Any]) -> None:
@@ -126,8 +150,12 @@ def test_scalars_stand_on_a_command_line_as_json_writes_them(good: dict[str, Any
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"egress": ["example.com"]}, "can't enforce egress"),
-        ({"secrets": ["db"]}, "can't enforce secrets"),
+        ({"egress": ["example.com"]}, "SpecEgress"),
+        ({"secrets": []}, "Extra inputs"),
+        ({"runtime": "Runsc"}, "match pattern"),
+        ({"runtime": "/usr/bin/runsc"}, "match pattern"),
+        ({"limits": {"inodes": 63}}, "must be at least 64, or 0 for no limit"),
+        ({"env": {"HTTP_PROXY": "http://x"}}, "the broker sets this one itself"),
         ({"reversibility": "exact"}, "can't undo"),
         ({"reversibility": "irreversible"}, "can't undo"),
         ({"tier": 5}, "less than or equal to 4"),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from broker.domain.ports import SEAL_OVERHEAD, Transaction, VaultRow
+from broker.domain.secret import Secret
 from broker.errors import ConflictError, DataLossError, InternalError, NotFoundError
 from broker.store.database import Database
-from broker.vault.secret import Secret
 from broker.vault.vault import SealedItem, SealedVault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

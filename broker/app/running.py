@@ -1,4 +1,4 @@
-"""The composition root: one stack of lifetimes, and the only place that knows which adapter stands behind a protocol."""
+"""One stack of lifetimes, from the lock on the state directory to the open gate."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from pathlib import Path
 
 import structlog
 
-from broker.domain.canonical import JsonObject, canonical, digest
+from broker.app.record import Keeper
+from broker.app.sandbox import sandboxes
 from broker.domain.ids import new_id
-from broker.domain.ports import Transaction
 from broker.errors import FailedPreconditionError
 from broker.identity.directory import LiveDirectory
 from broker.ledger.genesis import read_origin
 from broker.ledger.ledger import Ledger
 from broker.ledger.startup import verify_store
+from broker.metrics.endpoint import MetricsEndpoint
+from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
 from broker.policy.live import LivePolicy
-from broker.policy.snapshot import Snapshot
 from broker.rpc.administration import AdministrationService, Boot
 from broker.rpc.gate import CertificateGate
 from broker.rpc.methods import served_methods
 from broker.rpc.server import Server, TlsFiles, services
 from broker.rpc.sessions import SessionsService
-from broker.sandbox.docker_engine import DockerEngine
-from broker.sandbox.reaper import Reaper, reap_all
 from broker.settings import Settings, StatePaths
-from broker.specs.catalogue import Catalogue, Tool
+from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
 from broker.store.database import Database
 from broker.vault.keyfile import read_key_file
@@ -102,12 +101,12 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
     origin = await store.read(read_origin)
     ledger = Ledger(origin, boot.boot_id, now)
     folders = [shipped_folder(), *([paths.tool_specs] if paths.tool_specs.is_dir() else [])]
-    catalogue = await asyncio.to_thread(Catalogue.load, folders)
-    engine = await stack.enter_async_context(DockerEngine(origin, address=settings.engine))
-    await reap_all(engine)  # the lock is ours: whatever this ledger's broker left on the engine is an orphan
-    await stack.enter_async_context(Reaper(engine))
-    images = {image.name: image.id for image in await engine.images() if image.current}
-    keeper = _Keeper(store, ledger, vault)
+    catalogue = await asyncio.to_thread(Catalogue.load, folders, runtime_by_tier=settings.runtime_by_tier)
+    meter = PrometheusMeter(boot.version)
+    sandbox = await stack.enter_async_context(sandboxes(origin, settings, catalogue, meter))
+    if settings.metrics_listen:
+        await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
+    keeper = Keeper(store, ledger, vault, now)
     policy = LivePolicy(
         paths.policy / "policy.csv",
         known_tools=frozenset(catalogue.names),
@@ -124,8 +123,10 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
         directory=LiveDirectory(store),
         policy=policy,
         catalogue=catalogue,
-        engine=engine,
-        images=images,
+        sandboxes=sandbox.pool,
+        egress=sandbox.egress,
+        meter=meter,
+        images=sandbox.images,
         workspace_classes=settings.workspace_data_classes,
         origin=origin,
         bounds=_bounds(settings),
@@ -143,60 +144,6 @@ def _bounds(settings: Settings) -> Bounds:
         blob_ttl_s=settings.blob_ttl_s,
         refusal_window_s=settings.refusal_window_s,
     )
-
-
-class _Keeper:
-    """Puts on the record what the broker runs with: specifications and policies, by digest, their texts sealed."""
-
-    def __init__(self, store: Database, ledger: Ledger, vault: SealedVault) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._vault = vault
-
-    async def started(self, catalogue: Catalogue, policy: Snapshot, settings: Settings, boot: Boot) -> None:
-        """Records a start: new tool specifications, and what is in force."""
-        body: JsonObject = {
-            "software": f"agent-broker {boot.version}",
-            "policy_digest": policy.digest,
-            "settings_digest": digest(settings.model_dump_json().encode()),
-            "tools": len(catalogue.names),
-        }
-
-        def work(tx: Transaction) -> None:
-            for tool in catalogue.all():
-                if self._keep(tx, f"spec_{tool.digest[7:39]}", "spec", _spec_text(tool)):
-                    entry: JsonObject = {
-                        "tool": {"name": tool.spec.name, "version": tool.digest},
-                        "tier": int(tool.spec.risk),
-                    }
-                    self._ledger.append(tx, "spec.registered", entry)
-            if self._keep(tx, f"policy_{policy.digest[7:39]}", "policy", policy.text.encode()):
-                self._ledger.append(tx, "policy.changed", {"policy_digest": policy.digest, "rules": policy.rules})
-            self._ledger.append(tx, "heartbeat", body)
-
-        await self._store.write(work)
-
-    async def policy_changed(self, old: Snapshot, new: Snapshot) -> None:
-        """Records a new policy, before it is in force."""
-
-        def work(tx: Transaction) -> None:
-            self._keep(tx, f"policy_{new.digest[7:39]}", "policy", new.text.encode())
-            body: JsonObject = {"policy_digest": new.digest, "before": old.digest, "rules": new.rules}
-            self._ledger.append(tx, "policy.changed", body)
-
-        await self._store.write(work)
-
-    def _keep(self, tx: Transaction, object_id: str, kind: str, text: bytes) -> bool:
-        if tx.vault.get(object_id) is not None:
-            return False
-        sealed = self._vault.create(tx, object_id=object_id, owner="broker", kind=kind, now=now(), expires=None)
-        sealed.put(tx, 0, text)
-        return True
-
-
-def _spec_text(tool: Tool) -> bytes:
-    files = {name: data.decode("utf-8", "backslashreplace") for name, data in tool.files.items()}
-    return canonical({"spec": tool.spec.normalised(), "files": files})
 
 
 def _tls(paths: StatePaths) -> TlsFiles:

@@ -1,0 +1,204 @@
+"""Calls through the whole broker from warm containers, beside `docker run`, `docker exec` and the engine's own floor.
+
+Every call is seen by a client over mutual TLS and passes policy, durable ledger and encrypted store. Two brokers serve,
+one after the other: one with a pool of ten for all that is warm, one without a pool for what is cold and sustained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import docker as peers
+from benchmarks.report import Measure, Report, percentile
+from broker.client import AsyncBroker
+from broker.domain.ids import new_id
+from broker.domain.run import Limits, Profile
+from broker.errors import FailedPreconditionError
+from broker.sandbox.docker_engine import DockerEngine
+from tests.served import Served, command_json, make_state, serving
+
+_POOL = 10
+_WARM = 60
+_COLD = 20
+_PEER = 20
+_IDLE = 5
+_IDLE_S = 30.0
+_BURSTS = 7
+_SUSTAINED_S = 60.0
+_FILL_S = 60.0
+_POLL_S = 0.05
+_TOOL = """\
+name: bench.argv
+description: Prints the number one by an interpreter of its own, as a benchmark's measure.
+owner: platform
+tier: 1
+image: python
+run:
+  argv: [/usr/bin/python3, -c, print(1)]
+arguments: {type: object, additionalProperties: false}
+"""
+_RULE = "p, role:agent, demo, bench.*, call, 4, allow, bench-argv\n"
+
+
+def measure() -> Report:
+    """Takes all measures; about seven minutes."""
+    peers.require_docker()
+    return Report(
+        title="calls from warm containers, seen by a client of the whole broker",
+        measures=tuple(_measures()),
+    )
+
+
+def _measures() -> Iterator[Measure]:
+    profile = asyncio.run(_profile())
+    run_p50 = percentile(_repeat(lambda: peers.run_once(profile.image, profile.limits), _PEER), 50)
+    with peers.waiting_container(profile.image, profile.limits) as container:
+        exec_p50 = percentile(_repeat(lambda: peers.exec_once(container), _PEER), 50)
+    floor, parallelism = peers.engine_floor(new_id("bench"), profile)
+    yield Measure("docker_run_p50_ms", run_p50, "ms", note="`docker run`, same image, hardening and program")
+    yield Measure("docker_exec_p50_ms", exec_p50, "ms", note="`docker exec` into a container that runs")
+    yield Measure("engine_floor_per_s", floor, "1/s", note=f"bare create, start and remove, {parallelism} at a time")
+    with _broker(_POOL) as served:
+        warm = _Warm(served, interval_s=2 / floor)
+        yield from asyncio.run(warm.measures(run_p50, exec_p50))
+    with _broker(0) as served:
+        yield from asyncio.run(_cold(served, run_p50, floor, parallelism))
+
+
+async def _profile() -> Profile:
+    async with DockerEngine(new_id("bench")) as engine:
+        return Profile(image=(await engine.image("python")).id, limits=Limits())
+
+
+def _repeat(work: Callable[[], None], times: int) -> list[float]:
+    work()
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - began) * 1e3)
+    return taken
+
+
+@contextmanager
+def _broker(pool: int) -> Iterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="broker-benchmark-") as folder:
+        state = Path(folder) / "state"
+        settings: dict[str, Any] = {"pool_floor": pool, "pool_ceiling": pool, "max_running": _POOL}
+        make_state(state, settings=settings)
+        (state / "tool_specs").mkdir()
+        (state / "tool_specs" / "bench.argv.yaml").write_text(_TOOL, "utf-8")
+        with (state / "policy" / "policy.csv").open("a", encoding="utf-8") as policy:
+            policy.write(_RULE)
+        with serving(state) as served:
+            yield served
+
+
+class _Warm:
+    """What is measured with the pool; before each call it is full again."""
+
+    def __init__(self, served: Served, *, interval_s: float) -> None:
+        self._served = served
+        self._interval_s = interval_s
+
+    async def measures(self, run_p50: float, exec_p50: float) -> list[Measure]:
+        """All measures with the pool."""
+        async with self._served.client() as client:
+            await self._paced(client, "python.run", 3)
+            warm = await self._paced(client, "python.run", _WARM)
+            bursts = [await self._burst(client) for _ in range(_BURSTS)]
+            idle = [await self._after_rest(client) for _ in range(_IDLE)]
+            idle_mib = self._memory()
+            await self._paced(client, "bench.argv", 3)
+            argv = await self._paced(client, "bench.argv", _WARM)
+        warm_p50 = percentile(warm, 50)
+        return [
+            Measure("warm_p50_ms", warm_p50, "ms", at_most=min(run_p50 / 20, exec_p50 / 4), note="run as Python"),
+            Measure("warm_p95_ms", percentile(warm, 95), "ms"),
+            Measure(
+                "warm_argv_p50_ms", percentile(argv, 50), "ms", at_most=run_p50 / 10, note="run as a program of its own"
+            ),
+            Measure("idle_p50_ms", percentile(idle, 50), "ms", note=f"after {_IDLE_S:g} s without a call"),
+            Measure("burst10_ms", percentile(bursts, 50), "ms", at_most=run_p50, note="ten calls at once, all results"),
+            Measure("idle_mib_per_warm", idle_mib, "MiB", note="runner and the engine's shim, proportional set size"),
+        ]
+
+    async def _paced(self, client: AsyncBroker, tool: str, times: int) -> list[float]:
+        """Calls at half the rate that the engine can follow; refill and removal go on beside."""
+        await self._filled(tool)
+        taken: list[float] = []
+        due = time.monotonic()
+        for _ in range(times):
+            due += self._interval_s
+            await asyncio.sleep(due - time.monotonic())
+            taken.append(await _timed(lambda: _call(client, tool)))
+        return taken
+
+    async def _burst(self, client: AsyncBroker) -> float:
+        await self._filled("python.run")
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(_call(client, "python.run") for _ in range(_POOL)))
+
+        return await _timed(all_of_them)
+
+    async def _after_rest(self, client: AsyncBroker) -> float:
+        await self._filled("python.run")
+        await asyncio.sleep(_IDLE_S)
+        return await _timed(lambda: _call(client, "python.run"))
+
+    async def _filled(self, tool: str) -> None:
+        """Returns once the pool has all that it wants to have."""
+        until = time.monotonic() + _FILL_S
+        while time.monotonic() < until:
+            status = await asyncio.to_thread(self._status)
+            if status["idle"] and not status["making"] and not status["leased"]:
+                return
+            await asyncio.sleep(_POLL_S)
+        raise FailedPreconditionError(f"the pool didn't fill for {tool}", reason="POOL_NOT_FILLED")
+
+    def _status(self) -> dict[str, Any]:
+        return command_json(self._served.state, "sandbox", "status")
+
+    def _memory(self) -> float:
+        return 0.0
+
+
+async def _cold(served: Served, run_p50: float, floor: float, parallelism: int) -> list[Measure]:
+    async with served.client() as client:
+        await _call(client, "python.run")
+        cold = [await _timed(lambda: _call(client, "python.run")) for _ in range(_COLD)]
+        done = 0
+        began = time.monotonic()
+
+        async def caller() -> None:
+            nonlocal done
+            while time.monotonic() - began < _SUSTAINED_S:
+                await _call(client, "python.run")
+                done += 1
+
+        await asyncio.gather(*(caller() for _ in range(parallelism + 2)))
+        sustained = done / (time.monotonic() - began)
+    return [
+        Measure("cold_p50_ms", percentile(cold, 50), "ms", at_most=1.2 * run_p50, note="the pool is empty"),
+        Measure("sustained_per_s", sustained, "1/s", at_least=0.85 * floor, note=f"for {_SUSTAINED_S:g} s, no pool"),
+    ]
+
+
+async def _call(client: AsyncBroker, tool: str) -> None:
+    arguments = {"code": peers.CODE} if tool == "python.run" else {}
+    call = await client.run(tool, arguments)
+    if call.stdout != b"1\n":
+        raise FailedPreconditionError(f"the call ended as {call.state}: {call.outcome}", reason="UNEXPECTED_OUTPUT")
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    began = time.perf_counter()
+    await work()
+    return (time.perf_counter() - began) * 1e3

@@ -1,0 +1,71 @@
+"""What the broker runs with, put on the record: specifications and policies by digest, their texts sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.ports import Transaction
+from broker.ledger.ledger import Ledger
+from broker.policy.snapshot import Snapshot
+from broker.rpc.administration import Boot
+from broker.settings import Settings
+from broker.specs.catalogue import Catalogue, Tool
+from broker.store.database import Database
+from broker.vault.vault import SealedVault
+
+
+class Keeper:
+    """Writes what a start and a change of the policy bring into force."""
+
+    def __init__(self, store: Database, ledger: Ledger, vault: SealedVault, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._vault = vault
+        self._clock = clock
+
+    async def started(self, catalogue: Catalogue, policy: Snapshot, settings: Settings, boot: Boot) -> None:
+        """Records a start: new tool specifications, and what is in force."""
+        body: JsonObject = {
+            "software": f"agent-broker {boot.version}",
+            "policy_digest": policy.digest,
+            "settings_digest": digest(settings.model_dump_json().encode()),
+            "tools": len(catalogue.names),
+        }
+
+        def work(tx: Transaction) -> None:
+            for tool in catalogue.all():
+                if self._keep(tx, f"spec_{tool.digest[7:39]}", "spec", _spec_text(tool)):
+                    entry: JsonObject = {
+                        "tool": {"name": tool.spec.name, "version": tool.digest},
+                        "tier": int(tool.spec.risk),
+                    }
+                    self._ledger.append(tx, "spec.registered", entry)
+            if self._keep(tx, f"policy_{policy.digest[7:39]}", "policy", policy.text.encode()):
+                self._ledger.append(tx, "policy.changed", {"policy_digest": policy.digest, "rules": policy.rules})
+            self._ledger.append(tx, "heartbeat", body)
+
+        await self._store.write(work)
+
+    async def policy_changed(self, old: Snapshot, new: Snapshot) -> None:
+        """Records a new policy, before it is in force."""
+
+        def work(tx: Transaction) -> None:
+            self._keep(tx, f"policy_{new.digest[7:39]}", "policy", new.text.encode())
+            body: JsonObject = {"policy_digest": new.digest, "before": old.digest, "rules": new.rules}
+            self._ledger.append(tx, "policy.changed", body)
+
+        await self._store.write(work)
+
+    def _keep(self, tx: Transaction, object_id: str, kind: str, text: bytes) -> bool:
+        if tx.vault.get(object_id) is not None:
+            return False
+        sealed = self._vault.create(tx, object_id=object_id, owner="broker", kind=kind, now=self._clock(), expires=None)
+        sealed.put(tx, 0, text)
+        return True
+
+
+def _spec_text(tool: Tool) -> bytes:
+    files = {name: data.decode("utf-8", "backslashreplace") for name, data in tool.files.items()}
+    return canonical({"spec": tool.spec.normalised(), "files": files})

@@ -1,0 +1,163 @@
+"""The gate of one call, and what all calls of a broker share."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from broker.domain.meter import Meter
+from broker.domain.run import EgressKind, EgressRecord, EgressRule, EgressVerdict
+from broker.sandbox.egress.addresses import Network
+from broker.sandbox.egress.bridge import bridge
+from broker.sandbox.egress.limits import EgressLimits
+from broker.sandbox.egress.line import Budget, Line
+from broker.sandbox.egress.proxy import Proxy
+from broker.sandbox.egress.records import Records
+from broker.sandbox.egress.refusal import RefusedError, limit
+from broker.sandbox.egress.resolving import Resolver
+from broker.sandbox.egress.rules import RuleBook
+from broker.sandbox.egress.store import SecretStore
+from broker.sandbox.egress.upstream import Dialler
+from broker.sandbox.engine import PROXY_PORT, Duplex
+
+_MAX_WARNINGS = 16
+
+
+class Egress:
+    """The way out of all calls of a broker.
+
+    Args:
+        resolver: looks names up.
+        networks: what tools may reach beyond the public internet, by the operator's settings.
+        secrets: gives secrets to hosts.
+        trust: makes the context by which hosts are trusted; see ``trust_from``. Called in a thread, at first use.
+        meter: told of each request and connection that ended.
+        limits: of each call.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        networks: Sequence[Network],
+        secrets: SecretStore,
+        trust: Callable[[], ssl.SSLContext],
+        meter: Meter,
+        limits: EgressLimits | None = None,
+    ) -> None:
+        self._limits = limits or EgressLimits()
+        self._dialler = Dialler(resolver=resolver, networks=networks, trust=trust, limits=self._limits)
+        self._secrets = secrets
+        self._meter = meter
+
+    def session(self, call_id: str, rules: Sequence[EgressRule]) -> EgressSession:
+        """The gate of one call.
+
+        Raises:
+            InvalidArgumentError: a rule contradicts itself (``EGRESS_RULE_INVALID``); names it.
+        """
+        return EgressSession(
+            call_id,
+            rules=RuleBook(rules),
+            dialler=self._dialler,
+            secrets=self._secrets,
+            meter=self._meter,
+            limits=self._limits,
+        )
+
+
+class EgressSession:
+    """Implements ``broker.sandbox.engine.EgressGate``; made by ``Egress``."""
+
+    def __init__(
+        self,
+        call_id: str,
+        *,
+        rules: RuleBook,
+        dialler: Dialler,
+        secrets: SecretStore,
+        meter: Meter,
+        limits: EgressLimits,
+    ) -> None:
+        self._call_id = call_id
+        self._rules = rules
+        self._dialler = dialler
+        self._secrets = secrets
+        self._limits = limits
+        self._records = Records(meter)
+        self._budget = Budget(limits.total_bytes)
+        self._connections = 0
+        self._warnings: dict[str, None] = {}
+
+    def __repr__(self) -> str:
+        return f"EgressSession({self._call_id!r})"
+
+    async def serve(self, listener: int, stream: Duplex) -> None:
+        """See ``EgressGate``. Returns at the connection's end; cancelled, it aborts the connection to the host at once."""
+        rule = self._rules.forward(listener)
+        tally = self._records.open(EgressKind.HTTP if rule is None else rule.kind)
+        if rule is not None:
+            tally.allowed(rule)
+        line = Line(stream, self._budget, tally)
+        self._connections += 1
+        try:
+            if self._connections > self._limits.connections:
+                await self._too_many(line, listener)
+            elif rule is not None:
+                await self._forward(line, rule)
+            elif listener == PROXY_PORT:
+                await self._proxy(line)
+            else:
+                tally.wants("", listener)
+                tally.refused(RefusedError(EgressVerdict.NOT_LISTED, "no egress rule listens there"))
+        except RefusedError as error:
+            line.tally.refused(error)
+            self._warn(error, line)
+        except ConnectionError:
+            self._broke(line)
+        finally:
+            self._connections -= 1
+            self._records.close(line.tally)
+        with suppress(ConnectionError):
+            await line.end()
+
+    def records(self) -> tuple[EgressRecord, ...]:
+        """What the call did so far, at most 64 rows and one for the rest."""
+        return self._records.rows()
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should look at, a sentence each, at most 16."""
+        return tuple(self._warnings)
+
+    async def _proxy(self, line: Line) -> None:
+        proxy = Proxy(
+            line,
+            rules=self._rules,
+            dialler=self._dialler,
+            secrets=self._secrets,
+            records=self._records,
+            limits=self._limits,
+        )
+        await proxy.serve()
+
+    async def _forward(self, line: Line, rule: EgressRule) -> None:
+        async with self._dialler.open(rule) as upstream:
+            await bridge(line, upstream, self._limits.idle_s)
+
+    async def _too_many(self, line: Line, listener: int) -> None:
+        refused = limit(f"more than {self._limits.connections} connections at one time")
+        if listener == PROXY_PORT:
+            await line.tell(refused.answer())
+        raise refused
+
+    def _broke(self, line: Line) -> None:
+        # Who broke it off can't be told for sure, and a tool may at any time: what was allowed stays so.
+        if line.tally.verdict is EgressVerdict.ALLOWED:
+            line.tally.detail = "the connection broke"
+
+    def _warn(self, error: RefusedError, line: Line) -> None:
+        if error.verdict in {EgressVerdict.SECRET_ECHOED, EgressVerdict.SECRET_UNAVAILABLE}:
+            text = f"egress {line.tally.host}:{line.tally.port}: {error.message}"
+            if len(self._warnings) < _MAX_WARNINGS:
+                self._warnings[text] = None
