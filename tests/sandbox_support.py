@@ -6,7 +6,8 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from broker.domain.run import (
     Ended,
@@ -42,6 +43,17 @@ async def docker_engine(instance: str = "") -> AsyncIterator[DockerEngine]:
         yield engine
     async with DockerEngine(name) as again:
         assert await again.list_owned() == []
+
+
+class RuntimeEngine:
+    """An engine whose containers, as far as tests name no runtime themselves, run under one of its runtimes."""
+
+    def __init__(self, engine: DockerEngine, runtime: str) -> None:
+        self._engine = engine
+        self.runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the engine has
+        return getattr(self._engine, name)
 
 
 @dataclass
@@ -136,8 +148,15 @@ def wanted(*patterns: str, max_files: int = 16, max_bytes: int = 2**20) -> Outpu
 
 
 async def profile(engine: Engine, limits: Limits = LIMITS) -> Profile:
-    """The image ``python`` under some limits."""
-    return Profile((await engine.image("python")).id, limits)
+    """The image ``python`` under some limits, under the runtime that the engine's fixture names.
+
+    A limit on files is left out where the runtime is declared not to keep one; what a test asks of such a runtime by
+    itself is in ``test_capabilities``.
+    """
+    runtime = getattr(engine, "runtime", "")
+    if not (await engine.capabilities(runtime)).inodes:
+        limits = replace(limits, inodes=0)
+    return Profile((await engine.image("python")).id, limits, runtime)
 
 
 async def run(engine: Engine, job: Job, limits: Limits = LIMITS) -> Finished:

@@ -106,7 +106,7 @@ def rule_sentence(rule: EgressRuleOutput) -> str:
     parts = [f"{rule.kind} {authority(rule.host, rule.port)}"]
     if rule.kind in {EgressKind.HTTP, EgressKind.HTTPS}:
         parts.append("/".join(rule.methods) or "GET/HEAD")
-        parts.append(" ".join(f"{path}..." for path in rule.paths) or "every path")
+        parts.append(" ".join(rule.paths) or "every path")
     if rule.listen:
         parts.append(f"from 127.0.0.1:{rule.listen}")
     if rule.secret is not None:

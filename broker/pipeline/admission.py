@@ -32,6 +32,7 @@ from broker.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from broker.identity.directory import Directory
 from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, write_events
@@ -50,6 +51,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
 from broker.pipeline.rates import Rates
 from broker.pipeline.refusals import Refusals
+from broker.pipeline.start import Begun, Hold, Starter
 from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
@@ -61,6 +63,8 @@ class Admitted:
 
     call_id: str
     active: ActiveCall | None
+    begun: Begun | None = None
+    """Where its turn came at once, it has begun in the step that admitted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +74,18 @@ class _Checked:
     lineage: Lineage
     blobs: tuple[VaultRow, ...]
     data_classes: tuple[str, ...]
+    directory: Directory
 
 
 class Admission:
     """Admits calls. Every refusal is an exception; those by policy or lineage are on the record as well."""
 
-    def __init__(self, parts: Parts, blobs: Blobs, refusals: Refusals, turns: Turns) -> None:
+    def __init__(self, parts: Parts, blobs: Blobs, refusals: Refusals, turns: Turns, starter: Starter) -> None:
         self._parts = parts
         self._blobs = blobs
         self._refusals = refusals
         self._turns = turns
+        self._starter = starter
         bounds = parts.bounds
         self._rates = Rates(per_s=bounds.admissions_per_s, burst=bounds.admissions_burst, clock=time.monotonic)
 
@@ -100,18 +106,26 @@ class Admission:
         self._rates.take(caller.identity.id)
         try:
             checked = await self._check(caller, request)
+            admitted = await self._take_in(caller, request, checked)
         except PermissionDeniedError as error:
             await self._record(caller, request, error)
             raise
-        self._turns.reserve(caller.identity.id)
+        clock.took(Step.ADMIT)
+        return admitted
+
+    async def _take_in(self, caller: Caller, request: CallRequest, checked: _Checked) -> Admitted:
+        """Reserves a place, and a turn where one is free, for a call that is then put on record."""
+        agent = caller.identity.id
+        self._turns.reserve(agent)
+        at_once = self._turns.take()
+        give_back = self._turns.release if at_once else self._turns.give_back
         try:
-            admitted = await self._write(caller, request, checked)
+            admitted = await self._write(caller, request, checked, at_once=at_once)
         except BaseException:
-            self._turns.give_back(caller.identity.id)
+            give_back(agent)
             raise
         if admitted.active is None:
-            self._turns.give_back(caller.identity.id)
-        clock.took(Step.ADMIT)
+            give_back(agent)
         return admitted
 
     def _known(self, tx: Transaction, caller: Caller, request: CallRequest) -> CallRow | None:
@@ -182,7 +196,7 @@ class Admission:
             labels = {label for blob in blobs for label in blob.data_classes}
             workspace = self._parts.workspace_classes.get(request.context.workspace, ())
             classes = {*tool.spec.data_classes, *workspace, *request.context.data_classes, *labels}
-            return _Checked(tool, decision, lineage, blobs, tuple(sorted(classes)))
+            return _Checked(tool, decision, lineage, blobs, tuple(sorted(classes)), directory)
 
         checked = await self._parts.store.read(work)
         check_sizes(tool, checked.blobs)
@@ -205,7 +219,7 @@ class Admission:
         )
         await self._refusals.record(caller.identity.id, body)
 
-    async def _write(self, caller: Caller, request: CallRequest, checked: _Checked) -> Admitted:
+    async def _write(self, caller: Caller, request: CallRequest, checked: _Checked, *, at_once: bool) -> Admitted:
         now = self._parts.clock()
         call_id = new_id("call")
         tool = checked.tool
@@ -260,9 +274,27 @@ class Admission:
             last_event=1,
             envelope_digest=digest(envelope),
         )
-        return await self._parts.store.write(
-            lambda tx: self._insert(tx, caller, request, row=row, stored=stored, tool=tool)
-        )
+        begun = Begun(plan, Hold(self._parts.sandboxes, call_id, plan.profile)) if at_once else None
+
+        def work(tx: Transaction) -> Admitted:
+            admitted = self._insert(tx, caller, request, row=row, stored=stored, checked=checked)
+            if admitted.active is None or begun is None:
+                return admitted
+            return self._begin(tx, admitted.active, begun, checked.directory)
+
+        try:
+            return await self._parts.store.write(work)
+        except BaseException:
+            if begun is not None:
+                await begun.hold.release()
+            raise
+
+    def _begin(self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory) -> Admitted:
+        """Nobody waits before it: the intent goes with the admission, in one transaction."""
+        active.row, events = self._starter.write_intent(tx, active, begun, directory)
+        active.feed.publish(events)
+        active.waiting = False
+        return Admitted(active.row.id, active, begun)
 
     def _insert(
         self,
@@ -272,7 +304,7 @@ class Admission:
         *,
         row: CallRow,
         stored: StoredRequest,
-        tool: Tool,
+        checked: _Checked,
     ) -> Admitted:
         now = row.created
         known = self._known(tx, caller, request)  # another of the same id may have come in the meantime
@@ -286,7 +318,7 @@ class Admission:
         sealed.put(tx, REQUEST, brief)
         sealed.put(tx, REQUEST_TEXTS, texts)
         body = {
-            **journal.request_body(row, stored, self._parts.images[tool.spec.image], sealed),
+            **journal.request_body(row, stored, self._parts.images[checked.tool.spec.image], sealed),
             **journal.decision_body(stored.decision, row.agent),
         }
         seq = self._parts.ledger.append(tx, "decision", body, agent=row.agent)
@@ -297,6 +329,6 @@ class Admission:
         row = replace(row, decision_seq=seq)
         tx.calls.insert(row)
         clock = Stopwatch(self._parts.meter)
-        active = ActiveCall(row=row, request=stored, tool=tool, feed=Feed(0), clock=clock)
+        active = ActiveCall(row=row, request=stored, tool=checked.tool, feed=Feed(0), clock=clock)
         active.feed.publish(events)
         return Admitted(row.id, active)

@@ -12,12 +12,10 @@ from dataclasses import replace
 
 import structlog
 
-from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
-from broker.domain.canonical import digest, parse_object
-from broker.domain.events import CallEvent, EventPayload, Finished, Outcome, StateChanged, StoredRequest
-from broker.domain.identity import Caller
+from broker.domain.call import CallState
+from broker.domain.events import CallEvent, EventPayload, Finished, Outcome
 from broker.domain.meter import Step
-from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.errors import (
     BrokerError,
@@ -27,15 +25,12 @@ from broker.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from broker.identity.directory import Directory
-from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, Ending, move, write_events
-from broker.pipeline.blobs import Blobs, BlobWriter
-from broker.pipeline.checks import denied, require_no_approval
+from broker.pipeline.blobs import BlobWriter
 from broker.pipeline.collect import Collector
 from broker.pipeline.parts import Parts
-from broker.pipeline.plan import Plan, plan_job, seal_envelope
+from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.pipeline.verdict import judge, lost, never_ran
 
@@ -45,17 +40,19 @@ _log = structlog.get_logger(__name__)
 class Execution:
     """Drives admitted calls, each in its own task."""
 
-    def __init__(self, parts: Parts, blobs: Blobs, turns: Turns) -> None:
+    def __init__(self, parts: Parts, turns: Turns, starter: Starter) -> None:
         self._parts = parts
-        self._blobs = blobs
         self._turns = turns
+        self._starter = starter
 
-    async def drive(self, active: ActiveCall) -> None:
-        """Takes a call from the queue to its end; what fails on our side ends the feed with that failure."""
+    async def drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
+        """Takes a call to its end, from the queue or from where it has begun; what fails on our side ends the feed with
+        that failure.
+        """
         try:
-            if await self._wait_for_turn(active):
+            if begun is not None or await self._wait_for_turn(active):
                 try:
-                    await self._run(active)
+                    await self._run(active, begun)
                 finally:
                     self._turns.release(active.row.agent)
         except asyncio.CancelledError:
@@ -96,22 +93,12 @@ class Execution:
         ending = active.ending or Ending(EndCause.CLIENT, "cancelled")
         await self._finish(active, CallState.CANCELLED, never_ran(ending.cause, ending.detail))
 
-    async def _run(self, active: ActiveCall) -> None:
-        if active.ending is not None:
-            await self._cancel_before_start(active)
+    async def _run(self, active: ActiveCall, begun: Begun | None) -> None:
+        begun = begun or await self._begin(active)
+        if begun is None:
             return
         try:
-            plan = await self._begin(active)
-        except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
-            await self._finish(active, CallState.DENIED, never_ran(EndCause.POLICY, f"{error.reason}: {error.message}"))
-            return
-        except BrokerError as error:
-            # Nothing ran, whatever became of the intent: the call ends here, and its caller is told whose fault it is.
-            detail = f"the broker could not start the call: {error.reason}: {error.message}"
-            await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
-            return
-        try:
-            await self._in_container(active, plan)
+            await self._in_container(active, begun)
         except BrokerError as error:
             if active.row.state is not CallState.RUNNING:
                 raise
@@ -120,111 +107,26 @@ class Execution:
             if active.row.state is CallState.RUNNING:
                 await self._lost(active, "the broker failed during the call")
             raise
+        finally:
+            await begun.hold.release()
 
-    async def _begin(self, active: ActiveCall) -> Plan:
-        """Decides again and writes the intent, in one transaction: nothing comes between the two."""
-        parts, request = self._parts, active.request
-        plan = await self._plan(active)
-        self._check_envelope(active, plan)
-        directory = await parts.directory.current()
-        now = parts.clock()
+    async def _begin(self, active: ActiveCall) -> Begun | None:
+        """Begins a call whose turn has come; one that may not or can't begin is ended, and nothing ran."""
+        if active.ending is not None:
+            await self._cancel_before_start(active)
+            return None
+        try:
+            return await self._starter.begin(active)
+        except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
+            await self._finish(active, CallState.DENIED, never_ran(EndCause.POLICY, f"{error.reason}: {error.message}"))
+        except BrokerError as error:
+            # Nothing ran, whatever became of the intent: the call ends here, and its caller is told whose fault it is.
+            detail = f"the broker could not start the call: {error.reason}: {error.message}"
+            await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
+        return None
 
-        def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
-            decision = self._decide_again(tx, active, directory)
-            move(active.row, CallState.RUNNING)
-            sealed = parts.vault.open(tx, active.row.id)
-            body = {
-                **journal.request_body(active.row, request, plan.profile.image, sealed),
-                **journal.decision_body(decision, active.row.agent),
-                "decision_seq": -1 if active.row.decision_seq is None else active.row.decision_seq,
-            }
-            seq = parts.ledger.append(tx, "intent", body, agent=active.row.agent)
-            running = StateChanged(CallState.RUNNING)
-            events = write_events(tx, sealed, active.row.last_event, now, [running])
-            row = replace(
-                active.row, state=CallState.RUNNING, started=now, intent_seq=seq, last_event=events[-1].number
-            )
-            tx.calls.replace(row)
-            return row, events
-
-        active.row, events = await parts.store.write(work)
-        active.feed.publish(events)
-        active.clock.took(Step.BEGIN)
-        return plan
-
-    async def _plan(self, active: ActiveCall) -> Plan:
-        parts, row, request = self._parts, active.row, active.request
-        tool = parts.catalogue.get(row.tool)
-        if tool is None or tool.digest != row.tool_version or tool.spec.image not in parts.images:
-            raise FailedPreconditionError(
-                f"{row.tool} is not what it was when the call was admitted",
-                reason="TOOL_VERSION_CHANGED",
-                hint="Call it again.",
-            )
-        blobs = await parts.store.read(lambda tx: _blobs(tx, request)) if request.files else []
-        return plan_job(
-            parts,
-            self._blobs,
-            tool=tool,
-            arguments_bytes=request.arguments_json.encode(),
-            files=request.files,
-            rows=blobs,
-        )
-
-    def _check_envelope(self, active: ActiveCall, plan: Plan) -> None:
-        """Recomputes the envelope from what is about to run: what was admitted is what runs."""
-        request = active.request
-        arguments_bytes = request.arguments_json.encode()
-        wire_request = CallRequest(
-            tool=request.tool,
-            tool_version=request.tool_version,
-            arguments=parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes)),
-            arguments_bytes=arguments_bytes,
-            files=request.files,
-            context=request.context,
-            request_id=request.request_id,
-        )
-        now = seal_envelope(
-            active.row.id,
-            request=wire_request,
-            lineage=request.lineage,
-            tool=active.tool,
-            plan=plan,
-            decision=request.decision,
-            expires=request.expires,
-        )
-        if digest(now) != active.row.envelope_digest:
-            raise FailedPreconditionError(
-                f"what would run is not what was admitted: envelope {digest(now)} instead of {active.row.envelope_digest}",
-                reason="ENVELOPE_CHANGED",
-                hint="Call it again.",
-            )
-
-    def _decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
-        parts, request = self._parts, active.request
-        now = parts.clock()
-        if request.context.delegation:
-            directory = Directory.load(tx)  # the delegating human's certificate, as of this very transaction
-        identity = tx.identities.get(active.row.agent)
-        certificate = tx.identities.certificate(request.fingerprint)
-        if identity is None or certificate is None or certificate.revoked is not None:
-            raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
-        caller = Caller(identity, certificate)
-        tier = active.tool.spec.risk
-        lineage = prove(tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=parts.origin)
-        if lineage != request.lineage:
-            raise PermissionDeniedError(
-                "the call's lineage has changed since it was admitted", reason="LINEAGE_CHANGED"
-            )
-        decision = parts.policy.snapshot.decide(
-            PolicyRequest(caller.subject, request.context.workspace, active.row.tool, "call", tier)
-        )
-        if not decision.allowed:
-            raise denied(caller, active.row.tool, request.context.workspace, decision)
-        require_no_approval(active.tool, tier)
-        return decision
-
-    async def _in_container(self, active: ActiveCall, plan: Plan) -> None:
+    async def _in_container(self, active: ActiveCall, begun: Begun) -> None:
+        plan = begun.plan
         collector = Collector(
             emit=lambda payloads: self._emit(active, payloads),
             new_blob=lambda: BlobWriter(
@@ -235,23 +137,22 @@ class Execution:
         )
         egress = active.egress = self._parts.egress.session(active.row.id, plan.profile.egress)
         try:
-            async with self._parts.sandboxes.lease(active.row.id, plan.profile) as lease:
-                active.lease = lease
-                active.clock.restart()
-                if active.ending is not None:
-                    lease.kill(active.ending.cause, active.ending.detail)
-                collected = await collector.consume(lease.run(plan.job, egress), lease.taken)
-                active.clock.took(Step.RUN)
-                state, outcome = judge(
-                    active.tool,
-                    collected.ended,
-                    collected.result,
-                    collected.files,
-                    egress=egress.records(),
-                    warnings=egress.warnings(),
-                )
-                # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
-                await self._finish(active, state, outcome, collected.tail)
+            active.lease = lease = await begun.hold.lease()
+            active.clock.restart()
+            if active.ending is not None:
+                lease.kill(active.ending.cause, active.ending.detail)
+            collected = await collector.consume(lease.run(plan.job, egress), lease.taken)
+            active.clock.took(Step.RUN)
+            state, outcome = judge(
+                active.tool,
+                collected.ended,
+                collected.result,
+                collected.files,
+                egress=egress.records(),
+                warnings=egress.warnings(),
+            )
+            # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
+            await self._finish(active, state, outcome, collected.tail)
         except BrokerError as error:
             if active.row.state is CallState.RUNNING and not collector.started:
                 detail = f"the tool never started: {error.message}"
@@ -307,14 +208,6 @@ async def finish(
         return done, events
 
     return await parts.store.write(work)
-
-
-def _blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:
-    rows = [tx.vault.get(item.blob) for item in request.files]
-    found = [row for row in rows if row is not None]
-    if len(found) != len(rows):
-        raise NotFoundError("an input file of the call is no longer kept", reason="BLOB_NOT_FOUND")
-    return found
 
 
 def _stopping() -> UnavailableError:

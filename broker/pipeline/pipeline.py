@@ -26,6 +26,7 @@ from broker.pipeline.feed import stalled
 from broker.pipeline.parts import Parts
 from broker.pipeline.recovery import recover
 from broker.pipeline.refusals import Refusals
+from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
 
@@ -53,8 +54,9 @@ class Pipeline:
         self.blobs = Blobs(parts)
         self.calls = Calls(parts)
         self.refusals = Refusals(parts)
-        self._admission = Admission(parts, self.blobs, self.refusals, self.turns)
-        self._execution = Execution(parts, self.blobs, self.turns)
+        starter = Starter(parts, self.blobs)
+        self._admission = Admission(parts, self.blobs, self.refusals, self.turns, starter)
+        self._execution = Execution(parts, self.turns, starter)
         self._draining = False
         self._admissions: set[asyncio.Task[Admitted]] = set()
         self._watchdogs: set[asyncio.Task[None]] = set()
@@ -173,11 +175,11 @@ class Pipeline:
         admitted = await self._admission.admit(caller, request)
         if admitted.active is None:
             return admitted
-        if self._draining:
+        if self._draining and admitted.begun is None:
             # It is on record as QUEUED, and the next start goes on with it.
             self.turns.give_back(admitted.active.row.agent)
             return admitted
-        self._drive(admitted.active)
+        self._drive(admitted.active, admitted.begun)
         return admitted
 
     def _nobody_follows(self, task: asyncio.Task[Admitted]) -> None:
@@ -186,10 +188,10 @@ class Pipeline:
             if active is not None:
                 self._watch_over(active, at_once=False)
 
-    def _drive(self, active: ActiveCall) -> None:
+    def _drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
         call_id = active.row.id
         self.calls.active[call_id] = active
-        active.task = asyncio.create_task(self._execution.drive(active))
+        active.task = asyncio.create_task(self._execution.drive(active, begun))
         active.task.add_done_callback(lambda _: self.calls.active.pop(call_id, None))
 
     async def _abandoned(self, active: ActiveCall, *, at_once: bool) -> None:

@@ -11,7 +11,7 @@ _RETRY_S = 1.0
 
 
 class Turns:
-    """Places for calls: ``reserve`` on admission, ``acquire`` before the run, ``release`` at the end.
+    """Places for calls: ``reserve`` on admission, ``take`` or ``acquire`` before the run, ``release`` at the end.
 
     Agents take turns: one that has filled the queue delays another's next call by one run at most.
     """
@@ -63,10 +63,16 @@ class Turns:
         if not self._held[agent]:
             del self._held[agent]
 
+    def take(self) -> bool:
+        """Takes a turn for a call that holds a place, if there is one that nobody waits for."""
+        if self.running >= self._max_running or self._waiting:
+            return False
+        self.running += 1
+        return True
+
     async def acquire(self, agent: str) -> None:
         """Waits for the agent's turn; the caller's cancellation leaves the queue in order."""
-        if self.running < self._max_running and not self._waiting:
-            self.running += 1
+        if self.take():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(agent, deque()).append(turn)

@@ -43,7 +43,10 @@ def judge(
         state, detail, result_json = _read_result(tool, result, detail)
     kept = sorted(egress, key=lambda item: not item.listed)[:MAX_EGRESS_RECORDS]
     if len(kept) < len(egress):
-        warnings = (*warnings, f"{len(egress) - len(kept)} more hosts that the tool asked for are not on record")
+        warnings = (
+            *warnings,
+            f"{len(egress) - len(kept)} record(s) of what the tool asked other hosts for were left out",
+        )
     outcome = Outcome(
         cause=ended.cause,
         cause_source=ended.cause_source,

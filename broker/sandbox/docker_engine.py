@@ -36,8 +36,6 @@ _ANSWER_S = 60
 """An engine that leaves a request unanswered for so long is away."""
 _REMOVE_ATTEMPTS = 4
 _CONFLICT = 409
-_PLAIN_RUNNER = ("/usr/libexec/broker/tool-python", "-I", "/usr/libexec/broker/runner/start.py")
-"""Process 1 where the runtime refuses an interpreter that nobody may read."""
 
 log = structlog.get_logger(__name__)
 
@@ -88,9 +86,7 @@ class DockerEngine:
         """See ``broker.sandbox.engine.Engine.create``."""
         capabilities = await self.capabilities(profile.runtime)
         check_profile(capabilities, profile)
-        body = container_config(self._instance, profile, self._api.api_version)
-        if not capabilities.isolated_runner:
-            body["Entrypoint"] = list(_PLAIN_RUNNER)
+        body = container_config(self._instance, profile, self._api.api_version, capabilities)
         container_id = await self._make(profile, body)
         stream = None
         try:

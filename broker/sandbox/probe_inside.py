@@ -1,7 +1,7 @@
 """Looks at a sandbox from within, and prints what it saw as one JSON object; sent as a tool's code, never imported.
 
 It judges nothing: ``probe_rules`` does. It needs Python's standard library alone, and uses ``ctypes`` where there is one.
-An attempt that was refused is written as the error's name, such as ``EPERM``; one that wasn't as ``ok``.
+What to look for is in the call's arguments (``probe_plan``). An attempt that was refused is written as the error's name, such as ``EPERM``; one that wasn't as ``ok``.
 """
 
 from __future__ import annotations
@@ -20,54 +20,8 @@ try:
 except ImportError:  # a slim interpreter: what needs it stays unknown
     ctypes = None  # type: ignore[assignment]
 
-MACHINES = {
-    "x86_64": {
-        "mount": 165, "umount2": 166, "pivot_root": 155, "ptrace": 101, "process_vm_readv": 310, "add_key": 248,
-        "request_key": 249, "keyctl": 250, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
-        "io_uring_setup": 425, "unshare": 272, "setns": 308, "kexec_load": 246, "reboot": 169, "init_module": 175,
-        "open_by_handle_at": 304, "sethostname": 170, "clock_settime": 227, "swapon": 167, "acct": 163, "syslog": 103,
-        "prctl": 157, "setresuid": 117,
-    },
-    "aarch64": {
-        "mount": 40, "umount2": 39, "pivot_root": 41, "ptrace": 117, "process_vm_readv": 270, "add_key": 217,
-        "request_key": 218, "keyctl": 219, "bpf": 280, "perf_event_open": 241, "userfaultfd": 282,
-        "io_uring_setup": 425, "unshare": 97, "setns": 268, "kexec_load": 104, "reboot": 142, "init_module": 105,
-        "open_by_handle_at": 265, "sethostname": 161, "clock_settime": 112, "swapon": 224, "acct": 89, "syslog": 116,
-        "prctl": 167, "setresuid": 147,
-    },
-}  # fmt: skip
-FILES_TO_WRITE = (
-    "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/kernel/hostname",
-    "/proc/sys/kernel/domainname", "/proc/sys/vm/overcommit_memory", "/proc/sys/net/ipv4/ip_forward",
-    "/proc/sysrq-trigger", "/proc/irq/default_smp_affinity", "/proc/acpi/wakeup", "/proc/bus/pci/devices",
-    "/proc/fs/ext4", "/sys/kernel/uevent_helper", "/sys/power/state", "/sys/kernel/mm/transparent_hugepage/enabled",
-    "/sys/module/apparmor/parameters/enabled",
-)  # fmt: skip
-MASKED = (
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
-    "/proc/timer_list", "/proc/timer_stats", "/sys/firmware", "/sys/devices/virtual/powercap",
-)  # fmt: skip
-ENGINE_SOCKETS = (
-    "/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock",
-    "/run/crio/crio.sock", "/var/run/docker/containerd/containerd.sock",
-)  # fmt: skip
-ADDRESSES = (
-    (socket.AF_INET, "169.254.169.254", 80), (socket.AF_INET, "1.1.1.1", 443), (socket.AF_INET, "172.17.0.1", 22),
-    (socket.AF_INET6, "fd00:ec2::254", 80), (socket.AF_INET6, "2606:4700:4700::1111", 443),
-)  # fmt: skip
-CGROUP_FILES = {
-    "memory": ("memory/memory.limit_in_bytes", "memory.max"),
-    "swap": ("memory/memory.memsw.limit_in_bytes", "memory.swap.max"),
-    "processes": ("pids/pids.max", "pids.max"),
-    "cpu_quota": ("cpu/cpu.cfs_quota_us", "cpu.max"),
-    "cpu_period": ("cpu/cpu.cfs_period_us", ""),
-}
-NEW_NAMESPACES = {
-    "mount": 0x20000, "cgroup": 0x2000000, "uts": 0x4000000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000,
-    "net": 0x40000000,
-}  # fmt: skip
-CHILD_S = 10
 MANY = 2000
+PLAN = json.loads(open(os.environ.get("BROKER_ARGUMENTS", "/dev/stdin")).read())  # noqa: PTH123, SIM115
 
 
 def name_of(number: int | None) -> str:
@@ -102,7 +56,7 @@ def opened(path: str, flags: int) -> str:
 
 def call(name: str, *arguments: object) -> str | None:
     """What a system call answers; nothing where it can't be made."""
-    number = MACHINES.get(os.uname().machine, {}).get(name)
+    number = PLAN["calls"].get(os.uname().machine, {}).get(name)
     if ctypes is None or number is None:
         return None
     libc = ctypes.CDLL(None, use_errno=True)
@@ -181,10 +135,18 @@ def devices() -> list[dict[str, str]]:
     return found[:MANY]
 
 
+def device_made(path: str) -> str:
+    """Whether a device file can be made; it is taken away."""
+    answer = tried(lambda: os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5)))
+    if answer == "ok":
+        os.unlink(path)  # noqa: PTH108  # what is loaded here is kept small
+    return answer
+
+
 def masked() -> dict[str, str]:
     """Of each path that an engine hides: absent, empty, refused, or what kind of thing can be read."""
     found = {}
-    for path in MASKED:
+    for path in PLAN["masked"]:
         try:
             listing = os.listdir(path) if os.path.isdir(path) else (text(path, 16) or "")  # noqa: PTH112, PTH208
         except OSError as error:
@@ -226,7 +188,7 @@ def network() -> dict[str, object]:
     routes = [line for line in (text("/proc/net/route") or "").splitlines()[1:] if line.strip()]
     six = [line for line in (text("/proc/net/ipv6_route") or "").splitlines() if line and not line.endswith(" lo")]
     reached = {}
-    for family, address, port in ADDRESSES:
+    for family, address, port in PLAN["addresses"]:
         for kind, word in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
             reached[f"{word} {address}:{port}"] = connected(family, kind, address, port)
     servers = [
@@ -330,7 +292,7 @@ def new_namespaces() -> dict[str, str | None]:
     """Which namespaces can be made, each in a child of its own."""
     return {
         name: str(answer) if (answer := aside(lambda flag=flag: call("unshare", flag))) else None  # type: ignore[misc]
-        for name, flag in NEW_NAMESPACES.items()
+        for name, flag in PLAN["namespaces"].items()
     }
 
 
@@ -375,9 +337,11 @@ def room(path: str) -> dict[str, int]:
     return {"bytes": facts.f_blocks * facts.f_frsize, "inodes": facts.f_files}
 
 
-def look(most: int) -> dict[str, object]:
+def look() -> dict[str, object]:
     """Everything."""
-    groups = {name: [text(f"/sys/fs/cgroup/{path}") for path in paths if path] for name, paths in CGROUP_FILES.items()}
+    groups = {
+        name: [text(f"/sys/fs/cgroup/{path}") for path in paths if path] for name, paths in PLAN["cgroup"].items()
+    }
     return {
         "status": status(),
         "no_new_privileges": no_new_privileges(),
@@ -389,11 +353,11 @@ def look(most: int) -> dict[str, object]:
         "mounts": mounts(),
         "root": {path: written(path) for path in ("/", "/etc", "/usr/bin", "/var", "/root", "/home")},
         "devices": devices(),
-        "mknod": tried(lambda: os.mknod("/work/.probe", 0o600 | stat.S_IFCHR, os.makedev(1, 5))),
-        "kernel_files": {path: opened(path, os.O_WRONLY) for path in FILES_TO_WRITE},
+        "mknod": device_made("/work/.probe"),
+        "kernel_files": {path: opened(path, os.O_WRONLY) for path in PLAN["kernel_files"]},
         "cgroup_files": cgroup_writes(),
         "masked": masked(),
-        "sockets": {path: os.path.lexists(path) for path in ENGINE_SOCKETS},
+        "sockets": {path: os.path.lexists(path) for path in PLAN["sockets"]},
         "network": network(),
         "families": families(),
         "runner": aside(runner),
@@ -401,17 +365,15 @@ def look(most: int) -> dict[str, object]:
         "cgroup": {name: next((found.strip() for found in values if found), None) for name, values in groups.items()},
         "rlimits": rlimits(("NOFILE", "NPROC", "CORE", "MSGQUEUE", "MEMLOCK", "RTPRIO", "NICE")),
         "raised": raised(),
-        "processes": processes(most),
+        "processes": processes(PLAN["most"]),
         "room": {path: room(path) for path in ("/work", "/tmp", "/job", "/dev/shm")},  # noqa: S108  # inside the sandbox
     }
 
 
 def cgroup_writes() -> dict[str, str]:
     """Whether a limit could be lifted, or a program of the host's be named."""
-    places = ("memory.max", "pids.max", "cgroup.procs", "memory/memory.limit_in_bytes", "pids/pids.max",
-              "devices/devices.allow", "memory/release_agent", "systemd/cgroup.procs")  # fmt: skip
-    return {path: opened(f"/sys/fs/cgroup/{path}", os.O_WRONLY) for path in places}
+    return {path: opened(f"/sys/fs/cgroup/{path}", os.O_WRONLY) for path in PLAN["cgroup_files"]}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(look(int(sys.argv[1]))))
+    sys.stdout.write(json.dumps(look()))

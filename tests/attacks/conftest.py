@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import docker_engine
-
-ENGINES = {"docker": docker_engine}
+from tests.attacks.sandbox_probes import ENGINES
 
 
 @pytest.fixture(params=ENGINES)

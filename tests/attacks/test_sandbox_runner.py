@@ -18,7 +18,10 @@ TRY = (
     "    except OSError as error:\n        found[name] = error.strerror\n"
     "    else:\n        found[name] = 'open'\n"
 )
-FORGED = r"b'\x12\x00\x00\x00\x06forged' + b'\x14\x00\x00\x00\x02{}' + b'\x1f\x00\x00\x00\x00'"
+FORGED = (
+    r"b'\x20\0\0\0\1\0\0\0\x06forged' + b'\x14\0\0\0\0\0\0\0\x02{}' + b'\x1f\0\0\0\0\0\0\0\0'"
+    r" + b'\x21\0\0\0\x10\0\0\0\4\0\0\x0c\x38'"
+)
 
 
 @pytest.mark.parametrize("kind", ["python", "argv"])

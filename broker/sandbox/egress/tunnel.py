@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from broker.domain.run import EgressRule
@@ -11,33 +12,38 @@ from broker.sandbox.egress.client_hello import ClientHello, ClientHelloReader, H
 from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.line import Line
 from broker.sandbox.egress.refusal import limit, malformed, mismatch
-from broker.sandbox.egress.upstream import Dialler
+from broker.sandbox.egress.upstream import Upstream
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
-async def tunnel(line: Line, rule: EgressRule, early: bytes, dialler: Dialler, limits: EgressLimits) -> None:
-    """Connects, says so, reads the greeting, and carries bytes only where it names the rule's host.
+async def tunnel(line: Line, rule: EgressRule, early: bytes, upstream: Upstream, limits: EgressLimits) -> None:
+    """Reads the greeting, and carries bytes only where it names the rule's host.
 
     Args:
-        line: the tool's connection, after the head of CONNECT.
+        line: the tool's connection, after the answer to CONNECT.
         rule: covers the tunnel.
-        early: what the tool has sent behind that head already.
-        dialler: connects.
+        early: what the tool has sent behind the head of CONNECT already.
+        upstream: the connection to the host.
         limits: of the call.
 
     Raises:
-        RefusedError: any verdict but ``NOT_LISTED``; before the tunnel was established it can be answered.
+        RefusedError: ``MALFORMED``, ``MISMATCH`` or ``LIMIT``; the tunnel can only be cut.
         ConnectionError: one of the ends broke.
     """
-    async with dialler.open(rule) as upstream:
-        await line.write(ESTABLISHED)
-        greeting = await _greeting(line, rule, early, limits)
-        await upstream.write(greeting)
-        await bridge(line, upstream, limits.idle_s)
+    greeting = await _greeting(line, early, limits)
+    _check(greeting.hello, rule)
+    await upstream.write(greeting.sent)
+    await bridge(line, upstream, limits.idle_s)
 
 
-async def _greeting(line: Line, rule: EgressRule, early: bytes, limits: EgressLimits) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Greeting:
+    hello: ClientHello
+    sent: bytes
+
+
+async def _greeting(line: Line, early: bytes, limits: EgressLimits) -> _Greeting:
     reader = ClientHelloReader()
     try:
         async with asyncio.timeout(limits.hello_s):
@@ -51,8 +57,7 @@ async def _greeting(line: Line, rule: EgressRule, early: bytes, limits: EgressLi
         raise limit(f"the tunnel's TLS greeting wasn't complete within {limits.hello_s:g} s") from error
     except HelloError as error:
         raise malformed(f"the tunnel was cut: {error}") from error
-    _check(hello, rule)
-    return reader.sent
+    return _Greeting(hello, reader.sent)
 
 
 def _check(hello: ClientHello, rule: EgressRule) -> None:

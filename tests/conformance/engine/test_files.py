@@ -10,7 +10,7 @@ import pytest
 from broker.domain.run import EndCause, Limits
 from broker.errors import InternalError, InvalidArgumentError
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import LIMITS, argv, finish, leased, given, profile, python, run, wanted
+from tests.sandbox_support import LIMITS, argv, finish, given, leased, profile, python, run, wanted
 
 pytestmark = pytest.mark.docker
 

@@ -19,7 +19,15 @@ STUBBORN = {
     "double_fork": "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork(): os._exit(0)\n",
     "stopped_child": "import os, signal\npid = os.fork()\nif pid: os.kill(pid, signal.SIGSTOP)\n",
     "fork_bomb": "import os\nprint('up')\nwhile True:\n    try: os.fork()\n    except OSError: pass\n",
+    "all_at_once": (
+        "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "for n in range(8):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork(): os._exit(0)\n"
+        "        if n % 2: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "        if n == 0: print('up')\n        while True:\n            try: os.fork()\n            except OSError: pass\n"
+    ),
 }
+GONE_S = 1.0
+"""The promise: how long after a kill a container and all in it may still be there."""
 FLOOD = "import os\nprint('up')\nwhile True: os.write(1, b'x' * 65536)"
 
 
@@ -39,10 +47,12 @@ async def test_no_tool_outlives_a_kill(engine: Engine, code: str) -> None:
     code = f"{code}print('up')\nimport time\nwhile True: time.sleep(60)"
     async with leased(engine, await profile(engine, LIMITS)) as lease:
         ended = await ended_by_client(lease, code)
-        assert (ended.cause, ended.cause_source) == (EndCause.CLIENT, EvidenceSource.BROKER)
-        assert (ended.detail, ended.exit_code) == ("asked to", None)
-        while await engine.list_owned():
-            pass  # gone before the lease is
+        async with asyncio.timeout(GONE_S):
+            await lease.removed()
+        assert await engine.list_owned() == []  # gone before the lease is
+        assert lease.container_id not in engine.live()
+    assert (ended.cause, ended.cause_source) == (EndCause.CLIENT, EvidenceSource.BROKER)
+    assert (ended.detail, ended.exit_code) == ("asked to", None)
 
 
 async def test_a_flood_can_be_ended_while_nobody_reads(engine: Engine) -> None:

@@ -120,11 +120,11 @@ async def test_a_container_that_somebody_else_kills_is_our_failure_and_no_output
 LIARS = {
     "garbage": ["/bin/echo", "this is no frame"],
     "silence": ["/bin/true"],
-    "end_before_start": ["/usr/bin/printf", r"\037\0\0\0\0"],
-    "endless_frame": ["/usr/bin/printf", r"\021\177\377\377\377"],
-    "output_before_start": ["/usr/bin/printf", r"\022\0\0\0\1x"],
-    "started_twice": ["/usr/bin/printf", r"\021\0\0\0\0\021\0\0\0\0"],
-    "dies_after_start": ["/usr/bin/printf", r"\021\0\0\0\0"],
+    "end_before_start": ["/usr/bin/printf", r"\037\0\0\0\0\0\0\0\0"],
+    "endless_frame": ["/usr/bin/printf", r"\021\0\0\0\0\177\377\377\377"],
+    "output_before_start": ["/usr/bin/printf", r"\040\0\0\0\1\0\0\0\1x"],
+    "started_before_the_job": ["/usr/bin/printf", r"\021\0\0\0\0\0\0\0\0"],
+    "an_answer_unasked": ["/usr/bin/printf", r"\020\0\0\0\0\0\0\0\010\0\0\0\0\0\0\0\1"],
     "flood": ["/usr/bin/yes"],
 }
 

@@ -14,7 +14,7 @@ from grpc import StatusCode
 
 from broker.cli.call import input_file
 from broker.errors import InvalidArgumentError
-from broker.v1 import blob_pb2, call_pb2, tool_broker_pb2
+from broker.v1 import blob_pb2, call_pb2, tool_broker_pb2, tool_pb2
 from tests.cli_program import Program, Start
 from tests.fake_broker import CALL, HANG, FakeBroker, Refuse, call, watch
 
@@ -194,6 +194,56 @@ def test_truncation_and_warnings_are_said(server: FakeBroker, broker: Program) -
     ran = broker("call", "python.run")
     assert "stdout was cut at its limit: 5 of 900 bytes were kept" in ran.err
     assert "too many files" in ran.err
+
+
+EGRESS = [
+    call_pb2.EgressRecord(
+        host="api.example.com",
+        port=443,
+        kind=tool_pb2.EGRESS_KIND_HTTPS,
+        verdict=call_pb2.EGRESS_VERDICT_ALLOWED,
+        listed=True,
+        count=3,
+        sent_bytes=120,
+        received_bytes=4000,
+    ),
+    call_pb2.EgressRecord(
+        host="evil.example\x1b[2K",
+        port=80,
+        kind=tool_pb2.EGRESS_KIND_HTTP,
+        verdict=call_pb2.EGRESS_VERDICT_NOT_LISTED,
+        count=1,
+        detail="no rule lists it",
+    ),
+]
+
+
+def test_the_summary_says_which_hosts_were_reached_and_which_were_not(server: FakeBroker, broker: Program) -> None:
+    follow(server, b"", call(outcome=outcome(egress=EGRESS)))
+    err = broker("call", "python.run").err
+    assert "broker: https api.example.com:443 ALLOWED 3 times, 120 bytes sent, 4000 received\n" in err
+    assert 'http "evil.example' in err
+    assert ':80" NOT_LISTED, 0 bytes sent, 0 received: no rule lists it\n' in err
+    assert "\x1b" not in err
+    follow(server, b"", call(outcome=outcome(egress=EGRESS)))
+    assert broker("call", "python.run", "--json").json["call"]["outcome"]["egress"][0] == {
+        "host": "api.example.com",
+        "port": 443,
+        "kind": "https",
+        "verdict": "ALLOWED",
+        "listed": True,
+        "count": 3,
+        "sent_bytes": 120,
+        "received_bytes": 4000,
+        "detail": "",
+    }
+
+
+def test_calls_show_has_a_table_of_hosts(server: FakeBroker, broker: Program) -> None:
+    server.script.on("GetToolCall", call(outcome=outcome(egress=EGRESS)))
+    out = broker("calls", "show", CALL).out
+    assert "api.example.com:443\thttps\tALLOWED\t3\t120\t4000\t\n" in out
+    assert "\x1b" not in out
 
 
 def test_the_summary_cannot_be_forged_by_control_characters(server: FakeBroker, broker: Program) -> None:

@@ -16,7 +16,7 @@ from broker.cli.main import COMMANDS, wants_json
 from broker.cli.output import ExitCode, exit_code, printable, state_exit_code
 from broker.domain.call import CallState
 from broker.errors import STATUS_CODES, BrokerError
-from broker.v1 import administration_pb2, sessions_pb2, tool_broker_pb2
+from broker.v1 import administration_pb2, sessions_pb2, tool_broker_pb2, tool_pb2
 from tests.cli_program import Program, Start
 from tests.fake_broker import FakeBroker, session, status, tool
 
@@ -120,6 +120,33 @@ def test_tools(server: FakeBroker, broker: Program) -> None:
     assert (answer["name"], answer["arguments_schema"]) == ("tools/python.run", {"type": "object"})
     assert server.script.sent("GetTool")[0].workspace == "demo"
     assert "Runs Python." in broker("tools", "show", "python.run").out
+
+
+def test_a_tool_shows_the_hosts_that_it_may_reach_and_no_secret(server: FakeBroker, broker: Program) -> None:
+    listed = tool()
+    listed.runtime = "runsc"
+    listed.egress.append(
+        tool_pb2.EgressRule(
+            kind=tool_pb2.EGRESS_KIND_HTTPS,
+            host="api.example.com",
+            port=443,
+            methods=["GET", "POST"],
+            paths=["/v1/"],
+            secret=tool_pb2.EgressSecret(name="api-token", header="authorization", prefix="Bearer "),
+        )
+    )
+    listed.egress.append(
+        tool_pb2.EgressRule(kind=tool_pb2.EGRESS_KIND_TCP, host="db.example.com", port=5432, listen_port=15432)
+    )
+    server.script.on("GetTool", listed)
+    out = broker("tools", "show", "python.run").out
+    assert "https api.example.com:443, GET/POST, /v1/, with the secret api-token in authorization" in out
+    assert "tcp db.example.com:5432, from 127.0.0.1:15432" in out
+    assert "runsc" in out
+    answer = broker("tools", "show", "python.run", "--json").json
+    assert answer["runtime"] == "runsc"
+    assert answer["egress"][0]["secret"] == {"name": "api-token", "header": "authorization", "prefix": "Bearer "}
+    assert (answer["egress"][1]["listen"], answer["egress"][1]["secret"]) == (15432, None)
 
 
 def test_sessions(server: FakeBroker, broker: Program) -> None:

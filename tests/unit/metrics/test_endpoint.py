@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.domain.meter import Claim
 from broker.errors import FailedPreconditionError, InvalidArgumentError
@@ -143,6 +144,7 @@ async def test_a_client_that_drips_is_cut_all_the_same() -> None:
         b"GET /metrics HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(100_000)),
         b"GET /metrics HTTP/1.1\r\nX: " + b"y" * 2_000_000,
         b"G" * 2_000_000,
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 9000,
     ],
 )
 async def test_headers_without_end_are_refused(flood: bytes) -> None:
@@ -162,6 +164,16 @@ async def test_a_client_that_takes_no_answer_is_cut() -> None:
             await until(lambda: bool(endpoint._open))
             await until(lambda: not endpoint._open)
         assert not endpoint._open
+
+
+async def test_a_client_that_takes_its_time_gets_all_of_it() -> None:
+    meter = PrometheusMeter("1")
+    big = b"x" * 20_000_000
+    meter.page = lambda *, openmetrics: (big, "text/plain")  # type: ignore[method-assign,assignment]  # more than buffers hold  # noqa: ARG005
+    async with listening(meter) as endpoint, connected(endpoint) as (reader, writer):
+        writer.write(_GET + b"\r\n")
+        await until(lambda: bool(endpoint._pages))
+        assert len((await reader.read()).partition(b"\r\n\r\n")[2]) == len(big)
 
 
 async def test_more_connections_than_allowed_are_cut_and_the_others_go_on() -> None:
@@ -202,9 +214,11 @@ async def test_a_defect_in_the_page_cuts_one_answer_and_nothing_else() -> None:
         return page(openmetrics=openmetrics)
 
     meter.page = broken  # type: ignore[method-assign]  # the defect
-    async with listening(meter) as endpoint:
-        assert await ask(endpoint, _GET + b"\r\n") in {b"", b"reset"}
-        assert b"200" in await ask(endpoint, _GET + b"\r\n")
+    with capture_logs() as logs:
+        async with listening(meter) as endpoint:
+            assert await ask(endpoint, _GET + b"\r\n") in {b"", b"reset"}
+            assert b"200" in await ask(endpoint, _GET + b"\r\n")
+    assert [item["event"] for item in logs] == ["metrics.failed"]
 
 
 async def test_leaving_cuts_what_is_open() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,14 +27,15 @@ from broker.specs.catalogue import Catalogue, Tool
 from broker.specs.shipped import shipped_folder
 from tests.unit.pipeline.test_entry_sizes import DIGEST, NOW, REQUEST, ROW, SEALED
 
-ALLOWED = EgressRecord("api.example.com", 443, EgressKind.HTTPS, EgressVerdict.ALLOWED, True, 3, 120, 4000)
-ECHOED = EgressRecord("api.example.com", 443, EgressKind.HTTPS, EgressVerdict.SECRET_ECHOED, True, 1, 40, 90, "cut")
-REST = EgressRecord("", 0, EgressKind.HTTPS, EgressVerdict.UNRESOLVED, True, 2, 1, 1, "what has no row of its own")
+API = EgressRecord("api.example.com", 443, EgressKind.HTTPS, EgressVerdict.ALLOWED, listed=True)
+ALLOWED = replace(API, count=3, sent_bytes=120, received_bytes=4000)
+ECHOED = replace(API, verdict=EgressVerdict.SECRET_ECHOED, sent_bytes=40, received_bytes=90, detail="cut")
+REST = EgressRecord("", 0, EgressKind.HTTPS, EgressVerdict.UNRESOLVED, listed=True, count=2)
 STREAM = StreamSummary(0, 0, truncated=False, digest="")
 
 
 def unlisted(host: str, verdict: EgressVerdict = EgressVerdict.NOT_LISTED) -> EgressRecord:
-    return EgressRecord(host, 443, EgressKind.CONNECT, verdict, False, 2, 10, 5)
+    return EgressRecord(host, 443, EgressKind.CONNECT, verdict, listed=False, count=2, sent_bytes=10, received_bytes=5)
 
 
 def ended(**fields: Any) -> Ended:  # noqa: ANN401 - fields of several types
@@ -118,4 +120,4 @@ def test_an_outcome_keeps_a_bounded_number_of_records_and_says_so(tool: Tool) ->
     _, outcome = judge(tool, ended(), None, (), egress=(*many, ALLOWED))
     assert len(outcome.egress) == MAX_EGRESS_RECORDS
     assert outcome.egress[0] == ALLOWED
-    assert outcome.warnings == ("1 more hosts that the tool asked for are not on record",)
+    assert outcome.warnings == ("1 record(s) of what the tool asked other hosts for were left out",)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from broker.domain.run import EndCause, EvidenceSource, Limits, Profile
 from broker.errors import FailedPreconditionError, InvalidArgumentError
+from broker.sandbox import wire
 from broker.sandbox.address import Endpoint, engine_address
 from broker.sandbox.docker_config import container_config, tool_environment
 from broker.sandbox.evidence import Counters, HostEvidence
-from broker.sandbox.images import choose, from_listing
+from broker.sandbox.images import WIRE_VERSION, choose, from_listing
 from broker.sandbox.paths import check_path, matches
 from broker.sandbox.transcript import ExitReport
 from broker.sandbox.verdict import Kill, decide
@@ -51,6 +52,12 @@ def test_both_ends_of_the_wire_use_the_same_numbers(runner: dict[str, ModuleType
     assert {kind.name: kind.value for kind in FrameKind} == {
         kind.name: getattr(runner["frames"], kind.name) for kind in FrameKind
     }
+
+
+def test_both_ends_of_the_wire_use_the_same_windows(runner: dict[str, ModuleType]) -> None:
+    names = ["CONTROL", "STDOUT", "STDERR", "FILES", "FIRST_CONNECTION", "PIECE", "FRAME_COST", "OUTPUT_WINDOW", "FILES_WINDOW", "CONNECTION_WINDOW", "MAX_CONNECTIONS"]
+    assert {name: getattr(wire, name) for name in names} == {name: getattr(runner["frames"], name) for name in names}
+    assert runner["frames"].WIRE_VERSION == WIRE_VERSION
 
 
 parts = st.lists(st.sampled_from(["a", "b", "ab", ".a", "a.csv"]), min_size=1, max_size=5)
@@ -143,6 +150,13 @@ def test_a_job_cannot_change_what_every_tool_finds() -> None:
             EvidenceSource.SANDBOX,
         ),
         ({"report": OK, "over": True}, EndCause.OUTPUT, EvidenceSource.SANDBOX),
+        ({"report": OK, "isolated": False}, EndCause.TOOL, EvidenceSource.SANDBOX),
+        ({"report": OK, "isolated": False, "oom_event": True}, EndCause.MEMORY, EvidenceSource.ENGINE),
+        (
+            {"report": OK, "isolated": False, "counters": Counters(forks_refused=2)},
+            EndCause.PROCESSES,
+            EvidenceSource.ENGINE,
+        ),
     ],
 )
 def test_the_verdict_follows_the_best_evidence(
@@ -210,8 +224,8 @@ def test_the_image_built_last_is_chosen_and_foreign_ones_are_not() -> None:
     named = {"broker.image": "python", "broker.inputs": "x"}
     images = from_listing(
         [
-            listed(1, **named, **{"broker.wire": "1"}),
-            listed(2, **named, **{"broker.wire": "1"}),
+            listed(1, **named, **{"broker.wire": WIRE_VERSION}),
+            listed(2, **named, **{"broker.wire": WIRE_VERSION}),
             listed(3, **named, **{"broker.wire": "0"}),
             {"Id": "sha256:4", "Labels": None},
         ]

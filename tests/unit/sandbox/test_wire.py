@@ -21,8 +21,13 @@ from broker.domain.run import (
 )
 from broker.sandbox.transcript import MAX_RESULT_BYTES, MAX_WARNINGS, Phase, Transcript, visible
 from broker.sandbox.wire import (
+    CONTROL,
+    FILES,
+    FIRST_CONNECTION,
     MAX_PAYLOAD,
     PIECE,
+    STDERR,
+    STDOUT,
     Demultiplexer,
     Frame,
     FrameKind,
@@ -32,6 +37,7 @@ from broker.sandbox.wire import (
 )
 
 OUTGOING = sorted(MAX_PAYLOAD)
+HEADER = 9
 EXIT = {"exit": 0, "signal": None, "detail": "", "cpu_s": 0.1, "full": {}}
 
 
@@ -43,24 +49,36 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     return [*pieces, data]
 
 
-frames = st.builds(
-    lambda kind, payload: (FrameKind(kind), payload[: MAX_PAYLOAD[kind]]),
-    st.sampled_from(OUTGOING),
-    st.binary(max_size=300),
-)
+def channels_of(kind: FrameKind) -> st.SearchStrategy[int]:
+    connections = st.integers(FIRST_CONNECTION, 2**32 - 1)
+    if kind is FrameKind.DATA:
+        return st.sampled_from([STDOUT, STDERR]) | connections
+    if kind in {FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END}:
+        return st.just(FILES)
+    if kind >= FrameKind.OPEN:
+        return connections
+    return st.just(CONTROL)
+
+
+@st.composite
+def frame(draw: st.DrawFn) -> Frame:
+    kind = FrameKind(draw(st.sampled_from(OUTGOING)))
+    return Frame(kind, draw(st.binary(max_size=300))[: MAX_PAYLOAD[kind]], draw(channels_of(kind)))
+
+
+frames = frame()
 
 
 @given(st.lists(frames, max_size=20), st.lists(st.integers(0, 50), max_size=20))
-def test_frames_survive_any_cutting(sent: list[tuple[FrameKind, bytes]], sizes: list[int]) -> None:
+def test_frames_survive_any_cutting(sent: list[Frame], sizes: list[int]) -> None:
     parser = FrameParser()
-    stream = b"".join(encode(kind, payload) for kind, payload in sent)
-    got = [frame for piece in cut(stream, sizes) for frame in parser.feed(piece)]
-    assert got == [Frame(kind, payload) for kind, payload in sent]
+    stream = b"".join(encode(item.kind, item.payload, item.channel) for item in sent)
+    assert [item for piece in cut(stream, sizes) for item in parser.feed(piece)] == sent
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
 @example([b"\xff"])
-@example([b"\x12\xff\xff\xff\xff"])
+@example([b"\x20\0\0\0\1\xff\xff\xff\xff"])
 def test_any_bytes_are_frames_or_a_violation(pieces: list[bytes]) -> None:
     parser = FrameParser()
     total = 0
@@ -68,22 +86,46 @@ def test_any_bytes_are_frames_or_a_violation(pieces: list[bytes]) -> None:
         for piece in pieces:
             for frame in parser.feed(piece):
                 assert len(frame.payload) <= MAX_PAYLOAD[frame.kind]
-                total += 5 + len(frame.payload)
+                total += HEADER + len(frame.payload)
     except ProtocolViolation:
         return
-    assert sum(map(len, pieces)) - total <= 5 + PIECE
+    assert sum(map(len, pieces)) - total <= HEADER + PIECE
 
 
 @pytest.mark.parametrize("kind", [kind for kind in range(256) if kind not in MAX_PAYLOAD])
 def test_an_unknown_type_is_a_violation(kind: int) -> None:
     with pytest.raises(ProtocolViolation):
-        list(FrameParser().feed(bytes([kind, 0, 0, 0, 0])))
+        list(FrameParser().feed(bytes([kind, *[0] * 8])))
 
 
 @pytest.mark.parametrize("kind", OUTGOING)
 def test_a_payload_over_its_limit_is_a_violation_before_it_comes(kind: int) -> None:
     with pytest.raises(ProtocolViolation):
-        list(FrameParser().feed(struct.pack(">BI", kind, MAX_PAYLOAD[kind] + 1)))
+        list(FrameParser().feed(struct.pack(">BII", kind, _place(kind), MAX_PAYLOAD[kind] + 1)))
+
+
+def _place(kind: int) -> int:
+    """A channel on which a frame may come."""
+    return next(number for number in (CONTROL, STDOUT, FILES, FIRST_CONNECTION) if _accepted(kind, number))
+
+
+def _accepted(kind: int, channel: int) -> bool:
+    try:
+        list(FrameParser().feed(struct.pack(">BII", kind, channel, 0)))
+    except ProtocolViolation:
+        return False
+    return True
+
+
+def test_each_frame_has_its_channels() -> None:
+    numbers = (CONTROL, STDOUT, STDERR, FILES, 4, FIRST_CONNECTION - 1, FIRST_CONNECTION, 2**32 - 1)
+    found = {FrameKind(kind).name: [number for number in numbers if _accepted(kind, number)] for kind in OUTGOING}
+    connections = [FIRST_CONNECTION, 2**32 - 1]
+    expected: dict[str, list[int]] = {}
+    expected |= {name: [CONTROL] for name in ("PONG", "STARTED", "EXIT", "WARNING", "OVER", "REFUSED", "END")}
+    expected |= {name: [FILES] for name in ("RESULT", "OUT_BEGIN", "OUT_DATA", "OUT_END")}
+    expected |= dict.fromkeys(("OPEN", "END_OF_DATA", "RESET", "CLOSE", "CREDIT"), connections)
+    assert found == expected | {"DATA": [STDOUT, STDERR, *connections]}
 
 
 @given(
@@ -114,11 +156,15 @@ def transcript(**values: object) -> Transcript:
     return Transcript(rules, **{"output_limit": 10, "wants_result": True, **values})  # type: ignore[arg-type]  # by name
 
 
-def tell(to: Transcript, *frames: tuple[FrameKind, bytes | dict[str, object]]) -> list[RunEvent]:
+Said = tuple[FrameKind, bytes | dict[str, object]] | tuple[FrameKind, bytes | dict[str, object], int]
+
+
+def tell(to: Transcript, *frames: Said) -> list[RunEvent]:
     events: list[RunEvent] = []
-    for kind, payload in frames:
+    for kind, payload, *channel in frames:
         data = json.dumps(payload).encode() if isinstance(payload, dict) else payload
-        events.extend(to.take(Frame(kind, data)))
+        usual = FILES if kind in {FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END} else 0
+        events.extend(to.take(Frame(kind, data, *(channel or [usual]))))
     return events
 
 
@@ -131,10 +177,11 @@ def test_a_whole_run_becomes_events() -> None:
     events = tell(
         run,
         STARTED,
-        (FrameKind.STDOUT, b"12345678"),
-        (FrameKind.STDERR, b"e"),
-        (FrameKind.STDOUT, b"9abc"),
+        (FrameKind.DATA, b"12345678", STDOUT),
+        (FrameKind.DATA, b"e", STDERR),
+        (FrameKind.DATA, b"9", STDOUT),
         ENDED,
+        (FrameKind.DATA, b"abc", STDOUT),
         (FrameKind.RESULT, b"{"),
         (FrameKind.RESULT, b"}"),
         (FrameKind.OUT_BEGIN, {"path": "a.out", "size": 3}),
@@ -149,7 +196,8 @@ def test_a_whole_run_becomes_events() -> None:
         Started(),
         Output("stdout", b"12345678"),
         Output("stderr", b"e"),
-        Output("stdout", b"9a"),
+        Output("stdout", b"9"),
+        Output("stdout", b"a"),
         FileStart("a.out", 3),
         FileData(b"xy"),
         FileData(b"z"),
@@ -162,8 +210,15 @@ def test_a_whole_run_becomes_events() -> None:
     assert run.warnings == ["left \\x1b[31mbehind"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(list(FrameKind)), st.binary(max_size=40)), max_size=30))
-def test_any_frames_are_events_or_a_violation(sent: list[tuple[FrameKind, bytes]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(list(FrameKind)), st.binary(max_size=40), st.sampled_from([CONTROL, STDOUT, STDERR, FILES])
+        ),
+        max_size=30,
+    )
+)
+def test_any_frames_are_events_or_a_violation(sent: list[tuple[FrameKind, bytes, int]]) -> None:
     run = transcript()
     try:
         events = tell(run, STARTED, *sent)
@@ -205,7 +260,13 @@ FILE_END = (FrameKind.OUT_END, b"")
         [STARTED, (FrameKind.REFUSED, b"no")],
         [STARTED, (FrameKind.END, b"")],
         [STARTED, ENDED, ENDED],
-        [STARTED, ENDED, (FrameKind.STDOUT, b"late")],
+        [(FrameKind.DATA, b"early", STDOUT)],
+        [STARTED, (FrameKind.DATA, b"", STDOUT)],
+        [STARTED, ENDED, (FrameKind.DATA, b"", STDERR)],
+        [STARTED, ENDED, (FrameKind.END, b""), (FrameKind.DATA, b"late", STDOUT)],
+        [STARTED, ENDED, (FrameKind.OVER, b""), (FrameKind.OVER, b"")],
+        [STARTED, ENDED, (FrameKind.RESULT, b"")],
+        [STARTED, ENDED, FILE, DATA, FILE_END, (FrameKind.RESULT, b"{}")],
         [STARTED, (FrameKind.OUT_BEGIN, {"path": "a.out", "size": 1})],
         [STARTED, ENDED, DATA],
         [STARTED, ENDED, FILE_END],
@@ -239,7 +300,7 @@ FILE_END = (FrameKind.OUT_END, b"")
         ],
     ],
 )
-def test_what_no_runner_says_is_a_violation(frames: list[tuple[FrameKind, bytes | dict[str, object]]]) -> None:
+def test_what_no_runner_says_is_a_violation(frames: list[Said]) -> None:
     with pytest.raises(ProtocolViolation):
         tell(transcript(), *frames)
 

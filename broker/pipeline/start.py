@@ -1,0 +1,236 @@
+"""The moment in which a call begins: decided again, and its intent written, in one transaction.
+
+Nothing comes between the two. While the intent is being made durable the call's container is looked for already; nothing
+reaches it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
+from broker.domain.canonical import digest, parse_object
+from broker.domain.events import CallEvent, StateChanged, StoredRequest
+from broker.domain.identity import Caller
+from broker.domain.meter import Step
+from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.run import Profile
+from broker.errors import (
+    FailedPreconditionError,
+    InternalError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from broker.identity.directory import Directory
+from broker.identity.lineage import prove
+from broker.pipeline import journal
+from broker.pipeline.active import ActiveCall, move, write_events
+from broker.pipeline.blobs import Blobs
+from broker.pipeline.checks import denied, require_no_approval
+from broker.pipeline.parts import Parts
+from broker.pipeline.plan import Plan, plan_job, seal_envelope
+from broker.sandbox.engine import Lease
+from broker.sandbox.pool import Pool
+
+
+class Hold:
+    """The container of one call, claimed beside whatever else has to be done first.
+
+    Args:
+        pool: gives the container.
+        call_id: the call.
+        profile: what the decision resolved to.
+    """
+
+    def __init__(self, pool: Pool, call_id: str, profile: Profile) -> None:
+        self._pool = pool
+        self._call_id = call_id
+        self._profile = profile
+        self._stack = AsyncExitStack()
+        self._task: asyncio.Task[Lease] | None = None
+        self._released = False
+        self._loop = asyncio.get_running_loop()
+
+    def begin_soon(self) -> None:
+        """Begins to claim; any thread may say so."""
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        if self._task is None and not self._released:
+            claim = self._pool.lease(self._call_id, self._profile)
+            self._task = asyncio.create_task(self._stack.enter_async_context(claim))
+            self._task.add_done_callback(_heard)
+
+    async def lease(self) -> Lease:
+        """The container.
+
+        Raises:
+            BrokerError: as ``Pool.lease``.
+        """
+        self._begin()
+        if self._task is None:
+            raise InternalError("the container of a call was given up before it was asked for")
+        return await self._task
+
+    async def release(self) -> None:
+        """Has the container destroyed, if there is one; may be called again."""
+        self._released = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._stack.aclose()
+
+
+def _heard(task: asyncio.Task[Lease]) -> None:
+    # Where nobody comes to ask for the lease, its failure has been heard all the same.
+    if not task.cancelled():
+        task.exception()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a call runs, and where."""
+
+    plan: Plan
+    hold: Hold
+
+
+class Starter:
+    """Begins calls."""
+
+    def __init__(self, parts: Parts, blobs: Blobs) -> None:
+        self._parts = parts
+        self._blobs = blobs
+
+    async def begin(self, active: ActiveCall) -> Begun:
+        """Begins a call that has waited for its turn; the container may be there already when the intent is durable.
+
+        Raises:
+            BrokerError: it may not begin, or its intent can't be written; nothing ran.
+        """
+        plan = await self._plan(active)
+        self._check_envelope(active, plan)
+        directory = await self._parts.directory.current()
+        begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile))
+
+        def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
+            return self.write_intent(tx, active, begun, directory)
+
+        try:
+            active.row, events = await self._parts.store.write(work)
+        except BaseException:
+            await begun.hold.release()
+            raise
+        active.feed.publish(events)
+        active.clock.took(Step.BEGIN)
+        return begun
+
+    def write_intent(
+        self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory
+    ) -> tuple[CallRow, list[CallEvent]]:
+        """Decides again and writes the intent, as a part of a transaction; the envelope is that of ``begun.plan``.
+
+        Returns:
+            The call as it is once the transaction is durable, and the events to tell then.
+
+        Raises:
+            BrokerError: the call may not begin.
+        """
+        parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
+        decision = self._decide_again(tx, active, directory)
+        move(active.row, CallState.RUNNING)
+        sealed = parts.vault.open(tx, active.row.id)
+        body = {
+            **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),
+            **journal.decision_body(decision, active.row.agent),
+            "decision_seq": -1 if active.row.decision_seq is None else active.row.decision_seq,
+        }
+        seq = parts.ledger.append(tx, "intent", body, agent=active.row.agent)
+        events = write_events(tx, sealed, active.row.last_event, now, [StateChanged(CallState.RUNNING)])
+        row = replace(active.row, state=CallState.RUNNING, started=now, intent_seq=seq, last_event=events[-1].number)
+        tx.calls.replace(row)
+        begun.hold.begin_soon()
+        return row, events
+
+    async def _plan(self, active: ActiveCall) -> Plan:
+        parts, row, request = self._parts, active.row, active.request
+        tool = parts.catalogue.get(row.tool)
+        if tool is None or tool.digest != row.tool_version or tool.spec.image not in parts.images:
+            raise FailedPreconditionError(
+                f"{row.tool} is not what it was when the call was admitted",
+                reason="TOOL_VERSION_CHANGED",
+                hint="Call it again.",
+            )
+        blobs = await parts.store.read(lambda tx: _blobs(tx, request)) if request.files else []
+        return plan_job(
+            parts,
+            self._blobs,
+            tool=tool,
+            arguments_bytes=request.arguments_json.encode(),
+            files=request.files,
+            rows=blobs,
+        )
+
+    def _check_envelope(self, active: ActiveCall, plan: Plan) -> None:
+        """Recomputes the envelope from what is about to run: what was admitted is what runs."""
+        request = active.request
+        arguments_bytes = request.arguments_json.encode()
+        wire_request = CallRequest(
+            tool=request.tool,
+            tool_version=request.tool_version,
+            arguments=parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes)),
+            arguments_bytes=arguments_bytes,
+            files=request.files,
+            context=request.context,
+            request_id=request.request_id,
+        )
+        now = seal_envelope(
+            active.row.id,
+            request=wire_request,
+            lineage=request.lineage,
+            tool=active.tool,
+            plan=plan,
+            decision=request.decision,
+            expires=request.expires,
+        )
+        if digest(now) != active.row.envelope_digest:
+            raise FailedPreconditionError(
+                f"what would run is not what was admitted: envelope {digest(now)} instead of {active.row.envelope_digest}",
+                reason="ENVELOPE_CHANGED",
+                hint="Call it again.",
+            )
+
+    def _decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
+        parts, request = self._parts, active.request
+        now = parts.clock()
+        if request.context.delegation:
+            directory = Directory.load(tx)  # the delegating human's certificate, as of this very transaction
+        identity = tx.identities.get(active.row.agent)
+        certificate = tx.identities.certificate(request.fingerprint)
+        if identity is None or certificate is None or certificate.revoked is not None:
+            raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
+        caller = Caller(identity, certificate)
+        tier = active.tool.spec.risk
+        lineage = prove(tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=parts.origin)
+        if lineage != request.lineage:
+            raise PermissionDeniedError(
+                "the call's lineage has changed since it was admitted", reason="LINEAGE_CHANGED"
+            )
+        decision = parts.policy.snapshot.decide(
+            PolicyRequest(caller.subject, request.context.workspace, active.row.tool, "call", tier)
+        )
+        if not decision.allowed:
+            raise denied(caller, active.row.tool, request.context.workspace, decision)
+        require_no_approval(active.tool, tier)
+        return decision
+
+
+def _blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:
+    rows = [tx.vault.get(item.blob) for item in request.files]
+    found = [row for row in rows if row is not None]
+    if len(found) != len(rows):
+        raise NotFoundError("an input file of the call is no longer kept", reason="BLOB_NOT_FOUND")
+    return found
