@@ -56,6 +56,7 @@ MODELS = {
     "sandbox images": "sandbox:ImagesOutput",
     "sandbox status": "sandbox_status:SandboxStatusOutput",
     "sandbox gc": "sandbox_gc:GcOutput",
+    "sandbox probe": "sandbox_probe:ProbeOutput",
 }
 """Command -> module in broker.cli and model of its answer."""
 

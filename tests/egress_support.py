@@ -30,7 +30,7 @@ from broker.sandbox.engine import PROXY_PORT
 
 WITHIN_S = 30
 NAME = "api.example.com"
-SECRET = "s3cr3t/Value+for \"tests\" & <more>"  # noqa: S105  # of the tests
+SECRET = 's3cr3t/Value+for "tests" & <more>'  # noqa: S105  # of the tests
 USE = SecretUse("key", "x-api-key", "")
 _PIECE = 64 * 1024
 
@@ -107,6 +107,14 @@ class Tool:
                 self._news.clear()
                 await self._news.wait()
         return self.got
+
+    async def more(self, than: int) -> bytes:
+        """What came behind so many bytes, once there is something, or at the end."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(self.got) <= than and not self.ended:
+                self._news.clear()
+                await self._news.wait()
+        return self.got[than:]
 
     async def all(self) -> bytes:
         """Everything that came, once the gate is done."""
@@ -204,10 +212,19 @@ class Host:
         self.requests: list[bytes] = []
         self.connections = 0
         self.closed = asyncio.Event()
+        self._news = asyncio.Event()
+
+    async def asked(self, count: int) -> None:
+        """Returns once so many requests have come."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(self.requests) < count:
+                self._news.clear()
+                await self._news.wait()
 
     async def read_request(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
         self.requests.append(head)
+        self._news.set()
         return head
 
 
@@ -225,7 +242,7 @@ async def serving(handler: Callable[[Host], Handler], tls: ssl.SSLContext | None
         host.connections += 1
         try:
             await handle(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
             pass
         finally:
             running.discard(task)
@@ -307,8 +324,10 @@ def make_certificates(folder: Path, name: str = NAME) -> Certificates:
 
     def builder(who: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         made = x509.CertificateBuilder().subject_name(who).issuer_name(issuer).public_key(public)
-        return made.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(
-            start + timedelta(days=30)
+        return (
+            made.serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + timedelta(days=30))
         )
 
     usage = x509.KeyUsage(
@@ -332,8 +351,6 @@ def make_certificates(folder: Path, name: str = NAME) -> Certificates:
     made.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
     made.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return made

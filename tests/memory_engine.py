@@ -135,7 +135,9 @@ class MemoryEngine:
         """The most that were being made at one time."""
         self.making = 0
         self.error: Exception | None = None
-        """What the next attempts end with."""
+        """What all attempts end with."""
+        self.errors: list[Exception] = []
+        """What the next attempts end with, one each."""
         self.gate = asyncio.Event()
         """Nothing is finished while it isn't set."""
         self.gate.set()
@@ -165,6 +167,8 @@ class MemoryEngine:
         finally:
             self.making -= 1
             self.bell.ring()
+        if self.errors:
+            raise self.errors.pop(0)
         if self.error:
             raise self.error
         lease = MemoryLease(self, f"container-{next(self._ids)}", self.disguise or profile)

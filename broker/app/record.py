@@ -62,7 +62,7 @@ class Keeper:
         if tx.vault.get(object_id) is not None:
             return False
         sealed = self._vault.create(tx, object_id=object_id, owner="broker", kind=kind, now=self._clock(), expires=None)
-        sealed.put(tx, 0, text)
+        sealed.put(tx, {0: text})
         return True
 
 

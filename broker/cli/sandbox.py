@@ -12,6 +12,7 @@ from broker.cli.local import JsonOption, StateOption
 from broker.cli.output import OutputModel, console, emit
 from broker.cli.sandbox_gc import gc
 from broker.cli.sandbox_options import EngineOption
+from broker.cli.sandbox_probe import probe
 from broker.cli.sandbox_status import status
 from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.images import SandboxImage
@@ -19,7 +20,7 @@ from broker.settings import DEFAULT_STATE, load_settings
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List sandbox images; show the warm pool; remove what a broker left behind.",
+    help="List and probe sandbox images; show the warm pool; remove what a broker left behind.",
 )
 
 
@@ -56,6 +57,7 @@ def images(*, state: StateOption = DEFAULT_STATE, engine: EngineOption = "", as_
 
 app.command("status")(status)
 app.command("gc")(gc)
+app.command("probe")(probe)
 
 
 async def _images(address: str) -> Sequence[SandboxImage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
-from broker.domain.run import EndCause, EgressVerdict
+from broker.domain.run import EgressVerdict, EndCause
 
 
 class Claim(enum.StrEnum):

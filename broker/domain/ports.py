@@ -7,7 +7,7 @@ not block on anything but the transaction, and must not keep the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -96,8 +96,8 @@ class VaultTable(Protocol):
     def extend(self, object_id: str, expires: datetime | None) -> None:
         """Keeps an object at least until then; ``None`` is for ever. Never shortens."""
 
-    def insert_chunk(self, object_id: str, index: int, sealed: bytes) -> None:
-        """Adds one sealed chunk."""
+    def insert_chunks(self, object_id: str, chunks: Mapping[int, bytes]) -> None:
+        """Adds sealed chunks, by index."""
 
     def chunks(self, object_id: str, first: int, limit: int) -> Sequence[tuple[int, bytes]]:
         """Up to ``limit`` chunks (index, sealed) from index ``first`` on, in order."""
@@ -329,8 +329,8 @@ class SealedObject(Protocol):
     def commit(self, kind: str, plaintext: bytes) -> str:
         """The keyed commitment of a text: hex HMAC-SHA256(r32, kind || 0x00 || text)."""
 
-    def put(self, tx: Transaction, index: int, plaintext: bytes) -> None:
-        """Seals and stores one chunk."""
+    def put(self, tx: Transaction, chunks: Mapping[int, bytes]) -> None:
+        """Seals and stores chunks, by index; an index is used once."""
 
     def read(self, tx: Transaction, first: int, limit: int) -> Iterator[tuple[int, bytes]]:
         """Opens up to ``limit`` chunks from index ``first`` on."""

@@ -203,7 +203,7 @@ class SpecLimits(SpecPart):
     """Standard output and standard error, each."""
     disk: Annotated[Size, Field(ge=2**20, le=2 * 2**30)] = _DISK
     """Files in the working folder, those given with the call included."""
-    inodes: Annotated[Whole, AfterValidator(_inodes), Field(ge=0, le=65536)] = _DEFAULT.inodes
+    inodes: Annotated[Whole, Field(ge=0, le=65536), AfterValidator(_inodes)] = _DEFAULT.inodes
     """Files and folders in the working folder, 64 at least; 0 sets no limit, for runtimes that can't keep one."""
     open_files: Annotated[Whole, Field(ge=32, le=4096)] = _DEFAULT.open_files
     """Files that one process may have open."""

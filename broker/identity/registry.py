@@ -221,7 +221,7 @@ class Registry:
         sealed = self.vault.open(tx, identity.id)
         index = _next_chunk(tx, identity.id)
         plaintext = canonical({"kind": str(identity.kind), "name": identity.name, **text})
-        sealed.put(tx, index, plaintext)
+        sealed.put(tx, {index: plaintext})
         entry: JsonObject = {
             "identity": identity.id,
             "kind": str(identity.kind),

@@ -74,8 +74,9 @@ def write_events(
 ) -> list[CallEvent]:
     """Numbers and stores events after number ``last``, inside a transaction; publish them once it is durable."""
     events = [CallEvent(last + index, now, payload) for index, payload in enumerate(payloads, start=1)]
+    chunks = {event.number: encode_event(event) for event in events}
     for event in events:
-        sealed.put(tx, event.number, encode_event(event))
         if isinstance(event.payload, Finished):
-            sealed.put(tx, OUTCOME_TEXTS, encode_outcome_texts(event.payload.outcome))
+            chunks[OUTCOME_TEXTS] = encode_outcome_texts(event.payload.outcome)
+    sealed.put(tx, chunks)
     return events

@@ -24,6 +24,7 @@ from broker.domain.meter import Step
 from broker.domain.ports import OBJECT_COST, CallRow, Transaction, VaultRow
 from broker.domain.tier import Tier
 from broker.errors import (
+    BrokerError,
     ConflictError,
     FailedPreconditionError,
     FieldViolation,
@@ -100,15 +101,19 @@ class Admission:
             FailedPreconditionError: another version of the tool was meant.
         """
         clock = Stopwatch(self._parts.meter)
-        known = await self._parts.store.read(lambda tx: self._known(tx, caller, request))
-        if known is not None:
-            return Admitted(known.id, None)
-        self._rates.take(caller.identity.id)
         try:
+            self._rates.take(caller.identity.id)
             checked = await self._check(caller, request)
+            if isinstance(checked, CallRow):
+                return Admitted(checked.id, None)
             admitted = await self._take_in(caller, request, checked)
-        except PermissionDeniedError as error:
-            await self._record(caller, request, error)
+        except BrokerError as error:
+            # The same request again has the same answer, whatever has changed since.
+            known = await self._parts.store.read(lambda tx: self._known(tx, caller, request))
+            if known is not None:
+                return Admitted(known.id, None)
+            if isinstance(error, PermissionDeniedError):
+                await self._record(caller, request, error)
             raise
         clock.took(Step.ADMIT)
         return admitted
@@ -141,7 +146,8 @@ class Admission:
             )
         return row
 
-    async def _check(self, caller: Caller, request: CallRequest) -> _Checked:
+    async def _check(self, caller: Caller, request: CallRequest) -> _Checked | CallRow:
+        """What a call may do; or the call that the same request has become before."""
         if caller.identity.kind is not IdentityKind.AGENT:
             raise PermissionDeniedError(
                 "tools are called by agents; this certificate is a human's",
@@ -184,11 +190,14 @@ class Admission:
 
     async def _prove(
         self, caller: Caller, request: CallRequest, tool: Tool, tier: Tier, decision: Decision
-    ) -> _Checked:
+    ) -> _Checked | CallRow:
         directory = await self._parts.directory.current()
         now = self._parts.clock()
 
-        def work(tx: Transaction) -> _Checked:
+        def work(tx: Transaction) -> _Checked | CallRow:
+            known = self._known(tx, caller, request)
+            if known is not None:
+                return known
             lineage = prove(
                 tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=self._parts.origin
             )
@@ -199,6 +208,8 @@ class Admission:
             return _Checked(tool, decision, lineage, blobs, tuple(sorted(classes)), directory)
 
         checked = await self._parts.store.read(work)
+        if isinstance(checked, CallRow):
+            return checked
         check_sizes(tool, checked.blobs)
         check_classes(checked.data_classes)
         return checked
@@ -315,8 +326,7 @@ class Admission:
         sealed = self._parts.vault.create(
             tx, object_id=row.id, owner=row.agent, kind="call", now=now, expires=row.expires
         )
-        sealed.put(tx, REQUEST, brief)
-        sealed.put(tx, REQUEST_TEXTS, texts)
+        sealed.put(tx, {REQUEST: brief, REQUEST_TEXTS: texts})
         body = {
             **journal.request_body(row, stored, self._parts.images[checked.tool.spec.image], sealed),
             **journal.decision_body(stored.decision, row.agent),

@@ -77,7 +77,7 @@ class BlobWriter:
         self._index += 1
 
         def work(tx: Transaction) -> None:
-            self._object(tx, len(piece)).put(tx, index, piece)
+            self._object(tx, len(piece)).put(tx, {index: piece})
 
         await self._parts.store.write(work)
 
@@ -109,7 +109,7 @@ class BlobWriter:
         def work(tx: Transaction) -> VaultRow:
             sealed = self._object(tx, len(rest))
             if rest:
-                sealed.put(tx, index, rest)
+                sealed.put(tx, {index: rest})
             tx.vault.complete(self.id, size=self.size, digest=self.digest, expires=expires)
             row = tx.vault.get(self.id)
             if row is None:

@@ -9,7 +9,8 @@ caller, where one follows, has room for more: so a slow caller slows the tool, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,7 +20,7 @@ from broker.errors import UnavailableError
 from broker.pipeline.blobs import BlobWriter
 
 _MAX_PIECE = 64 * 1024
-_FIRST_S = 0.004
+_FIRST_S = 0.01
 """How long the first output waits for more: about as long as a tool that is done takes to end."""
 _FLUSH_S = 0.02
 """Least time between two writes of output."""
@@ -109,22 +110,18 @@ class Collector:
         Raises:
             UnavailableError: the stream of events ended without its end: the engine failed.
         """
-        reading = asyncio.create_task(self._read(events, taken))
         flushing = asyncio.create_task(self._flush(taken))
         try:
-            await asyncio.wait({reading, flushing}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                await flushing  # it ends by an error only: a write failed
-            ended = await reading
+            with _interrupting(flushing):
+                ended = await self._read(events, taken)
             async with self._writing:
                 if flushing.done():
                     await flushing
                 return Collected(ended, self._result, tuple(self._files), self._pending.drain()[0])
         finally:
-            reading.cancel()
             async with self._writing:  # a write that is under way takes numbers of events: it is waited for, not cut
                 flushing.cancel()
-            await asyncio.gather(reading, flushing, return_exceptions=True)
+            await asyncio.gather(flushing, return_exceptions=True)
 
     async def _read(self, events: AsyncIterator[RunEvent], taken: Callable[[RunEvent], None]) -> Ended:
         async for event in events:
@@ -171,6 +168,30 @@ class Collector:
                 self._result = data
             case _:
                 raise UnavailableError("the run's events came out of order", reason="ENGINE_FAILED")
+
+
+@contextmanager
+def _interrupting(beside: asyncio.Task[None]) -> Iterator[None]:
+    """Ends the block with the error of a task that fails beside it."""
+    here = asyncio.current_task()
+    interrupted = False
+
+    def settled(task: asyncio.Task[None]) -> None:
+        nonlocal interrupted
+        if here is not None and not task.cancelled() and task.exception() is not None:
+            interrupted = True
+            here.cancel()
+
+    beside.add_done_callback(settled)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not interrupted or here is None:
+            raise
+        here.uncancel()
+        beside.result()
+    finally:
+        beside.remove_done_callback(settled)
 
 
 async def _first(timeout_s: float | None, *events: asyncio.Event) -> None:

@@ -117,15 +117,14 @@ def _gvisor(name: str, arguments: Sequence[str]) -> Capabilities:
     """The runtime of gVisor, runsc, measured at release 20221219 on the ptrace platform.
 
     It passes over ``nr_inodes``. The engine's limit on processes would strike its own threads and end the sandbox; the
-    resource limit of the user holds instead, but a new user namespace lifts it, so it counts only where the engine's
-    system call filter holds inside. Its processes don't hide their open files.
+    resource limit of the user holds instead (``docker_config``), and the runner's own filter keeps a tool from making the
+    user namespace that would lift it. It doesn't hide a process's open files.
     """
     cgroups = not _given(arguments, "ignore-cgroups")
     return dataclasses.replace(
         Capabilities(name),
         memory=cgroups,
         cpu=cgroups,
-        processes=_given(arguments, "oci-seccomp"),
         inodes=False,
         counters=False,
         isolated_runner=False,
@@ -145,14 +144,13 @@ def _given(arguments: Sequence[str], flag: str) -> bool:
 def _limits(capabilities: Capabilities, limits: Limits) -> tuple[tuple[str, bool, str], ...]:
     """Name as in a tool spec, whether it is kept or not asked for, and what to do where it isn't."""
     other = "Choose another runtime for this tool, such as runc."
-    filtered = f"Register the runtime with the argument --oci-seccomp (docs/sandbox.md says how). Or: {other}"
     fits = capabilities.counters or limits.memory_bytes >= _OWN_KERNEL_BYTES
     room = (
         other if fits else f"Its own kernel counts too: give it {_OWN_KERNEL_BYTES // 2**20} MiB or more. Or: {other}"
     )
     return (
         ("memory", capabilities.memory and fits, room),
-        ("processes", capabilities.processes, filtered),
+        ("processes", capabilities.processes, other),
         ("cpu", capabilities.cpu, other),
         ("disk", capabilities.disk, other),
         (

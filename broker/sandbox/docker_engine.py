@@ -57,6 +57,7 @@ class DockerEngine:
         self._follower: EventFollower | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._live: set[str] = set()
+        self._making: set[asyncio.Future[str]] = set()
         self._leases: dict[str, DockerLease] = {}
         self._info: Mapping[str, Any] | None = None
 
@@ -130,6 +131,9 @@ class DockerEngine:
         """See ``broker.sandbox.engine.Engine.list_owned``."""
         filters = {"label": [f"{LABEL_INSTANCE}={self._instance}"]}
         listing = await self._call(self._api.containers, all=True, filters=filters)
+        if self._making:
+            # The list may show what we have just made and not been told of yet: let it become live first.
+            await asyncio.wait(set(self._making))
         return [OwnedContainer(id=item["Id"], state=item["State"]) for item in listing]
 
     def live(self) -> frozenset[str]:
@@ -174,6 +178,8 @@ class DockerEngine:
 
     async def _make(self, profile: Profile, body: JsonObject) -> str:
         creation = asyncio.ensure_future(self._call(self._make_now, body))
+        self._making.add(creation)
+        creation.add_done_callback(self._making.discard)
         try:
             return await asyncio.shield(creation)
         except asyncio.CancelledError:

@@ -169,8 +169,8 @@ class DockerLease:
         self._stop_timers()
         if self._connections:
             self._connections.cut()
-        self._start_removal()
         self._now.set()
+        self._start_removal(0.0)
         self._drain = asyncio.get_running_loop().call_later(DRAIN_S if self._driver else 0.0, self._end)
 
     async def destroy(self, *, linger_s: float = 0.0) -> None:
@@ -182,7 +182,9 @@ class DockerLease:
         if self._connections:
             self._connections.cut()
         has_ended = self._transcript is None or self._transcript.exit is not None
-        self._start_removal(linger_s if has_ended else 0.0)
+        if not has_ended or not linger_s:
+            self._now.set()
+        self._start_removal(linger_s)
         tasks = [task for task in (self._driver, self._look) if task]
         for task in tasks:
             task.cancel()
@@ -395,12 +397,12 @@ class DockerLease:
             if self._driver:
                 self._note_cpu()
 
-    def _start_removal(self, linger_s: float = 0.0) -> None:
+    def _start_removal(self, linger_s: float) -> None:
         if self._removal is None:
             self._removal = self._hands.background(self._remove(linger_s))
 
     async def _remove(self, linger_s: float) -> None:
-        if linger_s > 0:
+        if not self._now.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._now.wait(), linger_s)
         try:

@@ -211,6 +211,7 @@ class Pool:
         """The next container of the shelf that gets ready: one that is being made, or one that is begun now."""
         if self._works.closed:
             raise closed_error()
+        self._changed.set()
         place = shelf.wait()
         if shelf.promised_short:
             self._works.begin(shelf, for_call=True)

@@ -151,7 +151,7 @@ class Keeper:
     def _replaces(self, shelf: Shelf, now: float) -> bool:
         """Whether the oldest goes for its age: one at a time, and only from a shelf that isn't short anyhow."""
         old = bool(shelf.idle) and now - shelf.idle[0].since >= self._sizing.max_age_s
-        return old and shelf.stock.total >= shelf.target and now >= shelf.retry_at
+        return old and shelf.stock.idle >= shelf.target and now >= shelf.retry_at
 
     def _due(self, now: float) -> list[str]:
         stocks = {key: shelf.stock for key, shelf in self._shelves.items()}

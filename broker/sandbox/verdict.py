@@ -86,7 +86,7 @@ def _full(limits: Limits, report: ExitReport, counters: Counters) -> Verdict | N
         (EndCause.INODES, counters.inodes_full, report.inodes_full, f"number of files ({limits.inodes})"),
     ):
         full = host_says if host_says is not None else sandbox_says
-        if full:
+        if full and (cause is not EndCause.INODES or limits.inodes):  # who counts no files has none left either
             source = EvidenceSource.SANDBOX if host_says is None else EvidenceSource.ENGINE
             return Verdict(cause, source, f"a writable folder is at its limit on {what}; {_ending(report)}")
     return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from jsonschema.protocols import Validator
 
 from broker.domain.canonical import JsonObject, JsonValue, parse_json
-from broker.domain.run import Profile
+from broker.domain.run import Limits, Profile
 from broker.domain.spec import MAX_RESULT_BYTES, ToolSpec
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.specs.lint import load_paths
@@ -33,9 +33,21 @@ class Tool:
     """Container runtime that it runs under: its specification's, or else the operator's choice for its tier, or else
     empty, which is the engine's own choice."""
 
+    counts_files: bool = True
+    """Whether its runtime keeps a limit on the number of files."""
+
+    @property
+    def limits(self) -> Limits:
+        """What one run may use. Where its runtime keeps no limit on files and its specification wants none in so many
+        words, there is none: the bytes of files and memory bound them.
+        """
+        limits = self.spec.limits.for_run()
+        asked = self.counts_files or "inodes" in self.spec.limits.model_fields_set
+        return limits if asked else replace(limits, inodes=0)
+
     def profile(self, image_digest: str) -> Profile:
         """What container a call gets, in the image of that digest (``sha256:...``)."""
-        return self.spec.profile(image_digest, self.runtime)
+        return replace(self.spec.profile(image_digest, self.runtime), limits=self.limits)
 
     def validate_arguments(self, value: JsonObject) -> None:
         """Lets arguments pass that fit the schema and can stand in the argument vector.
@@ -122,6 +134,18 @@ class Catalogue:
             if item.spec is not None and item.path.name != TIERS_FILE
         }
         return cls(MappingProxyType(dict(sorted(tools.items()))))
+
+    def fitted(self, runtimes: Mapping[str, bool]) -> Catalogue:
+        """The same tools, each fitted to its runtime.
+
+        Args:
+            runtimes: name of a runtime, the empty one being the engine's own choice -> whether it keeps a limit on the
+                number of files; one that isn't named is taken to.
+        """
+        fitted = {
+            name: replace(tool, counts_files=runtimes.get(tool.runtime, True)) for name, tool in self.tools.items()
+        }
+        return Catalogue(MappingProxyType(fitted))
 
     def get(self, name: str) -> Tool | None:
         """The tool of that name, or ``None``: there is no nearest match."""

@@ -21,7 +21,7 @@ def check_operator(
     """Lets a catalogue pass whose tools can all run as they are written.
 
     Args:
-        catalogue: the tools.
+        catalogue: the tools, fitted to their runtimes.
         secrets: name of each secret in the settings -> the hosts that it is bound to, each ``host:port``.
         runtimes: each container runtime that the engine has, under the empty name its own choice -> whether it keeps a
             limit on the number of files.
@@ -80,7 +80,7 @@ def _secrets(tool: Tool, bound: Mapping[str, frozenset[str]]) -> Iterator[tuple[
 
 
 def _runtime(tool: Tool, runtimes: Mapping[str, bool]) -> Iterator[tuple[str, str]]:
-    name, inodes = tool.runtime, tool.spec.limits.inodes
+    name, inodes = tool.runtime, tool.limits.inodes
     if name not in runtimes:
         whose = "/runtime" if tool.spec.runtime else f"/runtime (runtime_by_tier.{tool.spec.tier} in settings.yaml)"
         known = ", ".join(sorted(filter(None, runtimes))) or "none by name"
@@ -92,5 +92,5 @@ def _runtime(tool: Tool, runtimes: Mapping[str, bool]) -> Iterator[tuple[str, st
             "/limits/inodes",
             f"is {inodes}, and {said} can't limit files: write 0 for no limit, or take another runtime",
         )
-    elif not inodes and runtimes[name]:
+    elif not tool.spec.limits.inodes and runtimes[name]:
         yield "/limits/inodes", f"is 0, and {said} can limit files: write a number, such as 4096"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import builtins
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from broker.domain.call import CallState
 from broker.domain.ports import CallQuery, CallRow
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import optional_time_text, read_optional_time, read_time, time_text
+from broker.store.prepared import Prepared, driver_of
 from broker.store.tables import CALL
 
 _C = CALL.c
 _COLUMNS = tuple(column.name for column in CALL.columns)
 _SELECT = select(*(_C[name] for name in _COLUMNS))
-_GET = _SELECT.where(_C.id == bindparam("which"))
-_BY_REQUEST = _SELECT.where(_C.agent == bindparam("agent"), _C.request_id == bindparam("request_id"))
-_INSERT = insert(CALL)
-_REPLACE = (
+_GET = Prepared(_SELECT.where(_C.id == bindparam("which")))
+_BY_REQUEST = Prepared(_SELECT.where(_C.agent == bindparam("agent"), _C.request_id == bindparam("request_id")))
+_INSERT = Prepared(insert(CALL))
+_REPLACE = Prepared(
     update(CALL)
     .where(_C.id == bindparam("which"))
     .values({name: bindparam(f"new_{name}") for name in _COLUMNS if name != "id"})
@@ -35,6 +36,7 @@ class SqlCallTable:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._driver = driver_of(connection)
 
     def insert(self, row: CallRow) -> None:
         """Adds a call.
@@ -43,21 +45,21 @@ class SqlCallTable:
             ConflictError: the id, or the agent's request id, is taken.
         """
         try:
-            self._connection.execute(_INSERT, _values(row))
-        except IntegrityError as error:
+            _INSERT.run(self._driver, _values(row))
+        except sqlite3.IntegrityError as error:
             message = f"the call {row.id}, or one of its agent with the same request id, is there already"
             raise ConflictError(message) from error
 
     def get(self, call_id: str) -> CallRow | None:
         """By id."""
-        row = self._connection.execute(_GET, {"which": call_id}).first()
+        row = _GET.run(self._driver, {"which": call_id}).fetchone()
         return None if row is None else _read(row)
 
     def by_request(self, agent: str, request_id: str) -> CallRow | None:
         """By an agent's own request id; an empty one stands for no call."""
         if not request_id:
             return None
-        row = self._connection.execute(_BY_REQUEST, {"agent": agent, "request_id": request_id}).first()
+        row = _BY_REQUEST.run(self._driver, {"agent": agent, "request_id": request_id}).fetchone()
         return None if row is None else _read(row)
 
     def replace(self, row: CallRow) -> None:
@@ -67,7 +69,7 @@ class SqlCallTable:
             NotFoundError: there is no such call.
         """
         values = {f"new_{name}": value for name, value in _values(row).items() if name != "id"}
-        if self._connection.execute(_REPLACE, {"which": row.id, **values}).rowcount == 0:
+        if _REPLACE.run(self._driver, {"which": row.id, **values}).rowcount == 0:
             raise NotFoundError(f"there is no call {row.id}")
 
     def list(self, query: CallQuery) -> Sequence[CallRow]:

@@ -13,11 +13,12 @@ from sqlalchemy.exc import IntegrityError
 from broker.domain.identity import Certificate, Identity, IdentityKind, Schedule, Session
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
+from broker.store.prepared import Prepared, driver_of
 from broker.store.tables import CERTIFICATE, IDENTITY, SCHEDULE, SESSION
 
 _I, _C, _S = IDENTITY.c, CERTIFICATE.c, SESSION.c
 _IDENTITIES = select(_I.id, _I.kind, _I.name, _I.owner, _I.registrar, _I.created, _I.revoked)
-_GET = _IDENTITIES.where(_I.id == bindparam("which"))
+_GET = Prepared(_IDENTITIES.where(_I.id == bindparam("which")))
 _BY_NAME = _IDENTITIES.where(_I.kind == bindparam("kind"), _I.name == bindparam("name"))
 _ALL = _IDENTITIES.order_by(_I.created, _I.id)
 _UPDATE = (
@@ -28,7 +29,7 @@ _UPDATE = (
 _CERTIFICATES = select(
     _C.fingerprint, _C.identity, _C.public_key_der, _C.not_before, _C.not_after, _C.revoked
 ).order_by(_C.number)
-_CERTIFICATE = _CERTIFICATES.where(_C.fingerprint == bindparam("which"))
+_CERTIFICATE = Prepared(_CERTIFICATES.where(_C.fingerprint == bindparam("which")))
 _REVOKE = update(CERTIFICATE).where(_C.fingerprint == bindparam("which")).values(revoked=bindparam("moment"))
 _SESSIONS = select(_S.id, _S.agent, _S.workspace, _S.starter, _S.schedule, _S.created, _S.expires, _S.ended)
 _SESSION = _SESSIONS.where(_S.id == bindparam("which"))
@@ -50,6 +51,7 @@ class SqlIdentityTable:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._driver = driver_of(connection)
 
     def insert(self, identity: Identity) -> None:
         """Adds an identity.
@@ -73,7 +75,7 @@ class SqlIdentityTable:
 
     def get(self, identity_id: str) -> Identity | None:
         """By id."""
-        row = self._connection.execute(_GET, {"which": identity_id}).first()
+        row = _GET.run(self._driver, {"which": identity_id}).fetchone()
         return None if row is None else _identity(row)
 
     def by_name(self, kind: IdentityKind, name: str) -> Identity | None:
@@ -122,7 +124,7 @@ class SqlIdentityTable:
 
     def certificate(self, fingerprint: str) -> Certificate | None:
         """By fingerprint."""
-        row = self._connection.execute(_CERTIFICATE, {"which": fingerprint}).fetchone()
+        row = _CERTIFICATE.run(self._driver, {"which": fingerprint}).fetchone()
         return None if row is None else _certificate(row)
 
     def certificates(self) -> Sequence[Certificate]:

@@ -1,4 +1,4 @@
-"""Core statements compiled once and run by the driver itself, for the few that every ledger entry needs.
+"""Core statements compiled once and run by the driver itself, for those that every call needs.
 
 SQLAlchemy's own execution costs several times what SQLite needs for such a statement.
 """
@@ -6,7 +6,7 @@ SQLAlchemy's own execution costs several times what SQLite needs for such a stat
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects.sqlite import dialect
@@ -33,6 +33,14 @@ class Prepared:
             sqlite3.Error: as the driver raises it.
         """
         return driver.execute(self._sql, {**self._fixed, **values})
+
+    def run_many(self, driver: sqlite3.Connection, rows: Iterable[Mapping[str, object]]) -> None:
+        """Runs it once for each row of values.
+
+        Raises:
+            sqlite3.Error: as the driver raises it.
+        """
+        driver.executemany(self._sql, ({**self._fixed, **values} for values in rows))
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from broker.domain.ports import OBJECT_COST, VaultRow
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
+from broker.store.prepared import Prepared, driver_of
 from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, VAULT_USAGE
 
 _O = VAULT_OBJECT.c
-_INSERT = insert(VAULT_OBJECT)
-_GET = select(
-    _O.id, _O.owner, _O.kind, _O.wrapped, _O.created, _O.expires, _O.size, _O.digest, _O.data_classes, _O.complete
-).where(_O.id == bindparam("which"))
+_INSERT = Prepared(insert(VAULT_OBJECT))
+_GET = Prepared(
+    select(
+        _O.id, _O.owner, _O.kind, _O.wrapped, _O.created, _O.expires, _O.size, _O.digest, _O.data_classes, _O.complete
+    ).where(_O.id == bindparam("which"))
+)
 _COMPLETE = (
     update(VAULT_OBJECT)
     .where(_O.id == bindparam("which"))
@@ -31,8 +34,8 @@ _EXTEND = (
     .values(expires=bindparam("moment"))
 )
 _KEEP = update(VAULT_OBJECT).where(_O.id == bindparam("which")).values(expires=None)
-_INSERT_CHUNK = insert(VAULT_CHUNK)
-_CHUNKS = (
+_INSERT_CHUNK = Prepared(insert(VAULT_CHUNK))
+_CHUNKS = Prepared(
     select(VAULT_CHUNK.c.idx, VAULT_CHUNK.c.sealed)
     .where(VAULT_CHUNK.c.object_id == bindparam("which"), VAULT_CHUNK.c.idx >= bindparam("first"))
     .order_by(VAULT_CHUNK.c.idx)
@@ -42,14 +45,16 @@ _DELETE_CHUNKS = delete(VAULT_CHUNK).where(VAULT_CHUNK.c.object_id == bindparam(
 _DELETE = delete(VAULT_OBJECT).where(_O.id == bindparam("which"))
 _EXPIRED = select(_O.id).where(_O.expires <= bindparam("now")).order_by(_O.expires, _O.id).limit(bindparam("most"))
 _U = VAULT_USAGE.c
-_OWNER = select(_O.owner).where(_O.id == bindparam("which"))
+_OWNER = Prepared(select(_O.owner).where(_O.id == bindparam("which")))
 _LABELS = select(_O.data_classes).where(_O.id == bindparam("which"))
 _STORED = select(func.coalesce(func.sum(func.length(VAULT_CHUNK.c.sealed)), 0)).where(
     VAULT_CHUNK.c.object_id == bindparam("which")
 )
-_ADD_USAGE = update(VAULT_USAGE).where(_U.owner == bindparam("whose")).values(stored=_U.stored + bindparam("more"))
-_NEW_USAGE = insert(VAULT_USAGE)
-_USAGE = select(_U.stored).where(_U.owner == bindparam("whose"))
+_ADD_USAGE = Prepared(
+    update(VAULT_USAGE).where(_U.owner == bindparam("whose")).values(stored=_U.stored + bindparam("more"))
+)
+_NEW_USAGE = Prepared(insert(VAULT_USAGE))
+_USAGE = Prepared(select(_U.stored).where(_U.owner == bindparam("whose")))
 
 
 class SqlVaultTable:
@@ -57,6 +62,7 @@ class SqlVaultTable:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._driver = driver_of(connection)
         self.deletions = 0
         """Objects deleted through this table since it was made, those of transactions rolled back included."""
 
@@ -79,14 +85,14 @@ class SqlVaultTable:
             "complete": row.complete,
         }
         try:
-            self._connection.execute(_INSERT, values)
-        except IntegrityError as error:
+            _INSERT.run(self._driver, values)
+        except sqlite3.IntegrityError as error:
             raise ConflictError(f"there is an encrypted object {row.id} already") from error
         self._count(row.id, _fixed_cost(list_text(row.data_classes)))
 
     def get(self, object_id: str) -> VaultRow | None:
         """An object, complete or not."""
-        row = self._connection.execute(_GET, {"which": object_id}).first()
+        row = _GET.run(self._driver, {"which": object_id}).fetchone()
         return None if row is None else _read(row)
 
     def complete(self, object_id: str, *, size: int, digest: str, expires: datetime | None) -> None:
@@ -114,22 +120,24 @@ class SqlVaultTable:
         if changed == 0 and self.get(object_id) is None:
             raise _missing(object_id)
 
-    def insert_chunk(self, object_id: str, index: int, sealed: bytes) -> None:
-        """Adds one sealed chunk.
+    def insert_chunks(self, object_id: str, chunks: Mapping[int, bytes]) -> None:
+        """Adds sealed chunks, by index.
 
         Raises:
-            ConflictError: the object has that chunk already, or isn't there.
+            ConflictError: the object has one of them already, or isn't there.
         """
+        rows = [{"object_id": object_id, "idx": index, "sealed": sealed} for index, sealed in chunks.items()]
         try:
-            self._connection.execute(_INSERT_CHUNK, {"object_id": object_id, "idx": index, "sealed": sealed})
-        except IntegrityError as error:
-            message = f"chunk {index} of the encrypted object {object_id} is there already, or the object isn't"
+            _INSERT_CHUNK.run_many(self._driver, rows)
+        except sqlite3.IntegrityError as error:
+            which = ", ".join(map(str, chunks))
+            message = f"chunk {which} of the encrypted object {object_id} is there already, or the object isn't"
             raise ConflictError(message) from error
-        self._count(object_id, len(sealed))
+        self._count(object_id, sum(map(len, chunks.values())))
 
     def chunks(self, object_id: str, first: int, limit: int) -> Sequence[tuple[int, bytes]]:
         """Up to ``limit`` chunks (index, sealed) from index ``first`` on, in order."""
-        rows = self._connection.execute(_CHUNKS, {"which": object_id, "first": first, "most": limit})
+        rows = _CHUNKS.run(self._driver, {"which": object_id, "first": first, "most": limit})
         return [(row[0], row[1]) for row in rows]
 
     def delete(self, object_id: str) -> None:
@@ -149,14 +157,15 @@ class SqlVaultTable:
 
     def usage(self, owner: str) -> int:
         """Bytes that an owner keeps, with ``OBJECT_COST`` and labels of each object; unfinished ones count."""
-        return int(self._connection.execute(_USAGE, {"whose": owner}).scalar() or 0)
+        row = _USAGE.run(self._driver, {"whose": owner}).fetchone()
+        return 0 if row is None else int(row[0])
 
     def _count(self, object_id: str, more: int) -> None:
-        owner = self._connection.execute(_OWNER, {"which": object_id}).scalar()
-        if owner is None or not more:
+        found = _OWNER.run(self._driver, {"which": object_id}).fetchone()
+        if found is None or not more:
             return
-        if not self._connection.execute(_ADD_USAGE, {"whose": owner, "more": more}).rowcount:
-            self._connection.execute(_NEW_USAGE, {"owner": owner, "stored": more})
+        if not _ADD_USAGE.run(self._driver, {"whose": found[0], "more": more}).rowcount:
+            _NEW_USAGE.run(self._driver, {"owner": found[0], "stored": more})
 
 
 def _fixed_cost(labels: str) -> int:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from cryptography.exceptions import InvalidTag
@@ -121,14 +121,17 @@ class SealedItem:
         message = kind.encode() + b"\x00" + plaintext
         return hmac.new(self._commitment_key.reveal(), message, hashlib.sha256).hexdigest()
 
-    def put(self, tx: Transaction, index: int, plaintext: bytes) -> None:
-        """Seals and stores one chunk; an index is used once.
+    def put(self, tx: Transaction, chunks: Mapping[int, bytes]) -> None:
+        """Seals and stores chunks, by index; an index is used once.
 
         Raises:
-            ConflictError: there is a chunk with that index already.
+            ConflictError: there is a chunk with one of the indexes already.
         """
-        sealed = _seal(self._cipher, plaintext, _bound("chunk", self._id, self._kind, str(index)))
-        tx.vault.insert_chunk(self._id, index, sealed)
+        sealed = {
+            index: _seal(self._cipher, plaintext, _bound("chunk", self._id, self._kind, str(index)))
+            for index, plaintext in chunks.items()
+        }
+        tx.vault.insert_chunks(self._id, sealed)
 
     def read(self, tx: Transaction, first: int, limit: int) -> Iterator[tuple[int, bytes]]:
         """Opens up to ``limit`` chunks from index ``first`` on, in order; to be used up inside the transaction.

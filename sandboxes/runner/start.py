@@ -6,7 +6,9 @@ HOME = "/usr/libexec/broker"
 sys.path.insert(0, HOME)
 
 from runner.serve import serve  # noqa: E402  # found by the line above
+from runner.shield import raise_shield  # noqa: E402  # likewise
 
+raise_shield()
 try:
     CODE = serve()
 except EOFError:

@@ -41,11 +41,15 @@ async def test_a_name_with_one_good_and_one_bad_address_is_refused_whole(answer:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.1.2.3", "169.254.169.254", "100.100.100.200", "168.63.129.16", "0.0.0.0", "::1", "::ffff:127.0.0.1",
+    ["127.0.0.1", "10.1.2.3", "169.254.169.254", "100.100.100.200", "168.63.129.16", "0.0.0.0", "::1", "::ffff:127.0.0.1",  # noqa: S104  # refused
      "64:ff9b::7f00:1", "2002:7f00:1::", "fe80::1", "fd00:ec2::254", "224.0.0.1", "255.255.255.255"],
 )  # fmt: skip
 async def test_a_listed_name_that_leads_inside_is_refused_for_every_kind(address: str) -> None:
-    rules = (http_rule(8080), EgressRule(EgressKind.CONNECT, NAME, 443), EgressRule(EgressKind.TCP, NAME, 22, listen=2222))
+    rules = (
+        http_rule(8080),
+        EgressRule(EgressKind.CONNECT, NAME, 443),
+        EgressRule(EgressKind.TCP, NAME, 22, listen=2222),
+    )
     world = World(*rules, names={NAME: [(address,)]}, networks=())
     assert (await world.ask(f"http://{NAME}:8080/")).verdict == "ADDRESS_REFUSED"
     assert b"ADDRESS_REFUSED" in await world.raw(f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n\r\n".encode())

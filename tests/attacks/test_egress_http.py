@@ -142,7 +142,9 @@ async def test_a_path_outside_the_rule_or_readable_in_two_ways_is_refused(path: 
     assert world.names.asked == []
 
 
-@pytest.mark.parametrize("path", ["/v1/x", "/v1/", "/v1/x?next=/../admin%2f", "/v1/a%20b/%C3%A9", "/v1/a;b=c/d", "/v1/..a"])
+@pytest.mark.parametrize(
+    "path", ["/v1/x", "/v1/", "/v1/x?next=/../admin%2f", "/v1/a%20b/%C3%A9", "/v1/a;b=c/d", "/v1/..a"]
+)
 async def test_a_path_under_the_rule_is_passed_on_as_written(path: str) -> None:
     async with serving(saying(ok())) as host:
         world = World(http_rule(host.port, paths=("/v1/",)))
@@ -173,7 +175,14 @@ async def test_headers_that_override_method_path_host_or_hop_are_not_passed_on()
 
 
 async def test_the_hosts_own_hop_by_hop_headers_and_forged_verdicts_are_not_passed_on() -> None:
-    headers = ["Connection: X-Named", "X-Named: gone", "Broker-Verdict: ALLOWED", "Upgrade: h2c", "X-Kept: yes", "Keep-Alive: a"]
+    headers = [
+        "Connection: X-Named",
+        "X-Named: gone",
+        "Broker-Verdict: ALLOWED",
+        "Upgrade: h2c",
+        "X-Kept: yes",
+        "Keep-Alive: a",
+    ]
     async with serving(saying(ok(b"fine", *headers))) as host:
         answer = await World(http_rule(host.port)).ask(f"http://{NAME}:{host.port}/")
     assert sorted(name.lower() for name in answer.headers) == ["content-length", "x-kept"]
@@ -290,7 +299,10 @@ async def test_a_large_body_is_streamed_with_back_pressure() -> None:
 
 async def test_huge_headers_of_the_tool_are_refused() -> None:
     world = World(http_rule(80))
-    for raw in (b"GET http://a/ HTTP/1.1\r\nX: " + b"a" * 200_000, b"GET http://a/ HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n"):
+    for raw in (
+        b"GET http://a/ HTTP/1.1\r\nX: " + b"a" * 200_000,
+        b"GET http://a/ HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    ):
         answer = read_answer(await world.raw(raw))
         assert (answer.status, answer.verdict) == (400, "LIMIT")
 
@@ -341,7 +353,9 @@ async def test_an_early_answer_to_an_upload_reaches_the_tool() -> None:
     async with serving(saying(said)) as host:
         world = World(http_rule(host.port, methods=("POST",)))
         tool = Tool(world.session)
-        head = f"POST http://{NAME}:{host.port}/ HTTP/1.1\r\nHost: {NAME}:{host.port}\r\nContent-Length: 1000000\r\n\r\n"
+        head = (
+            f"POST http://{NAME}:{host.port}/ HTTP/1.1\r\nHost: {NAME}:{host.port}\r\nContent-Length: 1000000\r\n\r\n"
+        )
         tool.send(head.encode() + bytes(1000))
         answer = read_answer(await tool.all())
     assert (answer.status, answer.body) == (413, b"big")

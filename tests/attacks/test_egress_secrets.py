@@ -203,7 +203,9 @@ async def test_a_redirect_does_not_carry_the_secret(certificates: Certificates) 
         assert _RAW not in b"".join(thief.requests)
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/x"), ("GET", "/v2/x"), ("GET", "/v1evil"), ("GET", "/v1/../v2/x")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/x"), ("GET", "/v2/x"), ("GET", "/v1evil"), ("GET", "/v1/../v2/x")]
+)
 async def test_the_secret_is_bound_to_method_and_path(certificates: Certificates, method: str, path: str) -> None:
     async with serving(saying(ok()), certificates.context()) as host:
         world = World(https_rule(host.port, paths=("/v1/",), secret=USE), ca=certificates.ca)

@@ -58,10 +58,10 @@ def _put(tx: Transaction, parts: Parts, agent: Identity, number: int) -> str:
     outcome = Outcome(EndCause.TOOL, EvidenceSource.ENGINE, "", result_json="r" * _LONG)
     sealed = parts.vault.create(tx, object_id=call_id, owner=agent.id, kind="call", now=moment, expires=request.expires)
     brief, texts = encode_request(request)
-    sealed.put(tx, REQUEST, brief)
-    sealed.put(tx, REQUEST_TEXTS, texts)
-    sealed.put(tx, 1, encode_event(CallEvent(1, moment, Finished(CallState.SUCCEEDED, outcome))))
-    sealed.put(tx, OUTCOME_TEXTS, encode_outcome_texts(outcome))
+    sealed.put(tx, {REQUEST: brief})
+    sealed.put(tx, {REQUEST_TEXTS: texts})
+    sealed.put(tx, {1: encode_event(CallEvent(1, moment, Finished(CallState.SUCCEEDED, outcome)))})
+    sealed.put(tx, {OUTCOME_TEXTS: encode_outcome_texts(outcome)})
     row = CallRow(
         id=call_id,
         agent=agent.id,

@@ -167,7 +167,9 @@ def test_kernel_modules(found: dict[str, Any], name: str) -> None:
     assert found[name] == "EPERM"
 
 
-@pytest.mark.parametrize("name", ["mount", "mount --bind", "remount rw", "fsopen", "open_tree", "move_mount", "mount_setattr"])
+@pytest.mark.parametrize(
+    "name", ["mount", "mount --bind", "remount rw", "fsopen", "open_tree", "move_mount", "mount_setattr"]
+)
 def test_mounting(found: dict[str, Any], name: str) -> None:
     assert found[name] == "EPERM"
 

@@ -77,10 +77,24 @@ _MASKED = (
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 )
-_ROOTS = ("/etc/passwd", "/etc/shadow", "/usr/x", "/x", "/root/x", "/var/spool/x", "/var/x", "/run/x", "/dev/x", "/opt/x")
+_ROOTS = (
+    "/etc/passwd",
+    "/etc/shadow",
+    "/usr/x",
+    "/x",
+    "/root/x",
+    "/var/spool/x",
+    "/var/x",
+    "/run/x",
+    "/dev/x",
+    "/opt/x",
+)
 _OWN = ("uid_map", "gid_map", "setgroups", "oom_score_adj", "attr/current", "attr/exec", "attr/fscreate")
 
-_ASK = f"SETTINGS, MASKED, ROOTS = {_SETTINGS!r}, {_MASKED!r}, {_ROOTS!r}\n" + r"""
+_GIVEN = f"SETTINGS, MASKED, ROOTS = {_SETTINGS!r}, {_MASKED!r}, {_ROOTS!r}\n"
+_ASK = (
+    _GIVEN
+    + r"""
 for path in SETTINGS + ROOTS:
     attempt(f"write {path}", lambda: open(path, "wb", 0))
 
@@ -157,6 +171,7 @@ for name in ("mem", "clear_refs", "comm", "oom_score_adj", "oom_adj", "coredump_
              "sched", "autogroup", "task/1/comm"):
     attempt(f"write /proc/1/{name}", lambda: put(f"/proc/1/{name}", b"1"))
 """
+)
 found = probed(_ASK)
 
 
@@ -196,14 +211,32 @@ def test_the_cgroups_of_the_host_are_out_of_sight(found: dict[str, Any]) -> None
 
 
 def test_devices_other_than_the_harmless_ones(found: dict[str, Any]) -> None:
-    harmless = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0), "pts/ptmx": (5, 2)}
+    harmless = {
+        "null": (1, 3),
+        "zero": (1, 5),
+        "full": (1, 7),
+        "random": (1, 8),
+        "urandom": (1, 9),
+        "tty": (5, 0),
+        "pts/ptmx": (5, 2),
+    }
     expected = {(f"/dev/{name}", False, *numbers) for name, numbers in harmless.items()}
     assert {tuple(device) for device in found["devices"]} == expected
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/dev/fuse", "/dev/net/tun", "/dev/kvm", "/dev/vda", "/dev/sda"],
+    [
+        "/dev/mem",
+        "/dev/kmem",
+        "/dev/port",
+        "/dev/kmsg",
+        "/dev/fuse",
+        "/dev/net/tun",
+        "/dev/kvm",
+        "/dev/vda",
+        "/dev/sda",
+    ],
 )
 def test_opening_a_device_of_the_host(found: dict[str, Any], path: str) -> None:
     assert found[path] == "ENOENT"
@@ -226,7 +259,11 @@ def test_the_root_is_read_only(found: dict[str, Any]) -> None:
 
 
 def test_the_only_writable_mounts_are_sized(found: dict[str, Any]) -> None:
-    writable = {place: {*options, *inner} for place, _, options, inner, able, folder in found["mounts"] if "rw" in options and able and folder}
+    writable = {
+        place: {*options, *inner}
+        for place, _, options, inner, able, folder in found["mounts"]
+        if "rw" in options and able and folder
+    }
     assert set(writable) == {"/work", "/tmp", "/job", "/dev/shm", "/dev/mqueue"}  # noqa: S108  # inside the sandbox
     del writable["/dev/mqueue"]  # closed by a limit on queues
     for options in writable.values():
@@ -259,7 +296,21 @@ def test_looking_into_process_1(found: dict[str, Any], what: str) -> None:
 
 
 async def test_the_engines_socket_is_nowhere(engine: Engine) -> None:
-    names = ("(", "-name", "docker*.sock", "-o", "-name", "containerd*.sock", "-o", "-name", "podman*", "-o", "-type", "s", ")")
+    names = (
+        "(",
+        "-name",
+        "docker*.sock",
+        "-o",
+        "-name",
+        "containerd*.sock",
+        "-o",
+        "-name",
+        "podman*",
+        "-o",
+        "-type",
+        "s",
+        ")",
+    )
     done = await run(engine, argv("find", "/", "-path", "/proc/[0-9]*", "-prune", "-o", *names, "-print"))
     assert done.text == ""
     look = "find / -path '/proc/[0-9]*' -prune -o -print | wc -l"

@@ -138,7 +138,9 @@ async def test_a_sparse_file_beyond_all_measure(engine: Engine, size: int) -> No
 
 
 async def test_closing_the_working_folder(engine: Engine) -> None:
-    done = await run(engine, python("import os\nopen('out', 'w').write('x')\nos.chmod('/work', 0)", outputs=wanted("out", "**")))
+    done = await run(
+        engine, python("import os\nopen('out', 'w').write('x')\nos.chmod('/work', 0)", outputs=wanted("out", "**"))
+    )
     _clean(done)
     assert done.files == {}
     assert "Permission denied" in done.ended.warnings[0]
@@ -164,7 +166,24 @@ async def test_a_file_where_a_folder_is_asked_for_and_the_other_way_round(engine
 
 
 async def test_names_that_only_look_like_ways_out(engine: Engine) -> None:
-    names = ["...", "..a", "-rf", "~", "a\\..\\b", "%2e%2e", "CON", "$(id)", "`id`", "a;b", "'", '"', "*", " ", "x" * 255, "ä" * 127]
+    names = [
+        "...",
+        "..a",
+        "-rf",
+        "~",
+        "a\\..\\b",
+        "%2e%2e",
+        "CON",
+        "$(id)",
+        "`id`",
+        "a;b",
+        "'",
+        '"',
+        "*",
+        " ",
+        "x" * 255,
+        "ä" * 127,
+    ]
     code = f"for name in {names!r}: open(name, 'w').write(name)"
     done = await run(engine, python(code, outputs=wanted("*", max_files=100)))
     _clean(done)
@@ -179,7 +198,9 @@ async def test_names_that_are_one_to_the_eye_and_two_to_the_kernel(engine: Engin
 
 
 @pytest.mark.parametrize(
-    "name", ["a\\nb", "\\r\\x1b[2J", "\\x7f", "\\x85", "\\t", "\\ud800"], ids=["line", "screen", "del", "nel", "tab", "half"]
+    "name",
+    ["a\\nb", "\\r\\x1b[2J", "\\x7f", "\\x85", "\\t", "\\ud800"],
+    ids=["line", "screen", "del", "nel", "tab", "half"],
 )
 async def test_names_that_act_on_a_terminal(engine: Engine, name: str) -> None:
     code = f"import os\nname = '{name}'\nopen(name.encode('utf-8', 'surrogatepass'), 'w').write('x')\nprint(len(os.listdir('.')))"
@@ -278,7 +299,11 @@ async def test_a_result_that_nobody_asked_for(engine: Engine) -> None:
 
 
 async def test_arguments_rewritten_by_the_tool_are_not_taken_back(engine: Engine) -> None:
-    script = 'chmod u+w "$BROKER_ARGUMENTS" && echo "{\\"forged\\": 1}" > "$BROKER_ARGUMENTS" && cat "$BROKER_ARGUMENTS"'
-    done = await run(engine, argv("sh", "-c", script, arguments=b'{"true": 1}', outputs=wanted("**"), wants_result=True))
+    script = (
+        'chmod u+w "$BROKER_ARGUMENTS" && echo "{\\"forged\\": 1}" > "$BROKER_ARGUMENTS" && cat "$BROKER_ARGUMENTS"'
+    )
+    done = await run(
+        engine, argv("sh", "-c", script, arguments=b'{"true": 1}', outputs=wanted("**"), wants_result=True)
+    )
     assert done.text == '{"forged": 1}\n'  # its own copy is its own
     assert (done.result, done.files) == (None, {})

@@ -37,7 +37,10 @@ _TARGETS6 = {
 }
 _UNREACHABLE = {"ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "EACCES", "EPERM"}
 
-_ASK = f"TARGETS, TARGETS6 = {_TARGETS!r}, {_TARGETS6!r}\n" + r"""
+_GIVEN = f"TARGETS, TARGETS6 = {_TARGETS!r}, {_TARGETS6!r}\n"
+_ASK = (
+    _GIVEN
+    + r"""
 found["interfaces"] = [name for _, name in socket.if_nameindex()]
 found["devices"] = [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]]
 found["routes"] = len(open("/proc/net/route").readlines()) - 1
@@ -119,12 +122,24 @@ def listener():
     server.close()
 attempt("loopback itself", listener)
 """
+)
 found = probed(_ASK)
 
 
 def test_an_interface_besides_loopback(found: dict[str, Any]) -> None:
     assert found["interfaces"] == ["lo"]
-    assert set(found["devices"]) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
+    assert set(found["devices"]) <= {
+        "lo",
+        "tunl0",
+        "sit0",
+        "ip6tnl0",
+        "gre0",
+        "gretap0",
+        "erspan0",
+        "ip_vti0",
+        "ip6_vti0",
+        "ip6gre0",
+    }
     assert found["devices"][0] == "lo" or "lo" in found["devices"]
 
 
@@ -175,12 +190,14 @@ def test_what_works_is_loopback_alone(found: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _listening(address: object, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> Iterator[socket.socket]:
+def _listening(
+    address: tuple[str, int], family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM
+) -> Iterator[socket.socket]:
     with socket.socket(family, kind) as made:
         made.bind(address)
         if kind == socket.SOCK_STREAM:
             made.listen()
-        made.setblocking(False)
+        made.settimeout(0)
         yield made
 
 
@@ -210,14 +227,18 @@ async def test_a_service_of_the_host_on_all_addresses(engine: Engine) -> None:
         port = server.getsockname()[1]
         addresses = sorted({str(item[4][0]) for item in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)})
         tried = [*addresses, "172.17.0.1", "127.0.0.1"]
-        code = f"for address in {tried!r}:\n    attempt(address, lambda: socket.create_connection((address, {port}), 3))"
+        code = (
+            f"for address in {tried!r}:\n    attempt(address, lambda: socket.create_connection((address, {port}), 3))"
+        )
         found = await probe(engine, code)
         assert set(found) == set(tried)
         assert set(found.values()) <= {"ENETUNREACH", "ECONNREFUSED"}
         assert _nobody_came(server)
 
 
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET], ids=lambda kind: kind.name
+)
 async def test_an_abstract_unix_socket_of_the_host(engine: Engine, kind: socket.SocketKind) -> None:
     name = f"attack-{uuid.uuid4().hex}"
     with socket.socket(socket.AF_UNIX, kind) as server:

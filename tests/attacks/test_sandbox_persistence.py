@@ -38,7 +38,10 @@ _REFUSED_PLACES = (
     "/dev/mqueue/left",
 )
 
-_LEAVE = f"PLACES, REFUSED = {_PLACES!r}, {_REFUSED_PLACES!r}\n" + r"""
+_GIVEN = f"PLACES, REFUSED = {_PLACES!r}, {_REFUSED_PLACES!r}\n"
+_LEAVE = (
+    _GIVEN
+    + r"""
 def leave(path):
     if path in PLACES:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -89,8 +92,11 @@ while len(seen) < 3:
 found["processes"] = len([name for name in os.listdir("/proc") if name.isdigit()])
 found["open files"] = os.listdir("/proc/self/fd")
 """
+)
 
-_LOOK = f"PLACES, REFUSED = {_PLACES!r}, {_REFUSED_PLACES!r}\n" + r"""
+_LOOK = (
+    _GIVEN
+    + r"""
 found["places"] = [path for path in PLACES + REFUSED if os.path.lexists(path) and path != "/usr/local/bin/python3"]
 found["folders"] = {path: sorted(os.listdir(path)) for path in ("/work", "/tmp", "/dev/shm", "/dev/mqueue", "/job", "/var/tmp")}
 found["anywhere"] = subprocess.run(
@@ -122,6 +128,7 @@ call("keyctl", 0, -4, 0, 0, 0)
 found["keys"] = len(open("/proc/keys").readlines()) if os.path.exists("/proc/keys") else 0
 found["environment"] = sorted(os.environ)
 """
+)
 
 
 async def _one_after_another(name: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -91,13 +91,13 @@ def test_an_engine_that_ends_at_once_shows_its_last_words(repository: Path, tmp_
 
 
 @pytest.mark.docker
-def test_the_engine_that_is_started_knows_runsc_with_its_filter(repository: Path) -> None:
+def test_the_engine_that_is_started_knows_runsc(repository: Path) -> None:
     if not MAY_START or not shutil.which("runsc"):
         pytest.skip(f"{NEEDS}, and the program runsc")
     script = "ip link set lo up; scripts/engine.sh >&2; docker info --format '{{json .Runtimes.runsc}}'"
     done = alone(repository, script)
     assert done.returncode == 0, done.stderr
-    arguments = ["--platform=ptrace", "--network=none", "--oci-seccomp"]
+    arguments = ["--platform=ptrace", "--network=none"]
     assert json.loads(done.stdout) == {"path": shutil.which("runsc"), "runtimeArgs": arguments}
 
 

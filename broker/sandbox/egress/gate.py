@@ -123,7 +123,7 @@ class EgressSession:
             await line.end()
 
     def records(self) -> tuple[EgressRecord, ...]:
-        """What the call did so far, at most 64 rows and one for the rest."""
+        """What the call did so far, at most 64 rows; the last may be the rest, with an empty host."""
         return self._records.rows()
 
     def warnings(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Records:
     """All tallies of a call: those that go on, and the sum of those that ended.
 
     At most 64 rows are kept, and at most 32 for hosts that no rule lists, so that a tool can't push what it did
-    with a listed host out by asking for many others. The rest is counted in one more row with an empty host.
+    with a listed host out by asking for many others. The rest is counted in one row with an empty host, one of the 64.
     """
 
     def __init__(self, meter: Meter) -> None:

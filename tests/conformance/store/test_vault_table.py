@@ -33,15 +33,15 @@ async def test_times_of_other_zones_are_the_same_moment(store: Store) -> None:
 async def test_chunks_are_given_in_order_and_once(store: Store) -> None:
     await store.write(lambda tx: tx.vault.insert(ROW))
     for index in (2, 0, 10, 1):
-        await store.write(lambda tx, index=index: tx.vault.insert_chunk("blob_1", index, bytes([index])))
+        await store.write(lambda tx, index=index: tx.vault.insert_chunks("blob_1", {index: bytes([index])}))
     assert list(await store.read(lambda tx: tx.vault.chunks("blob_1", 0, 10))) == [
         (0, b"\x00"), (1, b"\x01"), (2, b"\x02"), (10, b"\x0a"),
     ]  # fmt: skip
     assert list(await store.read(lambda tx: tx.vault.chunks("blob_1", 1, 2))) == [(1, b"\x01"), (2, b"\x02")]
     with pytest.raises(ConflictError):
-        await store.write(lambda tx: tx.vault.insert_chunk("blob_1", 1, b"other"))
+        await store.write(lambda tx: tx.vault.insert_chunks("blob_1", {1: b"other"}))
     with pytest.raises(ConflictError):
-        await store.write(lambda tx: tx.vault.insert_chunk("blob_9", 1, b"no object"))
+        await store.write(lambda tx: tx.vault.insert_chunks("blob_9", {1: b"no object"}))
 
 
 async def test_usage_counts_all_that_an_owner_keeps(store: Store) -> None:
@@ -52,7 +52,7 @@ async def test_usage_counts_all_that_an_owner_keeps(store: Store) -> None:
     fixed = OBJECT_COST + len(r'["pii","\u00e4"]')
     assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 3 * fixed
     for object_id in ("blob_1", "blob_2", "call_1", "blob_3"):
-        await store.write(lambda tx, which=object_id: tx.vault.insert_chunk(which, 0, bytes(100)))
+        await store.write(lambda tx, which=object_id: tx.vault.insert_chunks(which, {0: bytes(100)}))
     assert await store.read(lambda tx: tx.vault.usage("agt_1")) == 300 + 3 * fixed
     assert await store.read(lambda tx: tx.vault.usage("agt_2")) == 100 + fixed
     await store.write(lambda tx: tx.vault.delete("call_1"))
@@ -97,7 +97,7 @@ async def test_expired_and_delete(store: Store) -> None:
     for name, expires in (("blob_1", NOW), ("blob_2", NOW - timedelta(seconds=1)), ("blob_3", None)):
         row = replace(ROW, id=name, expires=expires)
         await store.write(lambda tx, row=row: tx.vault.insert(row))
-        await store.write(lambda tx, name=name: tx.vault.insert_chunk(name, 0, b"x"))
+        await store.write(lambda tx, name=name: tx.vault.insert_chunks(name, {0: b"x"}))
     await store.write(lambda tx: tx.vault.insert(replace(ROW, id="blob_4", expires=NOW + timedelta(microseconds=1))))
     assert list(await store.read(lambda tx: tx.vault.expired(NOW, 10))) == ["blob_2", "blob_1"]
     assert list(await store.read(lambda tx: tx.vault.expired(NOW, 1))) == ["blob_2"]

@@ -86,7 +86,7 @@ async def test_what_has_expired_is_removed_after_a_failure(
         sealed = vault.create(
             tx, object_id=OLD, owner="agt_1", kind="blob", now=NOW, expires=NOW - timedelta(seconds=1)
         )
-        sealed.put(tx, 0, b"old")
+        sealed.put(tx, {0: b"old"})
 
     await store.write(keep)
     faulty = Faulty(store, fails)

@@ -18,7 +18,7 @@ from broker.sandbox.capabilities import (
 )
 from broker.sandbox.engine import Capabilities
 
-GVISOR = ["--platform=ptrace", "--network=none", "--oci-seccomp"]
+GVISOR = ["--platform=ptrace", "--network=none"]
 INFO: Mapping[str, object] = {
     "DefaultRuntime": "runc",
     "Runtimes": {
@@ -27,7 +27,6 @@ INFO: Mapping[str, object] = {
         "io.containerd.runtime.v1.linux": {},
         "small": {"path": "/opt/crun"},
         "runsc": {"path": "/usr/bin/runsc", "runtimeArgs": GVISOR},
-        "loose": {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=ptrace"]},
         "shim": {"runtimeType": "io.containerd.runsc.v1"},
         "dressed-up-runsc": {"path": "/usr/bin/kata-runtime"},
     },
@@ -52,38 +51,28 @@ def test_a_runtime_of_the_kernels_own_parts_keeps_all(name: str, runtime: str) -
     check_profile(found, PROFILE)
 
 
-def test_gvisor_leaves_out_what_was_measured() -> None:
-    found = runtime_capabilities("runsc", INFO)
+@pytest.mark.parametrize("name", ["runsc", "shim"])
+def test_gvisor_leaves_out_what_was_measured(name: str) -> None:
+    found = runtime_capabilities(name, INFO)
     off = {field.name for field in fields(found) if getattr(found, field.name) is False}
     assert off == {"inodes", "counters", "isolated_runner"}
     assert len(missing(found)) == len(off)
 
 
-@pytest.mark.parametrize("name", ["loose", "shim"])
-def test_gvisor_without_the_filter_inside_keeps_no_limit_on_processes(name: str) -> None:
-    found = runtime_capabilities(name, INFO)
-    assert not found.processes
-    with pytest.raises(FailedPreconditionError) as caught:
-        check_profile(found, replace(PROFILE, limits=Limits(inodes=0)))
-    assert caught.value.reason == "LIMIT_UNSUPPORTED"
-    assert caught.value.metadata == {"limit": "processes", "runtime": name}
-    assert "--oci-seccomp" in caught.value.hint
-
-
 @pytest.mark.parametrize(
-    ("arguments", "processes", "memory"),
+    ("arguments", "limited"),
     [
-        (["-oci-seccomp"], True, True),
-        (["--oci-seccomp=true"], True, True),
-        (["--oci-seccomp=false"], False, True),
-        (["--oci-seccomp", "--oci-seccomp=0"], False, True),
-        (["oci-seccomp"], False, True),
-        (["--oci-seccomp", "--ignore-cgroups"], True, False),
+        (["--platform=ptrace"], True),
+        (["--ignore-cgroups"], False),
+        (["-ignore-cgroups=true"], False),
+        (["--ignore-cgroups=false"], True),
+        (["--ignore-cgroups", "--ignore-cgroups=0"], True),
+        (["ignore-cgroups"], True),
     ],
 )
-def test_arguments_are_read_as_the_program_reads_them(arguments: list[str], *, processes: bool, memory: bool) -> None:
+def test_arguments_are_read_as_the_program_reads_them(arguments: list[str], *, limited: bool) -> None:
     found = program_capabilities("runsc", "runsc", arguments)
-    assert (found.processes, found.memory, found.cpu) == (processes, memory, memory)
+    assert (found.memory, found.cpu) == (limited, limited)
 
 
 def test_a_runtime_that_the_engine_lacks_is_named() -> None:
@@ -107,7 +96,7 @@ def test_a_program_that_nobody_measured_is_refused_whatever_its_name() -> None:
     assert caught.value.reason == "RUNTIME_UNSUPPORTED"
     known, unknown = known_runtimes(INFO)
     assert unknown == ("dressed-up-runsc",)
-    assert len(known) == 7
+    assert len(known) == 6
 
 
 @pytest.mark.parametrize("limit", ["memory", "processes", "cpu", "disk", "inodes", "open_files"])

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import docker
 import pytest
 
-from broker.cli.local import open_local
 from broker.cli.main import run as broker
-from broker.sandbox.address import engine_address
-from broker.sandbox.docker_config import container_config
-from broker.sandbox.docker_engine import DockerEngine
-from tests.sandbox_support import profile
 
 pytestmark = pytest.mark.docker
 
@@ -64,32 +57,3 @@ def test_images_are_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert [item["name"] for item in items if item["current"]] == ["python"]
     assert broker(["sandbox", "images", "--state", str(tmp_path)]) == 0
     assert "python" in capfd.readouterr().out
-
-
-def test_what_was_left_behind_is_shown_then_removed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    state = tmp_path / "state"
-    assert broker(["init", "--state", str(state)]) == 0
-    with open_local(state) as local:
-        origin = local.origin
-    asyncio.run(leave_one(origin))
-    capfd.readouterr()
-
-    def gc(*options: str) -> dict[str, object]:
-        assert broker(["sandbox", "gc", "--state", str(state), "--json", *options]) == 0
-        answer: dict[str, object] = json.loads(capfd.readouterr().out)
-        return answer
-
-    shown, removed = gc("--dry-run"), gc()
-    assert shown["items"] == removed["items"]
-    assert len(shown["items"]) == 1  # type: ignore[arg-type]  # a list
-    assert (shown["dry_run"], shown["broker_running"]) == (True, False)
-    assert gc()["items"] == []
-
-
-async def leave_one(instance: str) -> None:
-    """Makes a container as a broker does, and forgets it."""
-    async with DockerEngine(instance) as engine:
-        chosen = await profile(engine)
-    client = docker.APIClient(base_url=engine_address(), version="auto")
-    client.create_container_from_config(container_config(instance, "call_left", chosen, client.api_version))
-    client.close()

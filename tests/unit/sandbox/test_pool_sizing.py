@@ -121,6 +121,10 @@ def test_what_is_above_the_share_goes_only_for_who_needs_the_room() -> None:
     assert surplus(full, {"a": 10, "b": 0}, {"a": 10, "b": 0}, 10) == {}
 
 
+def test_what_is_being_made_cannot_be_given_up() -> None:
+    assert surplus({"a": Stock(1, 9), "b": Stock(0, 0)}, {"a": 10, "b": 2}, {"a": 8, "b": 2}, 10) == {"a": 1}
+
+
 def test_one_container_more_or_less_makes_nobody_busy() -> None:
     stocks = {"a": Stock(6, 0), "b": Stock(4, 0)}
     assert surplus(stocks, {"a": 10, "b": 10}, {"a": 5, "b": 5}, 10) == {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -228,6 +229,7 @@ def test_rules_between_which_a_request_could_not_choose(
         (PLAIN, {**PLAIN, "kind": "connect"}),
         (HTTPS, {**HTTPS, "paths": ["/v2/"], "secret": None}),
         (HTTPS, {**HTTPS, "methods": ["PUT"], "secret": None}),
+        (HTTPS, {**HTTPS, "paths": ["/v1/x"]}),
         (TCP, {**TCP, "port": 5433, "listen": 15433}),
     ],
 )
@@ -240,6 +242,13 @@ def test_there_is_a_most_of_rules(good: dict[str, Any]) -> None:
     assert len(read(good, *rules[:-1]).egress) == MAX_RULES
     with pytest.raises(ValidationError, match="at most 32 items"):
         read(good, *rules)
+
+
+def test_the_documented_rules_are_right(good: dict[str, Any], repository: Path) -> None:
+    text = (repository / "docs" / "tools.md").read_text("utf-8")
+    example = next(part for part in text.split("```") if part.startswith("yaml\negress:"))
+    rules = yaml.safe_load(example.removeprefix("yaml\n"))["egress"]
+    assert {rule.kind for rule in read(good, *rules).egress_rules} == set(EgressKind)
 
 
 def test_lint_says_where(good: dict[str, Any], write: Callable[..., Path]) -> None:

@@ -190,14 +190,18 @@ PLACES = [(key,) for key in GOOD] + [
     ("arguments", "properties"),
     ("arguments", "required"),
     ("limits", "memory"),
+    ("egress",),
+    *(("egress", 0, key) for key in ("kind", "host", "port", "methods", "paths", "listen", "secret")),
+    *(("egress", 0, "secret", key) for key in ("name", "header", "prefix")),
 ]
+EGRESS = {"kind": "https", "host": "a.example", "secret": {"name": "token", "header": "x-key"}}
 VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False)
     | st.text(max_size=8)
-    | st.sampled_from(["$ref", "#/"]),
+    | st.sampled_from(["$ref", "#/", "http", "/a", "a.example", "GET"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
@@ -212,8 +216,8 @@ VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(place=st.sampled_from(PLACES), value=VALUES)
-def test_whatever_stands_in_a_file_lint_answers_with_findings(place: tuple[str, ...], value: object) -> None:
-    spec: Any = copy.deepcopy(GOOD)
+def test_whatever_stands_in_a_file_lint_answers_with_findings(place: tuple[str | int, ...], value: object) -> None:
+    spec: Any = copy.deepcopy({**GOOD, "egress": [EGRESS]})
     inner = spec
     for key in place[:-1]:
         inner = inner[key]

@@ -73,7 +73,7 @@ def test_a_runtime_that_the_engine_lacks(good: dict[str, Any], write: Write) -> 
 
 
 def test_a_limit_of_files_fits_the_runtime(good: dict[str, Any], write: Write) -> None:
-    spec = {**good, "runtime": "runsc"}
+    spec = {**good, "runtime": "runsc", "limits": {**good["limits"], "inodes": 4096}}
     [(field, text)] = refused(load(write, spec), runtimes={"runsc": False})
     assert field == "demo.echo /limits/inodes"
     assert "write 0" in text
@@ -82,6 +82,25 @@ def test_a_limit_of_files_fits_the_runtime(good: dict[str, Any], write: Write) -
     [(field, text)] = refused(without, runtimes={"runsc": True})
     assert field == "demo.echo /limits/inodes"
     assert "write a number" in text
+
+
+def test_a_limit_of_files_that_nobody_wrote_gives_way_to_a_runtime_that_keeps_none(
+    good: dict[str, Any], write: Write
+) -> None:
+    runtimes = {"": True, "runsc": False}
+    loaded = load(write, good, runtime_by_tier={1: "runsc"})
+    assert refused(loaded, runtimes=runtimes)[0][0] == "demo.echo /limits/inodes"
+    fitted = loaded.fitted(runtimes)
+    check_operator(fitted, secrets={}, runtimes=runtimes)
+    assert fitted.tools["demo.echo"].profile("sha256:abc").limits.inodes == 0
+    assert load(write, good).fitted(runtimes).tools["demo.echo"].profile("sha256:abc").limits.inodes == 4096
+
+
+def test_a_limit_of_files_that_somebody_wrote_stays(good: dict[str, Any], write: Write) -> None:
+    good["limits"]["inodes"] = 4096
+    fitted = load(write, good, runtime_by_tier={1: "runsc"}).fitted({"runsc": False})
+    assert fitted.tools["demo.echo"].limits.inodes == 4096
+    assert refused(fitted, runtimes={"runsc": False})[0][0] == "demo.echo /limits/inodes"
 
 
 def test_a_tool_to_prewarm_that_there_is_not(good: dict[str, Any], write: Write) -> None:

@@ -38,7 +38,7 @@ def _make(database: Database, vault: SealedVault, object_id: str = "call_1", kin
     def work(tx: Transaction) -> SealedItem:
         item = vault.create(tx, object_id=object_id, owner="agt_1", kind=kind, now=NOW, expires=None)
         for index in range(3):
-            item.put(tx, index, TEXT + b"%d" % index)
+            item.put(tx, {index: TEXT + b"%d" % index})
         return item
 
     return database.write_sync(work)
@@ -59,7 +59,7 @@ def _store(database: Database, row: VaultRow, chunks: list[tuple[int, bytes]]) -
         tx.vault.delete(row.id)
         tx.vault.insert(row)
         for index, sealed in chunks:
-            tx.vault.insert_chunk(row.id, index, sealed)
+            tx.vault.insert_chunks(row.id, {index: sealed})
 
     database.write_sync(work)
 
@@ -85,7 +85,7 @@ def test_an_id_or_index_is_used_once(database: Database, vault: SealedVault) -> 
     with pytest.raises(ConflictError):
         _make(database, vault)
     with pytest.raises(ConflictError):
-        database.write_sync(lambda tx: item.put(tx, 1, b"other"))
+        database.write_sync(lambda tx: item.put(tx, {1: b"other"}))
 
 
 def test_no_plain_text_is_in_any_file(database: Database, vault: SealedVault, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_same_text_is_sealed_differently_each_time(database: Database, vault
     def work(tx: Transaction) -> None:
         item = vault.create(tx, object_id="call_1", owner="agt_1", kind="call", now=NOW, expires=None)
         for index in range(20):
-            item.put(tx, index, TEXT)
+            item.put(tx, {index: TEXT})
 
     database.write_sync(work)
     sealed = [chunk for _, chunk in database.read_sync(lambda tx: tx.vault.chunks("call_1", 0, 100))]

@@ -1,0 +1,128 @@
+"""A lease before its job and after it: health, what is live, and a removal that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import docker
+import pytest
+
+from broker.domain.run import EndCause, Limits, Output
+from broker.errors import InternalError, UnavailableError
+from broker.sandbox.address import engine_address
+from broker.sandbox.engine import Engine
+from tests.sandbox_support import LIMITS, docker_engine, finish, leased, new_instance, profile, python
+
+pytestmark = pytest.mark.docker
+
+WITHIN_S = 30
+LONG_S = 3600.0
+
+
+async def test_a_waiting_runner_answers_and_then_runs(engine: Engine) -> None:
+    async with leased(engine, await profile(engine)) as lease:
+        assert [await lease.ready() for _ in range(20)] == [True] * 20
+        assert lease.profile == await profile(engine)
+        assert (await finish(lease, python("print(1)"))).text == "1\n"
+        assert not await lease.ready()
+
+
+async def test_a_container_that_died_is_not_ready(engine: Engine) -> None:
+    client = docker.APIClient(base_url=engine_address(), version="auto")
+    try:
+        async with leased(engine, await profile(engine)) as lease:
+            assert await lease.ready()
+            client.kill(lease.container_id)
+            async with asyncio.timeout(WITHIN_S):
+                while await lease.ready():
+                    pass
+            with pytest.raises(UnavailableError):
+                await finish(lease, python("print(1)"))
+    finally:
+        client.close()
+
+
+async def test_a_frozen_container_is_not_ready_and_can_be_removed(engine: Engine) -> None:
+    client = docker.APIClient(base_url=engine_address(), version="auto")
+    try:
+        async with leased(engine, await profile(engine)) as lease:
+            client.pause(lease.container_id)
+            assert not await lease.ready()
+            await lease.destroy()
+            await lease.removed()
+    finally:
+        client.close()
+
+
+async def test_a_destroyed_lease_is_not_ready_and_runs_nothing(engine: Engine) -> None:
+    lease = await engine.create(await profile(engine))
+    assert await lease.ready()
+    await lease.destroy()
+    assert not await lease.ready()
+    with pytest.raises(InternalError):
+        await finish(lease, python("print(1)"))
+    await lease.removed()
+
+
+async def test_a_container_is_live_from_its_making_to_its_removal(engine: Engine) -> None:
+    chosen = await profile(engine)
+    making = asyncio.create_task(engine.create(chosen))
+    while not (listed := {item.id for item in await engine.list_owned()}):
+        pass
+    assert engine.live() == listed
+    lease = await making
+    assert engine.live() == {lease.container_id} == listed
+    await lease.destroy(linger_s=LONG_S)
+    assert engine.live() == listed
+    lease.kill(EndCause.OPERATOR, "enough")
+    await lease.removed()
+    assert engine.live() == frozenset()
+    assert await engine.list_owned() == []
+
+
+async def test_a_removal_that_lingers_cuts_the_stream_and_waits(engine: Engine) -> None:
+    lease = await engine.create(await profile(engine))
+    await finish(lease, python("print(1)"))
+    await lease.destroy(linger_s=LONG_S)
+    for _ in range(3):
+        assert [item.state for item in await engine.list_owned()] == ["running"]
+    await lease.destroy()
+    await asyncio.wait_for(lease.removed(), WITHIN_S)
+    assert await engine.list_owned() == []
+
+
+async def test_a_tool_that_still_runs_is_removed_at_once_whatever_is_asked(engine: Engine) -> None:
+    lease = await engine.create(await profile(engine))
+    async for event in lease.run(python("print(1)\nimport time\ntime.sleep(600)")):
+        if isinstance(event, Output):
+            break
+    await lease.destroy(linger_s=LONG_S)
+    await asyncio.wait_for(lease.removed(), WITHIN_S)
+
+
+async def test_an_engine_that_closes_does_not_wait_for_what_lingers() -> None:
+    instance = new_instance()
+    async with asyncio.timeout(WITHIN_S), docker_engine(instance) as engine:
+        lease = await engine.create(await profile(engine))
+        await lease.destroy(linger_s=LONG_S)
+
+
+async def test_processor_time_is_the_runs_own(engine: Engine) -> None:
+    async with leased(engine, await profile(engine, Limits(wall_s=60))) as lease:
+        before = time.process_time()
+        while not await lease.ready() or time.process_time() - before < 0.2:
+            pass  # the runner answers all the while, and that is nobody's run
+        ended = (await finish(lease, python("pass"))).ended
+    assert ended.cpu_s is not None
+    assert 0 < ended.cpu_s < 0.1
+
+
+async def test_many_at_once_keep_apart(engine: Engine) -> None:
+    chosen = await profile(engine, LIMITS)
+
+    async def one(number: int) -> str:
+        async with leased(engine, chosen) as lease:
+            return (await finish(lease, python(f"print({number})"))).text
+
+    assert await asyncio.gather(*map(one, range(6))) == [f"{number}\n" for number in range(6)]
