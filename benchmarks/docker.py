@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import docker
 
@@ -15,6 +16,7 @@ from broker.domain.run import Limits, Profile
 from broker.errors import FailedPreconditionError
 from broker.sandbox.address import engine_address
 from broker.sandbox.docker_config import SHM_BYTES, USER, container_config, tmpfs
+from broker.sandbox.engine import LABEL_INSTANCE
 
 CODE = "print(1)"
 PROGRAM = ("/usr/bin/python3", "-c", CODE)
@@ -59,6 +61,26 @@ def engine_floor(instance: str, profile: Profile) -> tuple[float, int]:
     for parallelism in _PARALLELISMS:
         best = max(best, (_rate(instance, profile, parallelism), parallelism))
     return best
+
+
+def waiting_mib() -> list[float]:
+    """What each container with a broker's label takes: its processes and the engine's shim, of shared pages their part."""
+    client = docker.APIClient(base_url=engine_address(""), version="auto")
+    with client:
+        listing = client.containers(filters={"label": [LABEL_INSTANCE]})
+        roots = [client.inspect_container(item["Id"])["State"]["Pid"] for item in listing]
+    return [(_proportional_kib(pid) + _proportional_kib(_parent(pid))) / 1024 for pid in roots if pid]
+
+
+def _proportional_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    return 0
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
 
 
 def _rate(instance: str, profile: Profile, parallelism: int) -> float:

@@ -21,7 +21,7 @@ from broker.domain.ids import new_id
 from broker.domain.run import Limits, Profile
 from broker.errors import FailedPreconditionError
 from broker.sandbox.docker_engine import DockerEngine
-from tests.served import Served, command_json, make_state, serving
+from tests.served import Served, make_state, serving
 
 _POOL = 10
 _WARM = 60
@@ -43,7 +43,7 @@ run:
   argv: [/usr/bin/python3, -c, print(1)]
 arguments: {type: object, additionalProperties: false}
 """
-_RULE = "p, role:agent, demo, bench.*, call, 4, allow, bench-argv\n"
+_RULE = "p, bench-argv, role:agent, demo, bench.argv, call, 1, allow, made for the benchmark\n"
 
 
 def measure() -> Report:
@@ -106,15 +106,17 @@ class _Warm:
     def __init__(self, served: Served, *, interval_s: float) -> None:
         self._served = served
         self._interval_s = interval_s
+        self._operator: AsyncBroker
 
     async def measures(self, run_p50: float, exec_p50: float) -> list[Measure]:
         """All measures with the pool."""
-        async with self._served.client() as client:
+        async with self._served.client() as client, self._served.human() as operator:
+            self._operator = operator
             await self._paced(client, "python.run", 3)
             warm = await self._paced(client, "python.run", _WARM)
             bursts = [await self._burst(client) for _ in range(_BURSTS)]
             idle = [await self._after_rest(client) for _ in range(_IDLE)]
-            idle_mib = self._memory()
+            idle_mib = await self._memory()
             await self._paced(client, "bench.argv", 3)
             argv = await self._paced(client, "bench.argv", _WARM)
         warm_p50 = percentile(warm, 50)
@@ -157,17 +159,16 @@ class _Warm:
         """Returns once the pool has all that it wants to have."""
         until = time.monotonic() + _FILL_S
         while time.monotonic() < until:
-            status = await asyncio.to_thread(self._status)
-            if status["idle"] and not status["making"] and not status["leased"]:
+            status = await self._operator.sandbox_status()
+            wanted = sum(pool.target for pool in status.pools)
+            if wanted and status.idle >= wanted and not status.making and not status.leased:
                 return
             await asyncio.sleep(_POLL_S)
         raise FailedPreconditionError(f"the pool didn't fill for {tool}", reason="POOL_NOT_FILLED")
 
-    def _status(self) -> dict[str, Any]:
-        return command_json(self._served.state, "sandbox", "status")
-
-    def _memory(self) -> float:
-        return 0.0
+    async def _memory(self) -> float:
+        await self._filled("python.run")
+        return percentile(await asyncio.to_thread(peers.waiting_mib), 50)
 
 
 async def _cold(served: Served, run_p50: float, floor: float, parallelism: int) -> list[Measure]:

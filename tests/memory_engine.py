@@ -80,6 +80,8 @@ class MemoryLease:
         self.answers = asyncio.Event()
         """Its check doesn't return while this isn't set."""
         self.answers.set()
+        self.removal_error: Exception | None = None
+        """What the wait for its removal ends with."""
         self.lingers: list[float] = []
         """Of each call of ``destroy``."""
 
@@ -119,6 +121,8 @@ class MemoryLease:
 
     async def removed(self) -> None:
         """See ``Lease``."""
+        if self.removal_error:
+            raise self.removal_error
         await self._engine.bell.until(lambda: self._id not in self._engine.there)
 
 

@@ -26,7 +26,7 @@ from broker.domain.run import (
     Started,
 )
 from broker.sandbox.docker_engine import DockerEngine
-from broker.sandbox.engine import EgressGate, Engine, Lease
+from broker.sandbox.engine import Capabilities, EgressGate, Engine, Lease
 
 LIMITS = Limits(wall_s=30.0)
 
@@ -66,6 +66,11 @@ class Finished:
     stderr: bytes = b""
     result: bytes | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings but the one that every run has under a runtime whose tools can reach the runner."""
+        return tuple(text for text in self.ended.warnings if "the sandbox's word" not in text)
 
     @property
     def text(self) -> str:
@@ -150,16 +155,20 @@ def wanted(*patterns: str, max_files: int = 16, max_bytes: int = 2**20) -> Outpu
     return OutputRules(patterns, max_files, max_bytes)
 
 
+async def keeps(engine: Engine) -> Capabilities:
+    """What the runtime of the engine's fixture does."""
+    return await engine.capabilities(getattr(engine, "runtime", ""))
+
+
 async def profile(engine: Engine, limits: Limits = LIMITS) -> Profile:
     """The image ``python`` under some limits, under the runtime that the engine's fixture names.
 
     A limit on files is left out where the runtime is declared not to keep one; what a test asks of such a runtime by
     itself is in ``test_capabilities``.
     """
-    runtime = getattr(engine, "runtime", "")
-    if not (await engine.capabilities(runtime)).inodes:
+    if not (await keeps(engine)).inodes:
         limits = replace(limits, inodes=0)
-    return Profile((await engine.image("python")).id, limits, runtime)
+    return Profile((await engine.image("python")).id, limits, getattr(engine, "runtime", ""))
 
 
 async def run(engine: Engine, job: Job, limits: Limits = LIMITS) -> Finished:

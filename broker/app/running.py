@@ -104,6 +104,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
     catalogue = await asyncio.to_thread(Catalogue.load, folders, runtime_by_tier=settings.runtime_by_tier)
     meter = PrometheusMeter(boot.version)
     sandbox = await stack.enter_async_context(sandboxes(origin, settings, catalogue, meter))
+    catalogue = sandbox.catalogue
     if settings.metrics_listen:
         await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
     keeper = Keeper(store, ledger, vault, now)

@@ -33,6 +33,8 @@ class Sandboxes:
     egress: Egress
     images: Mapping[str, str]
     """Image name -> digest."""
+    catalogue: Catalogue
+    """The tools, each fitted to the runtime that it gets."""
 
 
 @asynccontextmanager
@@ -51,23 +53,25 @@ async def sandboxes(instance: str, settings: Settings, catalogue: Catalogue, met
     """
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(DockerEngine(instance, address=settings.engine))
-        await _check(engine, settings, catalogue)
+        catalogue = await _fitted(engine, settings, catalogue)
         await reap_all(engine)
         await stack.enter_async_context(Reaper(engine))
         images = {image.name: image.id for image in await engine.images() if image.current}
         pool = await stack.enter_async_context(Pool(engine, _sizing(settings), meter=meter))
         pool.prewarm(_prewarmed(settings, catalogue, images))
-        yield Sandboxes(pool, _egress(settings, meter), images)
+        yield Sandboxes(pool, _egress(settings, meter), images, catalogue)
 
 
-async def _check(engine: DockerEngine, settings: Settings, catalogue: Catalogue) -> None:
+async def _fitted(engine: DockerEngine, settings: Settings, catalogue: Catalogue) -> Catalogue:
     runtimes: dict[str, bool] = {}
     for name in {tool.runtime for tool in catalogue.all()}:
         try:
             runtimes[name] = (await engine.capabilities(name)).inodes
         except FailedPreconditionError:
             continue  # the check names the tool that wants it
-    check_operator(catalogue, secrets=settings.secret_hosts, runtimes=runtimes, prewarm=settings.pool_prewarm)
+    fitted = catalogue.fitted(runtimes)
+    check_operator(fitted, secrets=settings.secret_hosts, runtimes=runtimes, prewarm=settings.pool_prewarm)
+    return fitted
 
 
 def _sizing(settings: Settings) -> Sizing:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from broker.client import models
+from broker.client import models, sandbox
 from broker.client.aio import AsyncBroker
 from broker.client.connection import Identity
 from broker.client.events import EventStream
@@ -277,6 +277,10 @@ class Broker:
     def status(self, *, timeout_s: float | None = None) -> models.BrokerStatus:
         """What the broker runs with."""
         return self._loop.run(self._client.status(timeout_s=timeout_s))
+
+    def sandbox_status(self, *, timeout_s: float | None = None) -> sandbox.SandboxStatus:
+        """What the sandboxes do: the warm pool, the calls that hold a container, how calls ended, how long steps take."""
+        return self._loop.run(self._client.sandbox_status(timeout_s=timeout_s))
 
     def reload_policy(self, *, timeout_s: float | None = None) -> models.PolicyReload:
         """Has the policy read again."""

@@ -317,7 +317,7 @@ class Admission:
         stored: StoredRequest,
         checked: _Checked,
     ) -> Admitted:
-        now = row.created
+        now, tool = row.created, checked.tool
         known = self._known(tx, caller, request)  # another of the same id may have come in the meantime
         if known is not None:
             return Admitted(known.id, None)
@@ -328,7 +328,9 @@ class Admission:
         )
         sealed.put(tx, {REQUEST: brief, REQUEST_TEXTS: texts})
         body = {
-            **journal.request_body(row, stored, self._parts.images[checked.tool.spec.image], sealed),
+            **journal.request_body(
+                row, stored, self._parts.images[tool.spec.image], sealed, egress=tool.spec.egress_rules
+            ),
             **journal.decision_body(stored.decision, row.agent),
         }
         seq = self._parts.ledger.append(tx, "decision", body, agent=row.agent)
@@ -339,6 +341,6 @@ class Admission:
         row = replace(row, decision_seq=seq)
         tx.calls.insert(row)
         clock = Stopwatch(self._parts.meter)
-        active = ActiveCall(row=row, request=stored, tool=checked.tool, feed=Feed(0), clock=clock)
+        active = ActiveCall(row=row, request=stored, tool=tool, feed=Feed(0), clock=clock)
         active.feed.publish(events)
         return Admitted(row.id, active)

@@ -34,7 +34,7 @@ def request_body(
     image_digest: str,
     sealed: SealedObject,
     *,
-    egress: Iterable[EgressRule] = (),
+    egress: Iterable[EgressRule],
 ) -> JsonObject:
     """What every entry about one call says of it; ``egress`` are the hosts that its specification lets it reach."""
     context = request.context

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from broker.domain.meter import Meter
 from broker.domain.ports import Recorder, Store, Vault
 from broker.identity.directory import LiveDirectory
+from broker.metrics.prometheus import PrometheusMeter
 from broker.policy.live import LivePolicy
 from broker.sandbox.egress.gate import Egress
 from broker.sandbox.pool import Pool
@@ -46,7 +46,7 @@ class Parts:
     catalogue: Catalogue
     sandboxes: Pool
     egress: Egress
-    meter: Meter
+    meter: PrometheusMeter
     images: Mapping[str, str]
     """Image name of a spec -> digest of the image that the engine has under it."""
     workspace_classes: Mapping[str, tuple[str, ...]]

@@ -39,11 +39,11 @@ async def recover(parts: Parts) -> list[ActiveCall]:
             await _settle_without_content(parts, row, CallState.UNKNOWN, error)
     for row in reversed(await _left(parts, CallState.QUEUED)):
         tool = parts.catalogue.get(row.tool)
-        if tool is None:
-            detail = f"the broker was restarted, and there is no tool {row.tool} any more"
-            await finish(parts, row, CallState.DENIED, never_ran(EndCause.POLICY, detail))
-            continue
         try:
+            if tool is None:
+                detail = f"the broker was restarted, and there is no tool {row.tool} any more"
+                await finish(parts, row, CallState.DENIED, never_ran(EndCause.POLICY, detail))
+                continue
             request = await parts.store.read(lambda tx, row=row: _request(tx, parts, row))  # type: ignore[misc]  # bound now
         except (NotFoundError, DataLossError) as error:
             await _settle_without_content(parts, row, CallState.CANCELLED, error)

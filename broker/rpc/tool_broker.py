@@ -12,11 +12,11 @@ from broker.domain.call import CallRequest
 from broker.domain.identity import Caller
 from broker.domain.ids import ID_PATTERN
 from broker.domain.ports import CallQuery
-from broker.domain.spec import ToolSpec
 from broker.errors import InvalidArgumentError, NotFoundError
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import wire
 from broker.rpc.dispatch import Context
+from broker.rpc.egress_wire import rule_messages
 from broker.specs.catalogue import Tool
 from broker.v1 import blob_pb2, call_pb2, tool_broker_pb2, tool_pb2
 
@@ -62,7 +62,7 @@ class ToolBrokerService:
         return self._tool(tool)
 
     def _tool(self, tool: Tool) -> tool_pb2.Tool:
-        return tool_message(tool.spec, tool.digest, self._pipeline.image_digest(tool))
+        return tool_message(tool, self._pipeline.image_digest(tool))
 
     async def CreateToolCall(  # noqa: N802 - the wire's name
         self, caller: Caller, request: tool_broker_pb2.CreateToolCallRequest, _: Context
@@ -199,12 +199,12 @@ def _workspace(name: str) -> str:
     return name
 
 
-def tool_message(spec: ToolSpec, digest: str, image_digest: str) -> tool_pb2.Tool:
+def tool_message(tool: Tool, image_digest: str) -> tool_pb2.Tool:
     """A tool on the wire."""
-    limits, files = spec.limits.for_run(), spec.files
+    spec, limits, files = tool.spec, tool.limits, tool.spec.files
     return tool_pb2.Tool(
         name=f"tools/{spec.name}",
-        version=digest,
+        version=tool.digest,
         description=spec.description,
         owner=spec.owner,
         tier=tool_pb2.Tier.ValueType(int(spec.tier) + 1),
@@ -230,4 +230,6 @@ def tool_message(spec: ToolSpec, digest: str, image_digest: str) -> tool_pb2.Too
         reversibility=tool_pb2.Reversibility.Value(f"REVERSIBILITY_{spec.reversibility.upper()}"),
         retention=wire.duration(spec.retention),
         image_digest=image_digest,
+        egress=rule_messages(spec.egress_rules),
+        runtime=tool.runtime,
     )

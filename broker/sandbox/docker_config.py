@@ -16,6 +16,7 @@ SHM_BYTES = 8 * 2**20
 JOB_BYTES = 34 * 2**20
 """Size of ``/job``: the longest arguments, the longest result, and some room."""
 _JOB_INODES = 64
+_SHM_INODES = 256
 _TMP_SHARE = 4
 _TMP_MAX = 64 * 2**20
 _TMP_MIN = 2**20
@@ -77,8 +78,8 @@ def container_config(
         "OomKillDisable": False,
         "OomScoreAdj": _OOM_SCORE,
         "Tmpfs": tmpfs(limits),
-        "ShmSize": SHM_BYTES,
-        "IpcMode": "private",
+        # A namespace of its own without the engine's /dev/shm, which knows no limit on files: ours is among the tmpfs.
+        "IpcMode": "none",
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,
@@ -147,16 +148,18 @@ def _has_own_kernel(runtime: Capabilities) -> bool:
 def tmpfs(limits: Limits) -> JsonObject:
     """Path -> mount options of the writable folders; only ``/work`` and ``/tmp`` may hold programs.
 
-    Where ``limits.inodes`` is 0 the number of files in ``/work`` and ``/tmp`` isn't limited.
+    Where ``limits.inodes`` is 0 the number of files in ``/work``, ``/tmp`` and ``/dev/shm`` isn't limited.
     """
     tmp_bytes = min(max(limits.disk_bytes // _TMP_SHARE, _TMP_MIN), _TMP_MAX)
     owner = "nosuid,nodev,mode=0700,uid=65534,gid=65534"
-    work, tmp = f"size={limits.disk_bytes}", f"size={tmp_bytes}"
+    work, tmp, shm = f"size={limits.disk_bytes}", f"size={tmp_bytes}", f"size={SHM_BYTES}"
     if limits.inodes:
         work += f",nr_inodes={limits.inodes}"
         tmp += f",nr_inodes={max(limits.inodes // _TMP_SHARE, _TMP_INODES_MIN)}"
+        shm += f",nr_inodes={_SHM_INODES}"
     return {
         WORK: f"rw,exec,{owner},{work}",
         "/tmp": f"rw,exec,{owner},{tmp}",  # noqa: S108  # inside the sandbox
         "/job": f"rw,noexec,{owner},size={JOB_BYTES},nr_inodes={_JOB_INODES}",
+        "/dev/shm": f"rw,noexec,{owner},{shm}",  # noqa: S108  # likewise
     }

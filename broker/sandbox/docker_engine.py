@@ -59,7 +59,7 @@ class DockerEngine:
         self._live: set[str] = set()
         self._making: set[asyncio.Future[str]] = set()
         self._leases: dict[str, DockerLease] = {}
-        self._info: Mapping[str, Any] | None = None
+        self._info: Mapping[str, object] | None = None
 
     async def __aenter__(self) -> Self:
         """Connects, settles the API version, and subscribes to events.
@@ -113,10 +113,10 @@ class DockerEngine:
 
     async def capabilities(self, runtime: str) -> Capabilities:
         """See ``broker.sandbox.engine.Engine.capabilities``."""
-        info = self._info
-        if info is None:
-            info = self._info = await self._call(self._api.info)
-        return runtime_capabilities(runtime, info)
+        if self._info is None:
+            facts: Mapping[str, object] = await self._call(self._api.info)
+            self._info = facts
+        return runtime_capabilities(runtime, self._info)
 
     async def image(self, name: str) -> SandboxImage:
         """See ``broker.sandbox.engine.Engine.image``."""

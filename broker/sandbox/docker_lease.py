@@ -11,17 +11,17 @@ from typing import Any, Protocol
 import structlog
 
 from broker.domain.run import EndCause, Ended, Job, Profile, RunEvent
-from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError, UnavailableError
+from broker.errors import InternalError, InvalidArgumentError, UnavailableError
 from broker.sandbox.attached import AttachedStream
 from broker.sandbox.connections import Connections
 from broker.sandbox.conversation import Conversation
 from broker.sandbox.docker_events import ContainerWatch
+from broker.sandbox.docker_witness import EngineSight, Witness
 from broker.sandbox.engine import EgressGate
-from broker.sandbox.evidence import Counters, HostEvidence
 from broker.sandbox.jobs import check_job, listening, send_job
 from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
-from broker.sandbox.verdict import Kill, decide
+from broker.sandbox.verdict import Kill
 from broker.sandbox.wire import ProtocolViolation
 
 READY_S = 1.0
@@ -32,25 +32,15 @@ COLLECT_S = 60.0
 """How long in all a runner may let us wait after the tool's end; while a reader lets it wait, nothing counts."""
 DRAIN_S = 1.0
 """After a kill, how long what is still on its way may take to arrive."""
-EVIDENCE_S = 2.0
-"""How long the end of a run waits for the engine to say what happened."""
-_KILLED = 9
-_KILLED_CODE = 128 + _KILLED
-_NOT_ISOLATED = (
-    "this container runtime doesn't keep the tool from the runner: exit code, output and files are the sandbox's word"
-)
 
 log = structlog.get_logger(__name__)
 
 
-class EngineHands(Protocol):
+class EngineHands(EngineSight, Protocol):
     """What a lease needs of its engine."""
 
     async def remove(self, container_id: str) -> None:
         """Kills and removes a container."""
-
-    async def state(self, container_id: str) -> tuple[int, bool]:
-        """Process id of a container's process 1 (0: none), and whether the engine calls it killed for memory."""
 
     def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs something beside; the engine waits for it when it closes."""
@@ -86,7 +76,6 @@ class DockerLease:
         self._profile = profile
         self._stream = stream
         self._watch = watch
-        self._isolated = isolated
         self._conversation = Conversation(stream.write, self._moved)
         self._transcript: Transcript | None = None
         self._connections: Connections | None = None
@@ -94,9 +83,7 @@ class DockerLease:
         self._failure: Exception | None = None
         self._over = asyncio.Event()
         """The runner has said its last, in one way or another."""
-        self._counters: Counters | None = None
-        self._host: HostEvidence | None = None
-        self._cpu_before: float | None = None
+        self._witness = Witness(hands, container_id, watch, isolated=isolated)
         self._started_at = 0.0
         self._ended_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -106,7 +93,6 @@ class DockerLease:
         self._removal: asyncio.Task[None] | None = None
         self._now = asyncio.Event()
         """The removal may not linger any more."""
-        self._look = asyncio.create_task(self._look_at_host())
         stream.listen(self)
 
     @property
@@ -143,7 +129,7 @@ class DockerLease:
         if egress is not None and ports:
             self._connections = Connections(egress, ports, self._stream.write)
         self._conversation.begin(self._transcript, self._connections)
-        self._note_cpu()
+        self._witness.run_begins()
         self._be_patient(STARTUP_S)
         self._driver = asyncio.create_task(self._drive(job, self._transcript))
         ended = False
@@ -165,7 +151,7 @@ class DockerLease:
         if self._kill or (self._transcript and self._transcript.phase in {Phase.DONE, Phase.REFUSED}):
             return
         self._kill = Kill(cause, detail)
-        self._sample()
+        self._witness.sample()
         self._stop_timers()
         if self._connections:
             self._connections.cut()
@@ -185,14 +171,12 @@ class DockerLease:
         if not has_ended or not linger_s:
             self._now.set()
         self._start_removal(linger_s)
-        tasks = [task for task in (self._driver, self._look) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._driver:
+            self._driver.cancel()
+            await asyncio.gather(self._driver, return_exceptions=True)
         if self._drain:
             self._drain.cancel()
-        if self._host:
-            self._host.close()
+        await self._witness.close()
 
     def hurry(self) -> None:
         """A removal that lingers begins now."""
@@ -287,88 +271,30 @@ class DockerLease:
         error: Exception | None = None
         died_of_memory = False
         if not self._kill:
-            await self._gather_evidence(transcript)
+            await self._witness.look()
+            if not self._kill:  # else they were read before the kill, when there was more to read
+                self._witness.sample()
+            await self._witness.hear_of_memory(transcript)
             if transcript.phase is Phase.REFUSED:
                 error = InvalidArgumentError(
                     f"the job can't be put into the sandbox: {transcript.refusal}", reason="INPUT_REFUSED"
                 )
             elif transcript.phase is not Phase.DONE:
-                died_of_memory = await self._died_of_memory()
+                died_of_memory = await self._witness.died_of_memory()
                 error = None if died_of_memory or self._kill else self._vanished(transcript)
         self._stream.cut()
         if error:
             self._conversation.queue.close(error=error)
         else:
-            self._conversation.queue.close(self._ended(transcript, died_of_memory=died_of_memory))
-
-    async def _gather_evidence(self, transcript: Transcript) -> None:
-        """Reads the counters; where they don't tell, waits a moment for the engine's event."""
-        await asyncio.wait({self._look}, timeout=EVIDENCE_S)
-        if not self._kill:  # else they were read before the kill, when there was more to read
-            self._sample()
-        if self._may_be_memory(transcript):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._watch.oom.wait(), EVIDENCE_S / 4)
+            wall_s = self._ended_at - self._started_at if self._started_at else 0.0
+            limits = self._profile.limits
+            ended = self._witness.ended(limits, transcript, self._kill, wall_s=wall_s, died_of_memory=died_of_memory)
+            self._conversation.queue.close(ended)
 
     def _vanished(self, transcript: Transcript) -> UnavailableError:
         if self._conversation.runner_words:
             log.error("sandbox.runner_words", container=self._id, words=visible(self._conversation.runner_words))
         return _engine_failed(f"the sandbox's runner ended while {transcript.phase.value}")
-
-    def _may_be_memory(self, transcript: Transcript) -> bool:
-        """Whether the engine's event is worth waiting for: a SIGKILL, and no counter that says whose."""
-        report = transcript.exit
-        killed = report is not None and (report.signal == _KILLED or report.exit_code == _KILLED_CODE)
-        return killed and self._counters is not None and self._counters.oom_kills is None
-
-    async def _died_of_memory(self) -> bool:
-        """Asks the engine, once the container has died, whether memory was why."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._watch.died.wait(), EVIDENCE_S)
-        if self._watch.oom.is_set():
-            return True
-        try:
-            return (await self._hands.state(self._id))[1]
-        except (UnavailableError, FailedPreconditionError):
-            return False  # the engine doesn't answer, or the container is gone already: nobody can tell any more
-
-    def _ended(self, transcript: Transcript, *, died_of_memory: bool) -> Ended:
-        report, counters = transcript.exit, self._counters or Counters()
-        verdict = decide(
-            limits=self._profile.limits,
-            kill=self._kill,
-            report=None if died_of_memory else report,
-            counters=counters,
-            oom_event=self._watch.oom.is_set(),
-            over=transcript.over,
-            isolated=self._isolated,
-        )
-        warnings = list(transcript.warnings)
-        if verdict.cause is EndCause.TOOL and counters.oom_kills:
-            warnings.append(f"the kernel killed {counters.oom_kills} process(es) for memory; the tool went on")
-        if not self._isolated:
-            warnings.append(_NOT_ISOLATED)
-        wall = self._ended_at - self._started_at if self._started_at else 0.0
-        return Ended(
-            exit_code=report.exit_code if report else None,
-            signal=report.signal if report else _KILLED,
-            cause=verdict.cause,
-            cause_source=verdict.source,
-            detail=verdict.detail,
-            stdout=transcript.stdout(),
-            stderr=transcript.stderr(),
-            wall_s=wall,
-            cpu_s=self._cpu_s(transcript),
-            memory_peak_bytes=counters.memory_peak_bytes,
-            oom_kills=counters.oom_kills,
-            warnings=tuple(warnings),
-        )
-
-    def _cpu_s(self, transcript: Transcript) -> float | None:
-        """The run's own processor time: what the host counted since the job came, else what the runner says."""
-        if self._counters and self._counters.cpu_s is not None:
-            return max(0.0, self._counters.cpu_s - (self._cpu_before or 0.0))
-        return transcript.exit.cpu_s if transcript.exit else None
 
     def _stop_timers(self) -> None:
         if self._timer:
@@ -376,26 +302,6 @@ class DockerLease:
         if self._patience:
             self._patience.run(on=False)
             self._patience = None
-
-    def _sample(self) -> None:
-        if self._host:
-            self._counters = self._host.sample()
-
-    def _note_cpu(self) -> None:
-        """What was used before the job came isn't the job's."""
-        if self._host and self._cpu_before is None:
-            self._cpu_before = self._host.cpu_s()
-
-    async def _look_at_host(self) -> None:
-        """Finds the container's process on this host, while nothing waits for it yet."""
-        try:
-            pid, _ = await self._hands.state(self._id)
-        except (UnavailableError, FailedPreconditionError):
-            return
-        if pid:
-            self._host = HostEvidence(pid, self._id)
-            if self._driver:
-                self._note_cpu()
 
     def _start_removal(self, linger_s: float) -> None:
         if self._removal is None:

@@ -28,7 +28,6 @@ class Making:
 
     for_call: bool
     """Begun because a call waits: its failure is that call's answer."""
-    task: asyncio.Task[None] | None = None
 
 
 class Shelf:

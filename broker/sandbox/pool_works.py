@@ -15,6 +15,9 @@ from broker.sandbox.engine import Engine, Lease
 from broker.sandbox.pool_shelf import Idle, Making, Shelf
 from broker.sandbox.pool_sizing import Sizing
 
+_FINISH_S = 5.0
+"""At the end, what is being made may get ready for so long, to be destroyed then; after that it is cut off."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -48,6 +51,7 @@ class Works:
         self._changed = changed
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._making: set[asyncio.Task[None]] = set()
         self._there: set[Lease] = set()
         self._lingering: set[Lease] = set()
 
@@ -73,7 +77,9 @@ class Works:
         """Begins to make a container."""
         making = Making(for_call)
         shelf.makings.add(making)
-        making.task = self._spawn(self._make(shelf, making))
+        task = self._spawn(self._make(shelf, making))
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
 
     def place(self, shelf: Shelf, lease: Lease) -> None:
         """Gives a fresh container to the call that has waited longest, or keeps it, or destroys it."""
@@ -95,7 +101,7 @@ class Works:
         if shelf.stock.total <= wanted and self.warm() <= self._sizing.ceiling:
             making.for_call = False
         else:
-            self._undo(shelf, making)
+            shelf.makings.discard(making)  # destroyed when it comes: the engine can't stop half-way either
 
     def discard(self, lease: Lease, *, linger_s: float = 0.0) -> None:
         """Destroys a container beside; returns at once. One that is being destroyed already is no error."""
@@ -121,30 +127,36 @@ class Works:
             while shelf.serve(closed_error()):
                 pass
             shelf.idle.clear()
-            for making in tuple(shelf.makings):
-                self._undo(shelf, making)
+            shelf.makings.clear()
         for lease in tuple(self._there):
             self.discard(lease)
         self.hasten()
+        if self._making:
+            await asyncio.wait(self._making, timeout=_FINISH_S)
+        for task in self._making:
+            task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def _make(self, shelf: Shelf, making: Making) -> None:
         try:
-            lease = await self._create(shelf)
+            lease = await self._create(shelf, making)
         except Exception as error:  # noqa: BLE001  # a call gets it; and whatever it is, the pool must go on
             shelf.makings.discard(making)
             self._failed(shelf, making, error)
         else:
-            shelf.makings.discard(making)
             if shelf.recovered():
                 log.info("sandbox.pool_recovered", image=shelf.profile.image)
-            self.place(shelf, lease)
+            if making in shelf.makings:
+                shelf.makings.discard(making)
+                self.place(shelf, lease)
+            else:
+                self.discard(lease)
         finally:
             shelf.makings.discard(making)
             self._changed()
 
-    async def _create(self, shelf: Shelf) -> Lease:
+    async def _create(self, shelf: Shelf, making: Making) -> Lease:
         """A container; one that no call waits for has answered before it counts as warm."""
         began = perf_counter()
         lease = await self._engine.create(shelf.profile)
@@ -154,7 +166,8 @@ class Works:
         try:
             if lease.profile != shelf.profile:
                 raise InternalError("the engine made a container under another profile", reason="PROFILE_MISMATCH")
-            if not shelf.waiting and not await lease.ready():
+            idle = making in shelf.makings and not shelf.waiting
+            if idle and not await lease.ready():
                 raise UnavailableError("the runner of a new container doesn't answer", reason="ENGINE_FAILED")
             good = True
         finally:
@@ -172,11 +185,6 @@ class Works:
             shelf.serve(error)
         elif not self._closed:
             self.begin(shelf, for_call=True)
-
-    def _undo(self, shelf: Shelf, making: Making) -> None:
-        shelf.makings.discard(making)
-        if making.task:
-            making.task.cancel()
 
     async def _destroy(self, lease: Lease, linger_s: float) -> None:
         began = perf_counter()

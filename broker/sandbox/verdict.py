@@ -53,7 +53,8 @@ def decide(
         return Verdict(kill.cause, EvidenceSource.BROKER, kill.detail)
     if report is None:
         return _memory(limits, counters)
-    if (report.failed or not isolated) and (struck := _limit(limits, report, counters, oom_event=oom_event)):
+    struck = _limit(limits, report, counters, oom_event=oom_event)
+    if struck and (report.failed or (not isolated and struck.source is EvidenceSource.ENGINE)):
         return struck
     if over:
         return Verdict(EndCause.OUTPUT, EvidenceSource.SANDBOX, "result files or the result exceed their limits")

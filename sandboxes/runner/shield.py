@@ -1,8 +1,8 @@
 """A system call filter of our own, upon the engine's: it only takes away, and holds for every process of the sandbox.
 
-Engines differ in what their own filter leaves open, and old ones leave much: sockets to the machine's hypervisor, which no
-network namespace holds back, the kernel's ciphers, io_uring. A runtime with a kernel of its own may pass over the engine's
-filter: there a user namespace would lift the limit on processes.
+Engines differ in what their own filter leaves open, and old ones leave much: sockets to the machine's hypervisor, which
+no network namespace holds back, the kernel's ciphers, io_uring. A runtime with a kernel of its own may pass over the
+engine's filter: there a user namespace would lift the limit on processes.
 """
 
 import ctypes
@@ -24,17 +24,17 @@ _MACHINES = {
     "x86_64": (
         0xC000003E,
         {
-            "socket": 41, "socketpair": 53, "clone": 56, "syslog": 103, "mknod": 133, "mknodat": 259, "unshare": 272, "setns": 308,
-            "add_key": 248, "request_key": 249, "keyctl": 250, "perf_event_open": 298, "process_vm_readv": 310,
-            "process_vm_writev": 311, "bpf": 321, "userfaultfd": 323, "io_uring_setup": 425, "io_uring_enter": 426,
-            "io_uring_register": 427, "clone3": 435,
+            "socket": 41, "socketpair": 53, "clone": 56, "syslog": 103, "mknod": 133, "mknodat": 259, "unshare": 272,
+            "setns": 308, "add_key": 248, "request_key": 249, "keyctl": 250, "perf_event_open": 298,
+            "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321, "userfaultfd": 323, "io_uring_setup": 425,
+            "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435,
         },
     ),
     "aarch64": (
         0xC00000B7,
         {
-            "socket": 198, "socketpair": 199, "clone": 220, "syslog": 116, "mknodat": 33, "unshare": 97, "setns": 268, "add_key": 217,
-            "request_key": 218, "keyctl": 219, "perf_event_open": 241, "process_vm_readv": 270,
+            "socket": 198, "socketpair": 199, "clone": 220, "syslog": 116, "mknodat": 33, "unshare": 97, "setns": 268,
+            "add_key": 217, "request_key": 218, "keyctl": 219, "perf_event_open": 241, "process_vm_readv": 270,
             "process_vm_writev": 271, "bpf": 280, "userfaultfd": 282, "io_uring_setup": 425, "io_uring_enter": 426,
             "io_uring_register": 427, "clone3": 435,
         },

@@ -8,6 +8,7 @@ The runner is not dumpable (its interpreter can't be read); a tool is made so ag
 
 from __future__ import annotations
 
+import _io
 import _thread
 import atexit
 import ctypes
@@ -28,6 +29,7 @@ NOT_EXECUTABLE = 126
 _NOT_FLUSHED = 120
 """The interpreter's own exit code where the standard streams can't be written out."""
 _FIRST_FREE_FD = 3
+_WRITERS = (_io.TextIOWrapper, _io.BufferedWriter, _io.BufferedRandom)
 _PYTHON = "/usr/libexec/broker/tool-python"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -150,6 +152,7 @@ def _leave(status: int, shared: set[str]) -> None:
         sys.exit(status)
     atexit._run_exitfuncs()  # noqa: SLF001  # as the interpreter does
     _flush()
+    _write_files()
     alive = _mark(sys.modules.get("__main__"))
     for name in sys.modules.keys() - shared:
         del sys.modules[name]
@@ -160,6 +163,16 @@ def _leave(status: int, shared: set[str]) -> None:
                 holder.update((key, None) for key in list(holder) if key != "__builtins__")
         gc.collect()
     _libc.exit(status if _flush() else _NOT_FLUSHED)
+
+
+def _write_files() -> None:
+    """Writes out every file that the tool left open: a collection may close a file's inner layer before its outer one,
+    with what that still holds. What is shared with the runner is frozen, and not among these objects.
+    """
+    for item in gc.get_objects():
+        if issubclass(type(item), _WRITERS):  # by its type: an object may lie about its class
+            with suppress(Exception):  # closed already, or its disk is full: its own end would say no more
+                item.flush()
 
 
 def _mark(main: object) -> weakref.ref[_Probe]:

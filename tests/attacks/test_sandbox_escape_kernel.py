@@ -8,7 +8,7 @@ import pytest
 
 from broker.domain.run import EndCause
 from broker.sandbox.engine import Engine
-from tests.attacks.sandbox_probes import DONE, probe, probed
+from tests.attacks.sandbox_probes import probe, probed
 from tests.sandbox_support import argv, facts, run
 
 pytestmark = pytest.mark.docker
@@ -81,6 +81,10 @@ def alg():
     with socket.socket(AF_ALG, SOCK_SEQPACKET) as made:
         made.bind(("hash", "sha256"))
 attempt("AF_ALG", alg)
+attempt("AF_VSOCK", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
+attempt("AF_VSOCK datagram", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_DGRAM))
+attempt("AF_KCM", lambda: socket.socket(41, SOCK_SEQPACKET))
+call("io_uring_setup", 4, ctypes.create_string_buffer(120))
 attempt("AF_PACKET", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 attempt("AF_PACKET datagram", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM))
 attempt("AF_XDP", lambda: socket.socket(44, socket.SOCK_RAW))
@@ -248,7 +252,16 @@ def test_the_namespaces_of_process_1(found: dict[str, Any]) -> None:
 
 
 def test_a_socket_to_the_kernels_cryptography(found: dict[str, Any]) -> None:
-    assert found["AF_ALG"] != DONE
+    assert found["AF_ALG"] in {"EPERM", "EAFNOSUPPORT"}
+
+
+@pytest.mark.parametrize("name", ["AF_VSOCK", "AF_VSOCK datagram"])
+def test_a_socket_to_the_hypervisor(found: dict[str, Any], name: str) -> None:
+    assert found[name] in {"EPERM", "EAFNOSUPPORT"}
+
+
+def test_a_ring_that_makes_system_calls_past_the_filter(found: dict[str, Any]) -> None:
+    assert found["io_uring_setup"] in {"EPERM", "ENOSYS"}
 
 
 @pytest.mark.parametrize("name", ["AF_PACKET", "AF_PACKET datagram", "AF_XDP"])
@@ -256,7 +269,7 @@ def test_packets_below_the_network(found: dict[str, Any], name: str) -> None:
     assert found[name] in {"EPERM", "EAFNOSUPPORT"}
 
 
-@pytest.mark.parametrize("name", ["AF_RDS", "AF_TIPC"])
+@pytest.mark.parametrize("name", ["AF_RDS", "AF_TIPC", "AF_KCM"])
 def test_families_whose_modules_would_be_loaded(found: dict[str, Any], name: str) -> None:
     assert found[name] in {"EPERM", "EAFNOSUPPORT"}
 

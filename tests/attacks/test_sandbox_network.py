@@ -257,13 +257,3 @@ async def test_a_port_of_the_host_is_not_taken_by_a_tool(engine: Engine) -> None
         code = f"attempt('listen', lambda: found.update(at=socket.create_server(('0.0.0.0', {port})).getsockname()[1]))"
         assert await probe(engine, code) == {"listen": DONE, "at": port}  # it holds a port of its own loopback
         assert _nobody_came(server)
-
-
-async def test_a_virtual_machines_socket_reaches_no_listener_of_the_host(engine: Engine) -> None:
-    code = (
-        "def connect():\n"
-        "    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as made:\n"
-        "        made.settimeout(3)\n        made.connect((1, 9))\n"
-        "attempt('loopback', connect)"
-    )
-    assert (await probe(engine, code))["loopback"] != DONE

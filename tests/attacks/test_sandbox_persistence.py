@@ -100,7 +100,8 @@ _LOOK = (
 found["places"] = [path for path in PLACES + REFUSED if os.path.lexists(path) and path != "/usr/local/bin/python3"]
 found["folders"] = {path: sorted(os.listdir(path)) for path in ("/work", "/tmp", "/dev/shm", "/dev/mqueue", "/job", "/var/tmp")}
 found["anywhere"] = subprocess.run(
-    "find / -path '/proc/[0-9]*' -prune -o -name '*left*' -newer /proc/1/comm -print 2>/dev/null", shell=True, capture_output=True, text=True
+    r"find / -path '/proc/[0-9]*' -prune -o \( -name left -o -name 'left.*' -o -name usercustomize.py \) -print 2>/dev/null",
+    shell=True, capture_output=True, text=True
 ).stdout.split()
 found["used"] = {path: os.statvfs(path).f_files - os.statvfs(path).f_ffree for path in ("/work", "/tmp", "/dev/shm")}
 key = 0x1EF7

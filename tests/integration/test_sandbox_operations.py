@@ -77,7 +77,7 @@ async def test_a_call_that_runs_is_shown_with_its_container_and_then_its_end(wat
     assert re.fullmatch(r"[0-9a-f]{64}", container)
     (pool,) = [item for item in found["pools"] if item["leased"]]
     assert pool["warm_claims"] + pool["cold_claims"] >= 1
-    assert {"claim", "begin"} <= {item["step"] for item in found["steps"]}
+    assert {"admit", "claim"} <= {item["step"] for item in found["steps"]}
     await _until(lambda: _status(watched)["leased"] == 0, "the container was given back")
     ends = {(item["cause"], item["state"]): item["count"] for item in _status(watched)["ends"]}
     assert ends["CLIENT", "CANCELLED"] == 1

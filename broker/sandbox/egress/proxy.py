@@ -66,6 +66,7 @@ class Proxy:
                 self._records.close(self._line.tally)
                 self._line.tally = self._records.open(EgressKind.HTTP)
         except RefusedError as error:
+            self._line.tally.refused(error)  # the run may end while the answer is on its way
             if not self._tool.answering and not self._tunnelling:
                 await self._refuse(error)
             raise

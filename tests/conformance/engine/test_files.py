@@ -10,7 +10,7 @@ import pytest
 from broker.domain.run import EndCause, Limits
 from broker.errors import InternalError, InvalidArgumentError
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import LIMITS, argv, finish, given, leased, profile, python, run, wanted
+from tests.sandbox_support import LIMITS, argv, finish, given, keeps, leased, profile, python, run, wanted
 
 pytestmark = pytest.mark.docker
 
@@ -19,10 +19,11 @@ async def test_files_arrive_with_their_bytes_and_modes(engine: Engine) -> None:
     blob = os.urandom(300_000)
     files = (
         given("data/deep/in.bin", blob),
-        given("run me.sh", b"#!/bin/sh\nsha256sum data/deep/in.bin; stat -c %a data/deep/in.bin", executable=True),
+        given("run me.sh", b'#!/bin/sh\nsha256sum data/deep/in.bin; python3 -c "$MODE"', executable=True),
         given("empty", b""),
     )
-    done = await run(engine, argv("./run me.sh", files=files))
+    mode = "import os; print(oct(os.stat('data/deep/in.bin').st_mode)[-3:])"
+    done = await run(engine, argv("./run me.sh", files=files, env={"MODE": mode}))
     assert done.text.split()[0] == hashlib.sha256(blob).hexdigest()
     assert done.text.split()[-1] == "644"
 
@@ -70,7 +71,7 @@ async def test_a_million_tiny_files_are_refused_before_anything_is_sent(engine: 
     async with leased(engine, await profile(engine)) as lease:
         with pytest.raises(InvalidArgumentError) as caught:
             await finish(lease, python("", files=(given("tiny", b"x"),) * 1_000_000))
-    assert caught.value.reason == "FILES_TOO_MANY"
+    assert caught.value.reason == ("FILES_TOO_MANY" if (await keeps(engine)).inodes else "FILES_TOO_LARGE")
 
 
 async def test_files_that_do_not_fit_are_refused(engine: Engine) -> None:
@@ -117,7 +118,7 @@ async def test_patterns_choose_what_comes_back(engine: Engine) -> None:
 async def test_a_pattern_that_nothing_matches_is_said(engine: Engine) -> None:
     done = await run(engine, python("", outputs=wanted("report.csv")))
     assert done.files == {}
-    assert "report.csv" in done.ended.warnings[0]
+    assert "report.csv" in done.warnings[0]
     assert done.ended.cause is EndCause.TOOL
 
 
@@ -135,30 +136,30 @@ async def test_a_result_that_is_no_plain_file_is_refused_and_named(engine: Engin
     done = await run(engine, python(f"import os\n{make}", outputs=wanted("out")))
     assert done.ended.exit_code == 0, done.stderr.decode()
     assert done.files == {}
-    assert len(done.ended.warnings) == 1
-    assert "'out'" in done.ended.warnings[0]
-    assert why in done.ended.warnings[0]
+    assert len(done.warnings) == 1
+    assert "'out'" in done.warnings[0]
+    assert why in done.warnings[0]
 
 
 async def test_a_linked_folder_is_not_entered(engine: Engine) -> None:
     done = await run(engine, python("import os; os.symlink('/etc', 'out')", outputs=wanted("out/*", "out/passwd")))
     assert done.files == {}
-    assert len(done.ended.warnings) == 2
+    assert len(done.warnings) == 2
 
 
 async def test_a_sparse_file_counts_by_its_apparent_size(engine: Engine) -> None:
     done = await run(engine, python("open('out', 'wb').truncate(2**40)", outputs=wanted("out")))
     assert done.files == {}
     assert done.ended.cause is EndCause.OUTPUT
-    assert str(2**40) in done.ended.warnings[0]
+    assert str(2**40) in done.warnings[0]
 
 
 async def test_too_many_and_too_large_results_are_named(engine: Engine) -> None:
     code = "for n in range(5):\n    open(f'{n}.out', 'w').write('x' * 100)"
     done = await run(engine, python(code, outputs=wanted("*.out", max_files=2)))
-    assert (len(done.files), len(done.ended.warnings), done.ended.cause) == (2, 3, EndCause.OUTPUT)
+    assert (len(done.files), len(done.warnings), done.ended.cause) == (2, 3, EndCause.OUTPUT)
     done = await run(engine, python(code, outputs=wanted("*.out", max_bytes=250)))
-    assert (len(done.files), len(done.ended.warnings), done.ended.cause) == (2, 3, EndCause.OUTPUT)
+    assert (len(done.files), len(done.warnings), done.ended.cause) == (2, 3, EndCause.OUTPUT)
 
 
 async def test_odd_names_are_refused_and_written_visibly(engine: Engine) -> None:
@@ -167,17 +168,20 @@ async def test_odd_names_are_refused_and_written_visibly(engine: Engine) -> None
     )
     done = await run(engine, python(f"import os\n{code}", outputs=wanted("*")))
     assert list(done.files) == ["bidi\u202e"]
-    assert len(done.ended.warnings) == 3
-    assert all(text.isprintable() for text in done.ended.warnings)
+    assert len(done.warnings) == 3
+    assert all(text.isprintable() for text in done.warnings)
 
 
 async def test_a_million_tiny_results_stay_bounded(engine: Engine) -> None:
     code = "for n in range(1_000_000):\n    open(f'{n:06}', 'w').close()"
     done = await run(engine, python(code, outputs=wanted("*", max_files=8)), LIMITS)
+    if not (await keeps(engine)).inodes:
+        assert done.ended.cause is EndCause.MEMORY  # which ends the whole sandbox, before anything is fetched
+        return
     assert done.ended.cause is EndCause.INODES
     assert len(done.files) == 8
-    assert len(done.ended.warnings) < 50
-    assert "more things were not fetched" in done.ended.warnings[-1]
+    assert len(done.warnings) < 50
+    assert "more things were not fetched" in done.warnings[-1]
 
 
 async def test_a_very_deep_tree_is_not_followed_to_its_end(engine: Engine) -> None:
@@ -185,4 +189,4 @@ async def test_a_very_deep_tree_is_not_followed_to_its_end(engine: Engine) -> No
     done = await run(engine, python(code, outputs=wanted("**/leaf")))
     assert done.ended.exit_code == 0
     assert done.files == {}
-    assert any("too deep" in text for text in done.ended.warnings)
+    assert any("too deep" in text for text in done.warnings)

@@ -9,7 +9,7 @@ import pytest
 
 from broker.domain.run import EndCause, EvidenceSource, Limits
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import argv, gather, leased, profile, python, run
+from tests.sandbox_support import argv, gather, keeps, leased, profile, python, run
 
 pytestmark = pytest.mark.docker
 
@@ -30,22 +30,27 @@ async def test_time(engine: Engine) -> None:
 async def test_memory_of_the_tool_itself(engine: Engine, job: object) -> None:
     ended = (await run(engine, job, Limits(memory_bytes=64 * MIB))).ended  # type: ignore[arg-type]  # jobs, by ids
     assert (ended.cause, ended.cause_source, ended.signal) == (EndCause.MEMORY, EvidenceSource.ENGINE, signal.SIGKILL)
-    assert ended.oom_kills
-    assert ended.memory_peak_bytes is not None
-    assert ended.memory_peak_bytes > 48 * MIB
+    if (await keeps(engine)).counters:  # else they are gone with the sandbox
+        assert ended.oom_kills
+        assert ended.memory_peak_bytes is not None
+        assert ended.memory_peak_bytes > 48 * MIB
 
 
 async def test_memory_of_a_child_whose_parent_fails_for_it(engine: Engine) -> None:
     code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {EAT!r}], check=True)"
     ended = (await run(engine, python(code), Limits(memory_bytes=64 * MIB))).ended
-    assert (ended.exit_code, ended.cause, ended.cause_source) == (1, EndCause.MEMORY, EvidenceSource.ENGINE)
+    assert ended.exit_code == (1 if (await keeps(engine)).counters else None)
+    assert (ended.cause, ended.cause_source) == (EndCause.MEMORY, EvidenceSource.ENGINE)
 
 
 async def test_memory_of_a_child_whose_parent_goes_on(engine: Engine) -> None:
     code = f"import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {EAT!r}]).returncode)"
     done = await run(engine, python(code), Limits(memory_bytes=64 * MIB))
+    if not (await keeps(engine)).counters:
+        assert done.ended.cause is EndCause.MEMORY  # a kernel of the sandbox's own dies with all its processes
+        return
     assert (done.text, done.ended.exit_code, done.ended.cause) == ("-9\n", 0, EndCause.TOOL)
-    assert "memory" in done.ended.warnings[0]
+    assert "memory" in done.warnings[0]
 
 
 async def test_memory_through_shared_memory_and_files(engine: Engine) -> None:
@@ -62,7 +67,11 @@ async def test_a_tool_that_kills_itself_is_not_taken_for_memory(engine: Engine) 
 async def test_processes(engine: Engine) -> None:
     code = "import os, time\nfor n in range(100):\n    if os.fork() == 0:\n        time.sleep(600)"
     ended = (await run(engine, python(code), Limits(processes=16))).ended
-    assert (ended.exit_code, ended.cause, ended.cause_source) == (1, EndCause.PROCESSES, EvidenceSource.ENGINE)
+    assert ended.exit_code == 1
+    if not (await keeps(engine)).counters:
+        assert ended.cause is EndCause.TOOL  # the host counts no refusals there, and nobody guesses
+        return
+    assert (ended.cause, ended.cause_source) == (EndCause.PROCESSES, EvidenceSource.ENGINE)
     assert "16" in ended.detail
 
 
@@ -76,12 +85,16 @@ async def test_as_many_processes_as_allowed(engine: Engine) -> None:
 async def test_disk(engine: Engine, folder: str) -> None:
     code = f"with open('{folder}/f', 'wb') as file:\n    while True:\n        file.write(b'x' * 2**16)"
     ended = (await run(engine, python(code), Limits(disk_bytes=8 * MIB))).ended
-    assert (ended.exit_code, ended.cause, ended.cause_source) == (1, EndCause.DISK, EvidenceSource.ENGINE)
+    source = EvidenceSource.ENGINE if (await keeps(engine)).counters else EvidenceSource.SANDBOX
+    assert (ended.exit_code, ended.cause, ended.cause_source) == (1, EndCause.DISK, source)
 
 
 async def test_inodes(engine: Engine) -> None:
     code = "for n in range(10_000):\n    open(f'/work/{n}', 'w').close()"
     ended = (await run(engine, python(code), Limits(inodes=200))).ended
+    if not (await keeps(engine)).inodes:
+        assert ended.cause is EndCause.TOOL  # `test_capabilities`: the limit itself is refused there
+        return
     assert (ended.exit_code, ended.cause, ended.cause_source) == (1, EndCause.INODES, EvidenceSource.ENGINE)
 
 
@@ -122,7 +135,8 @@ async def test_processor_time(engine: Engine) -> None:
     assert ended.exit_code == 0
     assert ended.wall_s > 1.2
     assert ended.cpu_s is not None
-    assert ended.cpu_s > 0.5
+    # A kernel of the sandbox's own counts for the tool what passed on its clock, and the host what was used.
+    assert ended.cpu_s > (0.5 if (await keeps(engine)).counters else 0.2)
 
 
 async def test_a_reader_that_stalls_does_not_hold_up_the_time_limit(engine: Engine) -> None:

@@ -240,5 +240,6 @@ async def test_a_pool_closed_while_it_fills_leaves_nothing(engine: Engine) -> No
         await meter.bell.until(lambda: pool.status().making > 0)
         call = asyncio.create_task(World(pool, meter, wanted).say("never"))
         await asyncio.sleep(0)
+    assert await engine.list_owned() == []
     with pytest.raises(UnavailableError):
         await call

@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 
-from broker.domain.run import EndCause, Ended, Output, Profile
+from broker.domain.run import EndCause, Ended, Output, OutputRules, Profile
 from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from broker.sandbox.engine import Engine
 from tests.sandbox_support import LIMITS, argv, finish, leased, profile, python, run
@@ -21,7 +21,7 @@ async def test_python_runs_and_ends_by_itself(engine: Engine) -> None:
     done = await run(engine, python("print(1)"))
     assert (done.text, done.stderr) == ("1\n", b"")
     assert (done.ended.exit_code, done.ended.signal, done.ended.cause) == (0, None, EndCause.TOOL)
-    assert done.ended.warnings == ()
+    assert done.warnings == ()
     assert done.ended.wall_s > 0
 
 
@@ -135,10 +135,10 @@ async def test_large_arguments_arrive_whole(engine: Engine) -> None:
 async def test_a_result_that_is_missing_or_no_file_is_said(engine: Engine) -> None:
     done = await run(engine, python("pass", wants_result=True))
     assert done.result is None
-    assert "left no result" in done.ended.warnings[0]
+    assert "left no result" in done.warnings[0]
     done = await run(engine, python("import os; os.symlink('/etc/passwd', '/job/result.json')", wants_result=True))
     assert done.result is None
-    assert done.ended.warnings
+    assert done.warnings
 
 
 async def test_standard_input_is_empty(engine: Engine) -> None:
@@ -163,6 +163,66 @@ async def test_python_ends_as_an_interpreter_does(engine: Engine) -> None:
     done = await run(engine, argv("true"))
     done = await run(engine, python(code))
     assert done.text == "__main__ end thread\nTrue atexit\n"
+
+
+LEAVING = {
+    "a_file_that_a_function_holds": (
+        "file = open('out', 'w')\nfile.write('kept')\ndef hold(): return file",
+        b"",
+        0,
+    ),
+    "a_file_that_a_signal_handler_holds": (
+        "import signal\nfile = open('out', 'w')\nfile.write('kept')\nsignal.signal(signal.SIGUSR1, lambda *_: file)",
+        b"",
+        0,
+    ),
+    "a_file_of_another_module": (
+        (
+            "import sys, types\nmodule = sys.modules['mine'] = types.ModuleType('mine')\n"
+            "module.file = open('out', 'w')\nmodule.file.write('kept')\nmodule.self = module"
+        ),
+        b"",
+        0,
+    ),
+    "a_finaliser": (
+        "class Last:\n    def __del__(self): open('out', 'w').write('kept')\nlast = Last()\nlast.self = last",
+        b"",
+        0,
+    ),
+    "words_of_the_c_library": (
+        "import ctypes\nctypes.CDLL(None).printf(b'from C')\nopen('out', 'w').write('kept')",
+        b"from C",
+        0,
+    ),
+    "a_daemon_thread": (
+        (
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+            "file = open('out', 'w')\nfile.write('kept')\nraise SystemExit(4)"
+        ),
+        b"",
+        4,
+    ),
+    "no_main_module": (
+        "import sys\nfile = open('out', 'w')\nfile.write('kept')\ndel sys.modules['__main__'], file",
+        b"",
+        0,
+    ),
+    "a_full_device": (
+        (
+            "import sys, os\nos.dup2(os.open('/dev/full', os.O_WRONLY), 1)\nsys.stdout.reconfigure(line_buffering=False)\n"
+            "open('out', 'w').write('kept')\nprint('lost')"
+        ),
+        b"",
+        120,
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "stdout", "exit_code"), LEAVING.values(), ids=LEAVING)
+async def test_python_leaves_nothing_unwritten(engine: Engine, code: str, stdout: bytes, exit_code: int) -> None:
+    done = await run(engine, python(code, outputs=OutputRules(("out",))))
+    assert done.files == {"out": b"kept"}, done.stderr.decode()
+    assert (done.stdout, done.ended.exit_code) == (stdout, exit_code)
 
 
 async def test_python_can_start_itself_and_see_itself(engine: Engine) -> None:

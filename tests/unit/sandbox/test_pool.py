@@ -384,11 +384,11 @@ async def test_a_call_that_is_cancelled_while_its_container_is_made_leaves_nothi
         call = asyncio.create_task(world.call("call_1"))
         await world.bell.until(lambda: world.engine.making == 1)
         call.cancel()
-        await world.bell.until(lambda: world.engine.making == 0)
         with pytest.raises(asyncio.CancelledError):
             await call
         assert world.pool.status().making == 0
-        assert world.engine.made == []
+        world.engine.gate.set()
+        await world.bell.until(lambda: len(world.engine.made) == 1 and not world.engine.there)
 
 
 async def test_what_was_made_for_a_cancelled_call_is_kept_where_it_is_wanted() -> None:
@@ -429,9 +429,11 @@ async def test_what_was_made_for_a_cancelled_call_is_undone_where_it_is_not_want
         call = asyncio.create_task(world.call("call_1"))
         await world.bell.until(lambda: world.engine.making == 1)
         call.cancel()
-        await world.bell.until(lambda: world.engine.making == 0)
         with pytest.raises(asyncio.CancelledError):
             await call
+        assert world.pool.status().making == 0
+        world.engine.gate.set()
+        await world.bell.until(lambda: len(world.engine.made) == 1 and not world.engine.there)
 
 
 async def test_what_was_made_for_a_cancelled_call_is_undone_where_there_is_no_room() -> None:
@@ -440,10 +442,11 @@ async def test_what_was_made_for_a_cancelled_call_is_undone_where_there_is_no_ro
         call = asyncio.create_task(world.call("call_1"))
         await world.bell.until(lambda: world.engine.making == 1)
         call.cancel()
-        await world.bell.until(lambda: world.engine.making == 0)
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert len(world.engine.there) == 1
+        assert world.pool.status().making == 0
+        world.engine.gate.set()
+        await world.bell.until(lambda: len(world.engine.made) == 2 and len(world.engine.there) == 1)
 
 
 async def test_a_container_goes_past_the_place_of_a_call_that_is_just_being_cancelled() -> None:
@@ -477,11 +480,11 @@ async def test_a_cancelled_call_gives_its_place_to_the_next() -> None:
         first, second = (asyncio.create_task(world.call(f"call_{number}")) for number in range(2))
         await world.bell.until(lambda: world.engine.making == 2)
         first.cancel()
-        await world.bell.until(lambda: world.engine.making == 1)
-        world.engine.gate.set()
-        assert await second == "container-1"
         with pytest.raises(asyncio.CancelledError):
             await first
+        assert world.pool.status().making == 1
+        world.engine.gate.set()
+        assert await second in {"container-1", "container-2"}
 
 
 async def test_a_take_over_that_is_cancelled_does_not_lift_the_ceiling() -> None:
@@ -499,7 +502,10 @@ async def test_a_take_over_that_is_cancelled_does_not_lift_the_ceiling() -> None
         assert len(world.engine.there) == 1
 
 
-async def test_the_end_cancels_what_is_being_made_and_refuses_who_waits_for_it() -> None:
+async def test_the_end_cuts_off_what_never_gets_ready_and_refuses_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broker.sandbox.pool_works._FINISH_S", 0.001)
     async with pool_of(replace(SIZING, floor=2)) as world:
         world.engine.gate.clear()
         world.pool.prewarm([PROFILE])
@@ -512,6 +518,15 @@ async def test_the_end_cancels_what_is_being_made_and_refuses_who_waits_for_it()
         assert caught.value.reason == "DRAINING"
 
 
+async def test_the_end_waits_for_what_is_being_made_and_destroys_it() -> None:
+    async with pool_of(replace(SIZING, floor=2)) as world:
+        world.engine.gate.clear()
+        world.pool.prewarm([PROFILE])
+        await world.bell.until(lambda: world.engine.making == 2)
+        asyncio.get_running_loop().call_soon(world.engine.gate.set)
+    assert len(world.engine.made) == 2
+
+
 async def test_the_end_takes_what_a_call_still_holds() -> None:
     async with AsyncExitStack() as calls:
         async with pool_of(BUSY, [PROFILE]) as world:
@@ -520,6 +535,24 @@ async def test_the_end_takes_what_a_call_still_holds() -> None:
         assert world.engine.made[-1] is lease
     await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
     assert world.engine.made[-1].lingers == [0.0]
+
+
+async def test_a_removal_that_fails_is_said_and_holds_up_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async with pool_of(replace(SIZING, floor=1), [PROFILE]) as world:
+        world.engine.lingers_out = True
+        world.engine.made[0].removal_error = UnavailableError("the engine refuses", reason="ENGINE_FAILED")
+        await world.call("call_1")
+        await world.filled(1)
+    assert "the engine refuses" in capsys.readouterr().out
+
+
+async def test_a_ceiling_below_the_number_of_prewarmed_profiles_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    async with pool_of(replace(SIZING, ceiling=1), [PROFILE, OTHER]) as world:
+        assert sorted(row.idle for row in world.pool.status().rows) == [0, 1]
+        for number, wanted in enumerate([PROFILE, OTHER]):
+            await world.call(f"call_{number}", wanted)
+        assert all(idle <= 1 for idle, _, _ in world.meter.sizes)
+    assert "sandbox.pool_too_small" in capsys.readouterr().out
 
 
 async def test_after_the_end_no_call_gets_one() -> None:

@@ -92,7 +92,7 @@ def test_text_without_the_secret_passes_unchanged(secret: bytes, text: bytes, cu
 
 
 def test_a_backslash_cut_off_before_the_secret_does_not_hide_it() -> None:
-    secret = b"\\bcdefgh-secret"
+    secret = b'\\bc"defgh-secret'
     escaped = json.dumps(secret.decode())[1:-1].encode()
     for before in range(1200):
         text = b"\\" * before + escaped + b"x" * 100
