@@ -114,6 +114,8 @@ class Collector:
         try:
             with _interrupting(flushing):
                 ended = await self._read(events, taken)
+            if self._file is not None:  # the run was ended in the middle of it
+                await self._file[1].discard()
             async with self._writing:
                 if flushing.done():
                     await flushing

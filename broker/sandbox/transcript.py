@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from broker.domain.run import (
+    Exited,
     FileData,
     FileEnd,
     FileStart,
@@ -156,7 +157,7 @@ class Transcript:
     def _on_exit(self, payload: bytes) -> Iterator[RunEvent]:
         self.exit = _exit_report(_object(payload))
         self.phase = Phase.COLLECTING
-        return iter(())
+        yield Exited()
 
     def _on_result(self, payload: bytes) -> Iterator[RunEvent]:
         if not self._wants_result or self._seen:

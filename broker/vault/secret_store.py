@@ -17,11 +17,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from broker.domain.hosts import check_host
 from broker.domain.secret import Secret
-from broker.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
+from broker.errors import (
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 
 LEAST_BYTES = 8
 """A shorter secret stands by chance in many an answer, so that it couldn't be looked for there."""
@@ -59,6 +65,29 @@ class SecretEntry(BaseModel):
     def bound_to(self, host: str, port: int) -> bool:
         """Whether the secret may go to a host, in its one form, and port."""
         return (host, port) in {_binding(text) for text in self.hosts}
+
+
+_ENTRIES = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], SecretEntry])
+
+
+def parse_secrets(setting: object) -> dict[str, SecretEntry]:
+    """Reads the setting ``secrets``: a mapping of names to sources and hosts.
+
+    Raises:
+        InvalidArgumentError: a name, key or value is wrong (``SETTINGS_INVALID``); names the field.
+    """
+    try:
+        return _ENTRIES.validate_python(setting)
+    except ValidationError as error:
+        # What was written isn't repeated: somebody may have put a secret where its source belongs.
+        violations = tuple(
+            FieldViolation(".".join(("secrets", *(str(part) for part in item["loc"]))), item["msg"])
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        first = violations[0]
+        raise InvalidArgumentError(
+            f"setting {first.field}: {first.description}", reason="SETTINGS_INVALID", violations=violations
+        ) from None
 
 
 class ConfiguredSecrets:
@@ -174,5 +203,5 @@ def _checked(name: str, value: bytes) -> Secret:
 def _binding(text: str) -> tuple[str, int]:
     found = _BINDING.fullmatch(text)
     if found is None or int(found["port"]) > _MAX_PORT:
-        raise ValueError(f"{text!r} is no `host:port`")
+        raise ValueError("an entry of hosts is no `host:port`")
     return check_host(found["six"] or found["host"]), int(found["port"])

@@ -169,7 +169,7 @@ class Relay:
                 return ending
             if pid == 0:
                 return ending
-            if pid == self._main:
+            if pid == self._main and not os.WIFSTOPPED(status):  # one that has itself traced is only seen to stop
                 ending = Ending(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 

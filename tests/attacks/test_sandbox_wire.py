@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.domain.run import EndCause, Ended, Job, JobFile, Limits, Output, OutputRules, RunEvent, Started
+from broker.domain.run import EndCause, Ended, Exited, Job, JobFile, Limits, Output, OutputRules, RunEvent, Started
 from broker.errors import BrokerError, UnavailableError
 from broker.sandbox import docker_lease
 from broker.sandbox.address import Endpoint
@@ -248,6 +248,7 @@ async def test_a_reader_that_takes_nothing_does_not_use_up_the_runners_time(tmp_
     async with puppet(tmp_path, tells(STARTED, ENDED, *full, stay=True), limits) as (lease, _):
         events = lease.run(JOB, Silent())
         assert isinstance(await anext(events), Started)
+        assert isinstance(await anext(events), Exited)
         held = [await anext(events) for _ in full]
         assert lease._patience is not None
         assert lease._patience._timer is None

@@ -69,6 +69,9 @@ class Exchange:
                     return await self._over(upstream)
             except TimeoutError as error:
                 raise limit(f"nothing has moved for {self._limits.idle_s:g} s", HTTPStatus.GATEWAY_TIMEOUT) from error
+            except h11.LocalProtocolError:
+                # Its text could hold a header of ours, and so the secret.
+                raise bad_host("the answer can't be passed on as proper HTTP") from None
             except SecretFoundError as error:
                 raise RefusedError(
                     EgressVerdict.SECRET_ECHOED,

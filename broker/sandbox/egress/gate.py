@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -148,7 +149,9 @@ class EgressSession:
     async def _too_many(self, line: Line, listener: int) -> None:
         refused = limit(f"more than {self._limits.connections} connections at one time")
         if listener == PROXY_PORT:
-            await line.tell(refused.answer())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.linger_s):
+                    await line.tell(refused.answer())
         raise refused
 
     def _broke(self, line: Line) -> None:

@@ -18,7 +18,7 @@ from broker.sandbox.egress.rules import RuleBook
 from broker.sandbox.egress.store import SecretStore, secrets_for
 from broker.sandbox.egress.target import Target, read_target, read_tunnel, written_host
 from broker.sandbox.egress.tool_side import ToolSide
-from broker.sandbox.egress.tunnel import ESTABLISHED, tunnel
+from broker.sandbox.egress.tunnel import tunnel
 from broker.sandbox.egress.upstream import Dialler
 
 
@@ -112,15 +112,13 @@ class Proxy:
         tally.allowed(rule)
         async with self._dialler.open(rule) as upstream:
             self._tunnelling = True
-            await self._line.write(ESTABLISHED)
             await tunnel(self._line, rule, self._tool.rest(), upstream, self._limits)
 
     async def _refuse(self, error: RefusedError) -> None:
         """Answers, and takes what is still on its way: a client that is writing would miss the answer otherwise."""
-        with suppress(ConnectionError):
-            await self._line.tell(error.answer(head_only=self._head_only))
-            await self._line.end()
-            with suppress(TimeoutError, RefusedError):
-                async with asyncio.timeout(self._limits.linger_s):
-                    while await self._line.read():
-                        pass
+        with suppress(ConnectionError, TimeoutError, RefusedError):
+            async with asyncio.timeout(self._limits.linger_s):
+                await self._line.tell(error.answer(head_only=self._head_only))
+                await self._line.end()
+                while await self._line.read():
+                    pass

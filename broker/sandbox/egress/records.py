@@ -9,7 +9,6 @@ from broker.domain.run import EgressKind, EgressRecord, EgressRule, EgressVerdic
 from broker.sandbox.egress.refusal import RefusedError
 
 MAX_RECORDS = 64
-_MAX_UNLISTED = 32
 _MAX_TEXT = 255
 _Key = tuple[str, int, EgressKind, EgressVerdict]
 
@@ -63,8 +62,8 @@ class Tally:
 class Records:
     """All tallies of a call: those that go on, and the sum of those that ended.
 
-    At most 64 rows are kept, and at most 32 for hosts that no rule lists, so that a tool can't push what it did
-    with a listed host out by asking for many others. The rest is counted in one row with an empty host, one of the 64.
+    At most 64 rows are kept; the rest is counted in one of them, with an empty host. A listed host takes the row of one
+    that no rule lists, so that a tool can't push what it did with a listed host out by asking for many others.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -113,12 +112,12 @@ def _add(sums: dict[_Key, EgressRecord], rest: EgressRecord | None, record: Egre
     if known is not None:
         sums[key] = _sum(known, record)
         return rest
-    unlisted = [other for other, row in sums.items() if not row.listed]
-    if len(sums) < MAX_RECORDS - 1 and (record.listed or len(unlisted) < _MAX_UNLISTED):
+    if len(sums) < MAX_RECORDS - 1:
         sums[key] = record
         return rest
-    if record.listed and unlisted:
-        moved = sums.pop(unlisted[-1])
+    unlisted = next((other for other, row in reversed(sums.items()) if not row.listed), None)
+    if record.listed and unlisted is not None:
+        moved = sums.pop(unlisted)
         sums[key] = record
         record = moved
     if rest is None:

@@ -18,10 +18,10 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 async def tunnel(line: Line, rule: EgressRule, early: bytes, upstream: Upstream, limits: EgressLimits) -> None:
-    """Reads the greeting, and carries bytes only where it names the rule's host.
+    """Answers CONNECT, reads the greeting, and carries bytes only where it names the rule's host.
 
     Args:
-        line: the tool's connection, after the answer to CONNECT.
+        line: the tool's connection, after the head of CONNECT.
         rule: covers the tunnel.
         early: what the tool has sent behind the head of CONNECT already.
         upstream: the connection to the host.
@@ -47,6 +47,7 @@ async def _greeting(line: Line, early: bytes, limits: EgressLimits) -> _Greeting
     reader = ClientHelloReader()
     try:
         async with asyncio.timeout(limits.hello_s):
+            await line.write(ESTABLISHED)
             hello = reader.feed(early)
             while hello is None:
                 data = await line.read()

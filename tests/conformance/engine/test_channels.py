@@ -10,7 +10,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from broker.domain.run import EndCause, Ended, FileData, FileEnd, FileStart, Job, JobFile, Limits, Output, RunEvent
+from broker.domain.run import (
+    EndCause,
+    Ended,
+    Exited,
+    FileData,
+    FileEnd,
+    FileStart,
+    Job,
+    JobFile,
+    Limits,
+    Output,
+    RunEvent,
+    Started,
+)
 from broker.sandbox.engine import Duplex, EgressGate, Engine, Lease
 from tests.sandbox_support import finish, leased, profile, python, wanted
 
@@ -232,4 +245,4 @@ async def test_the_largest_files_pass_through_in_both_directions(engine: Engine)
             lease.taken(event)
     assert (got, found.hexdigest()) == (size, expected)
     assert largest <= 65536
-    assert kinds[1:3] == [FileStart, FileEnd]
+    assert kinds == [Started, Exited, FileStart, FileEnd, Ended]

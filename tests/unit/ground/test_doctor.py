@@ -19,6 +19,7 @@ from broker.identity.ca import CertificateAuthority, pem
 from broker.identity.keys import key_pem, new_key
 from broker.identity.validity import Validity
 from broker.policy.lint import examine as examine_policy
+from broker.sandbox.engine import Capabilities
 from broker.sandbox.facts import EngineFacts
 from broker.sandbox.images import SandboxImage
 from broker.settings import Settings, StatePaths
@@ -114,6 +115,21 @@ def test_another_warning_of_the_engine_is_passed_on() -> None:
     findings = engine.judge_engine(replace(ENGINE, warnings=("WARNING: bridge-nf-call-iptables is disabled",)))
     assert findings[-1].status is Status.WARN
     assert findings[-1].found == "bridge-nf-call-iptables is disabled"
+
+
+def test_each_runtime_is_told_with_what_it_leaves_out() -> None:
+    gvisor = Capabilities("runsc", inodes=False)
+    findings = engine.judge_engine(replace(ENGINE, runtimes=(Capabilities("runc"), gvisor), unknown_runtimes=("kata",)))
+    told = [finding.found for finding in findings if finding.check == "runtimes"]
+    assert told == ["runc (the default): keeps every limit", "runsc: no limit on the number of files"]
+    assert Status.FAIL not in statuses(findings)
+
+
+def test_a_default_runtime_that_nobody_measured_fails() -> None:
+    facts = replace(ENGINE, default_runtime="kata", unknown_runtimes=("kata",))
+    (bad,) = [finding for finding in engine.judge_engine(facts) if finding.status is Status.FAIL]
+    assert bad.check == "runtimes"
+    assert "kata" in bad.found
 
 
 def test_images_that_tools_name_must_be_there_and_current() -> None:

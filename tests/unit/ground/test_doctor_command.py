@@ -76,7 +76,7 @@ def test_an_engine_that_is_away_fails(initialised: Path, capsys: pytest.CaptureF
 @pytest.mark.docker
 def test_the_engine_and_its_images_are_fit(tmp_path: Path) -> None:
     findings = examine(Place(state=tmp_path), ["engine", "images"])
-    assert {each.check for each in findings} == {"engine", "cgroups", "seccomp", "images"}
+    assert {each.check for each in findings} == {"engine", "cgroups", "seccomp", "runtimes", "images"}
     assert not [each for each in findings if each.status is Status.FAIL]
 
 

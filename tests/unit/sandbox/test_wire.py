@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.domain.run import (
+    Exited,
     FileData,
     FileEnd,
     FileStart,
@@ -197,6 +198,7 @@ def test_a_whole_run_becomes_events() -> None:
         Output("stdout", b"12345678"),
         Output("stderr", b"e"),
         Output("stdout", b"9"),
+        Exited(),
         Output("stdout", b"a"),
         FileStart("a.out", 3),
         FileData(b"xy"),

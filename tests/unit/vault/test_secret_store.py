@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from broker.errors import BrokerError
-from broker.vault.secret_store import ConfiguredSecrets, SecretEntry
+from broker.errors import BrokerError, InvalidArgumentError
+from broker.vault.secret_store import ConfiguredSecrets, SecretEntry, parse_secrets
 
 HOST, PORT = "api.example.com", 443
 VALUE = "tops3cret-value/+"
@@ -119,3 +119,28 @@ def test_neither_store_nor_secret_shows_the_value() -> None:
 def test_a_wrong_setting_is_refused(source: str, hosts: list[str]) -> None:
     with pytest.raises(ValidationError):
         SecretEntry.model_validate({"source": source, "hosts": hosts})
+
+
+def test_the_setting_is_read_from_plain_values() -> None:
+    entries = parse_secrets({"weather-key": {"source": "env:KEY", "hosts": ["a.example:443"]}})
+    assert entries["weather-key"].bound_to("a.example", 443)
+    assert parse_secrets({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "field"),
+    [
+        ([], "secrets"),
+        ({"Upper": {"source": "env:K", "hosts": ["a.example:1"]}}, "secrets.Upper"),
+        ({"key": VALUE}, "secrets.key"),
+        ({"key": {"source": VALUE, "hosts": ["a.example:1"]}}, "secrets.key"),
+        ({"key": {"source": "env:K", "hosts": [VALUE]}}, "secrets.key"),
+        ({"key": {"source": "env:K", "hosts": ["a.example:1"], "value": VALUE}}, "secrets.key.value"),
+    ],
+)
+def test_a_wrong_setting_names_its_field_and_repeats_nothing(setting: object, field: str) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        parse_secrets(setting)
+    error = refused.value
+    assert error.violations[0].field.startswith(field)
+    assert VALUE not in f"{error!r} {error.violations} {error.__cause__!r}"

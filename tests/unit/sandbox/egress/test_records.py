@@ -59,7 +59,7 @@ def test_nothing_is_lost_in_a_flood(asked: list[tuple[int, bool, EgressVerdict]]
         tally = records.open(EgressKind.HTTP)
         tally.wants(f"h{number}", 80)
         if listed:
-            tally.meant(EgressRule(EgressKind.HTTP, f"l{number % 3}", 80))
+            tally.meant(EgressRule(EgressKind.HTTP, f"l{number % 6}", 80))
         tally.refused(RefusedError(verdict, "x"))
         tally.sent = 1
         records.close(tally)
@@ -67,7 +67,22 @@ def test_nothing_is_lost_in_a_flood(asked: list[tuple[int, bool, EgressVerdict]]
     assert len(rows) <= MAX_RECORDS
     assert sum(row.count for row in rows) == sum(row.sent_bytes for row in rows) == len(asked)
     kept = {(row.host, row.verdict) for row in rows}
-    assert {(f"l{number % 3}", verdict) for number, listed, verdict in asked if listed} <= kept
+    assert {(f"l{number % 6}", verdict) for number, listed, verdict in asked if listed} <= kept
+
+
+def test_a_listed_host_takes_the_row_of_an_unlisted_one() -> None:
+    records = Records(NoMeter())
+    for number in range(100):
+        tally = records.open(EgressKind.HTTP)
+        tally.wants(f"h{number}", 80)
+        records.close(tally)
+    tally = records.open(EgressKind.HTTP)
+    tally.allowed(RULE)
+    records.close(tally)
+    rows = records.rows()
+    assert len(rows) == MAX_RECORDS
+    assert (rows[0].host, rows[0].listed) == (RULE.host, True)
+    assert (rows[-1].host, rows[-1].count) == ("", 38)
 
 
 def test_a_hostile_host_is_cut_and_made_visible() -> None:
