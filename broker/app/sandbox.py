@@ -57,7 +57,7 @@ async def sandboxes(instance: str, settings: Settings, catalogue: Catalogue, met
         await reap_all(engine)
         await stack.enter_async_context(Reaper(engine))
         images = {image.name: image.id for image in await engine.images() if image.current}
-        pool = await stack.enter_async_context(Pool(engine, _sizing(settings), meter=meter))
+        pool = await stack.enter_async_context(Pool(engine, _sizing(settings), hardening=engine.hardening, meter=meter))
         pool.prewarm(_prewarmed(settings, catalogue, images))
         yield Sandboxes(pool, _egress(settings, meter), images, catalogue)
 

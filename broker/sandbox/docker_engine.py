@@ -16,7 +16,7 @@ import structlog
 import tenacity
 
 from broker.domain.canonical import JsonObject
-from broker.domain.run import Profile
+from broker.domain.run import Limits, Profile
 from broker.errors import FailedPreconditionError, InternalError, UnavailableError
 from broker.sandbox import images as image_rules
 from broker.sandbox.address import Endpoint, engine_address
@@ -26,6 +26,7 @@ from broker.sandbox.docker_events import EventFollower
 from broker.sandbox.docker_lease import DockerLease
 from broker.sandbox.docker_stream import attach, ping
 from broker.sandbox.engine import LABEL_INSTANCE, Capabilities, OwnedContainer
+from broker.sandbox.fingerprint import hardening_digest
 from broker.sandbox.images import SandboxImage
 
 P = ParamSpec("P")
@@ -110,6 +111,11 @@ class DockerEngine:
         )
         self._leases[container_id] = lease
         return lease
+
+    @property
+    def hardening(self) -> str:
+        """Digest of what every container here is made with, whatever its profile."""
+        return hardening_digest(container_config("", Profile("", Limits()), self._api.api_version))
 
     async def capabilities(self, runtime: str) -> Capabilities:
         """See ``broker.sandbox.engine.Engine.capabilities``."""

@@ -77,6 +77,8 @@ class Witness:
         """Asks the engine, once the container has died, whether memory was why."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._watch.died.wait(), EVIDENCE_S)
+        with suppress(TimeoutError):  # the engine may tell of the death first, and of its cause some milliseconds later
+            await asyncio.wait_for(self._watch.oom.wait(), EVIDENCE_S / 4)
         if self._watch.oom.is_set():
             return True
         try:

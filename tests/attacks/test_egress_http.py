@@ -302,6 +302,7 @@ async def test_huge_headers_of_the_tool_are_refused() -> None:
     for raw in (
         b"GET http://a/ HTTP/1.1\r\nX: " + b"a" * 200_000,
         b"GET http://a/ HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"GET http://a/ HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
     ):
         answer = read_answer(await world.raw(raw))
         assert (answer.status, answer.verdict) == (400, "LIMIT")
