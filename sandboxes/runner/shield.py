@@ -27,7 +27,9 @@ _MACHINES = {
             "socket": 41, "socketpair": 53, "clone": 56, "syslog": 103, "mknod": 133, "mknodat": 259, "unshare": 272,
             "setns": 308, "add_key": 248, "request_key": 249, "keyctl": 250, "perf_event_open": 298,
             "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321, "userfaultfd": 323, "io_uring_setup": 425,
-            "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435,
+            "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435, "setpriority": 141, "sched_setparam": 142,
+            "sched_setscheduler": 144, "sched_setaffinity": 203, "ioprio_set": 251, "prlimit64": 302,
+            "sched_setattr": 314,
         },
     ),
     "aarch64": (
@@ -36,7 +38,9 @@ _MACHINES = {
             "socket": 198, "socketpair": 199, "clone": 220, "syslog": 116, "mknodat": 33, "unshare": 97, "setns": 268,
             "add_key": 217, "request_key": 218, "keyctl": 219, "perf_event_open": 241, "process_vm_readv": 270,
             "process_vm_writev": 271, "bpf": 280, "userfaultfd": 282, "io_uring_setup": 425, "io_uring_enter": 426,
-            "io_uring_register": 427, "clone3": 435,
+            "io_uring_register": 427, "clone3": 435, "setpriority": 140, "sched_setparam": 118,
+            "sched_setscheduler": 119, "sched_setaffinity": 122, "ioprio_set": 30, "prlimit64": 261,
+            "sched_setattr": 274,
         },
     ),
 }  # fmt: skip
@@ -50,6 +54,9 @@ _NEVER = {
 }  # fmt: skip
 _WITH_FLAGS = {"clone": (0, _NAMESPACES), "unshare": (0, _NAMESPACES | _NEW_TIME)}
 _DEVICES = {"mknod": 1, "mknodat": 2}
+_OF_PROCESS = ("prlimit64", "sched_setparam", "sched_setscheduler", "sched_setaffinity", "sched_setattr")
+_OF_USER = {"setpriority": 2, "ioprio_set": 3}
+"""A tool has the runner's user, so the kernel would let it change process 1, alone or as one of all of that user."""
 
 
 def raise_shield() -> None:
@@ -99,6 +106,14 @@ def _rule(name: str) -> list[bytes]:
     if name in _WITH_FLAGS:
         argument, flags = _WITH_FLAGS[name]
         checks = [_step(_JUMP_SET, flags, no=1), _step(_RETURN, _ERRNO | errno.EPERM)]
+    elif name in _OF_PROCESS:
+        argument = 0
+        checks = [_step(_JUMP_EQUAL, 1, no=1), _step(_RETURN, _ERRNO | errno.EPERM)]
+    elif name in _OF_USER:
+        argument = 0
+        refused = _step(_RETURN, _ERRNO | errno.EPERM)
+        checks = [_step(_JUMP_EQUAL, _OF_USER[name], no=1), refused]
+        checks += [_step(_LOAD, _ARGUMENTS + 8), _step(_JUMP_EQUAL, 1, no=1), refused]
     elif name in _DEVICES:
         argument = _DEVICES[name]
         checks = [
