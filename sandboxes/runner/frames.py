@@ -141,7 +141,7 @@ class Wire:
             self.windows[channel] += _NUMBER.unpack(payload)[0]
 
     def _read(self) -> None:
-        piece = os.read(self.source, _READ)
+        piece = os.read(self.source, PIECE)
         if not piece:
             raise EOFError
         self._came += piece

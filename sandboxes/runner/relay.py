@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from runner import frames
 from runner.frames import Wire
-from runner.tool import Tool
+from runner.waiting import Tool
 
 _AT_ONCE = 8
 """Frames of the files that are sent before the pipes are looked at again."""

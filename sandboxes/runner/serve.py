@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import resource  # noqa: F401  # os.wait4 would load it when there is a hurry
 import signal
 import time
 from collections.abc import Iterator
 
-from runner import frames, inputs, tool
+from runner import frames, inputs
 from runner.frames import Refusal, Wire
 from runner.relay import Ending, Relay, Traffic
+from runner.waiting import InTool, Tool, set_dumpable
 
 WORK = "/work"
 ARGUMENTS = "/job/arguments.json"
@@ -32,7 +34,7 @@ def serve() -> str:
         EOFError: the broker went away.
     """
     wire = Wire(0, 1)
-    tool.set_dumpable(on=False)
+    set_dumpable(on=False)
     # For process 1 the kernel drops signals without a handler, so Python's own handler of SIGINT must go.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -41,6 +43,10 @@ def serve() -> str:
     # What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages.
     gc.collect()
     gc.freeze()
+    try:
+        running = Tool(WORK)
+    except InTool as begun:
+        return begun.code
     try:
         job = inputs.read_job(wire, WORK, ARGUMENTS)
         traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
@@ -52,14 +58,8 @@ def serve() -> str:
     argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the same
     env = {str(key): str(value) for key, value in job["env"].items()}  # type: ignore[attr-defined]  # the same
     wire.send(frames.STARTED)
-    if job["kind"] == "python":
-        try:
-            running = tool.fork_python(argv, env, WORK)
-        except tool.InTool:
-            return str(job["code"])
-    else:
-        wire.flush()
-        running = tool.start_program(argv, env, WORK)
+    running.begin(str(job["kind"]), argv, env, str(job["code"]))
+    wire.flush()
     relay = Relay(wire, running, wake, traffic)
     ending = relay.until_exit()
     wire.send(frames.EXIT, _report(running, ending))
@@ -87,7 +87,7 @@ def _wait_for_end(wire: Wire) -> None:
         time.sleep(_LINGER_S)
 
 
-def _report(running: tool.Tool, ending: Ending) -> bytes:
+def _report(running: Tool, ending: Ending) -> bytes:
     full: dict[str, dict[str, bool]] = {}
     for path in WATCHED:
         facts = os.statvfs(path)

@@ -7,6 +7,7 @@ sys.path.insert(0, HOME)
 
 from runner.serve import serve  # noqa: E402  # found by the line above
 from runner.shield import raise_shield  # noqa: E402  # likewise
+from runner.tool import be_tool  # noqa: E402  # likewise
 
 raise_shield()
 try:
@@ -15,8 +16,6 @@ except EOFError:
     sys.exit(0)
 
 # Only the forked child of a `python` job comes here: from now on this process is the tool.
-from runner.tool import be_tool  # noqa: E402  # already loaded; named here since it is used here only
-
 sys.path.remove(HOME)
 for name in [name for name in sys.modules if name.partition(".")[0] == "runner"]:
     del sys.modules[name]

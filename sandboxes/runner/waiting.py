@@ -1,0 +1,152 @@
+"""A tool's process, forked before its job comes, so that the job doesn't wait for the fork.
+
+It has a session of its own, ``/dev/null`` as standard input, pipes as standard output and error, no other descriptor
+once the tool begins, default signal handlers, and the highest OOM score, so that the kernel picks the tool rather than
+the runner. The runner is not dumpable (its interpreter can't be read); a tool is made so again, or it couldn't open its
+own ``/proc/self``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import signal
+import struct
+import sys
+from contextlib import suppress
+
+from runner.tool import prepare
+
+PR_SET_DUMPABLE = 4
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+_FIRST_FREE_FD = 3
+_LENGTH = struct.Struct(">I")
+_WORST_SCORE = b"1000"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class InTool(Exception):  # noqa: N818  # no error: it unwinds the runner's stack in the forked child
+    """Raised in the child of a ``python`` job: the stack of the runner ends here, the tool's begins. Holds its code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
+
+
+def set_dumpable(*, on: bool) -> None:
+    """Lets others of the same user look into this process, or not.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if _libc.prctl(PR_SET_DUMPABLE, int(on), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
+class Tool:
+    """A tool's process, and the reading ends of its two pipes. It waits until ``begin``.
+
+    Raises:
+        InTool: in the child, once it is to run Python.
+    """
+
+    def __init__(self, work: str) -> None:
+        self.failure = ""
+        """Why the program could not be executed; empty when it runs."""
+        self.stdout, stdout = os.pipe()
+        self.stderr, stderr = os.pipe()
+        hear, self._go = os.pipe()
+        self._told, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_child(work, stdout, stderr, hear, tell)
+        for end in (stdout, stderr, hear, tell):
+            os.close(end)
+
+    def begin(self, kind: str, argv: list[str], env: dict[str, str], code: str) -> None:
+        """Lets the tool begin.
+
+        Raises:
+            EOFError: its process has ended while it waited: the sandbox is broken.
+        """
+        job = json.dumps([kind, argv, env, code]).encode()
+        view = memoryview(_LENGTH.pack(len(job)) + job)
+        try:
+            while view:
+                view = view[os.write(self._go, view) :]
+        except BrokenPipeError:
+            raise EOFError from None
+        os.close(self._go)
+        if kind == "argv":  # the pipe closes once the program is executed
+            self.failure = os.read(self._told, 4096).decode(errors="replace")
+        os.close(self._told)
+
+
+def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int) -> None:
+    try:
+        _enter(work, stdout, stderr, hear, tell)
+        prepare()
+        length = _LENGTH.unpack(_take(hear, _LENGTH.size))[0]
+        kind, argv, env, code = json.loads(_take(hear, length))
+        if kind == "argv":
+            _execute(argv, env, tell)
+        os.close(hear)
+        os.close(tell)
+    except BaseException:  # noqa: BLE001  # whatever it is, the runner's code must not go on here as the tool
+        os._exit(NOT_EXECUTABLE)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv[:] = argv
+    raise InTool(code)
+
+
+def _enter(work: str, stdout: int, stderr: int, hear: int, tell: int) -> None:
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    first = _FIRST_FREE_FD
+    for kept in sorted((hear, tell)):
+        os.closerange(first, kept)
+        first = kept + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    os.chdir(work)
+    os.umask(0o022)
+    set_dumpable(on=True)
+    with suppress(OSError):  # some runtimes have no such file
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, _WORST_SCORE)
+        os.close(score)
+
+
+def _take(source: int, size: int) -> bytes:
+    taken = b""
+    while len(taken) < size:
+        piece = os.read(source, size - len(taken))
+        if not piece:  # the runner has gone
+            os._exit(0)
+        taken += piece
+    return taken
+
+
+def _execute(argv: list[str], env: dict[str, str], tell: int) -> None:
+    """Executes ``argv`` as written; a name without ``/`` is looked for in the tool's own ``PATH``. Never returns."""
+    try:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        os.execvpe(argv[0], argv, env)  # noqa: S606  # no shell is the point
+    except OSError as error:
+        os.write(tell, f"{argv[0]!r} can't be executed: {error.strerror}".encode())
+        os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
+    except ValueError as error:  # a NUL byte, say
+        os.write(tell, f"{argv[0]!r} can't be executed: {error}".encode())
+        os._exit(NOT_EXECUTABLE)
