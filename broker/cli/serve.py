@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -20,6 +21,8 @@ from broker.errors import UnavailableError
 from broker.settings import DEFAULT_STATE, Settings, load_settings
 
 _LOOK_S = 1.0
+_COLLECT_AFTER = (10_000, 20, 20)
+"""Allocations before a collection of the young, and how many of those before an older generation is looked at."""
 
 
 class ServeOutput(OutputModel):
@@ -65,6 +68,10 @@ async def _serve(state: Path, settings: Settings, *, as_json: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(state, settings) as broker:
+        # What a start has made stays until the end: no collection need look at it again, in the middle of a call.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         emit(_output(broker), as_json=as_json, render=_render)
         await _until_stopped(stop, broker)
         structlog.get_logger(__name__).info("broker.draining", seconds=settings.drain_s)

@@ -21,6 +21,7 @@ from broker.errors import FailedPreconditionError, InternalError, UnavailableErr
 from broker.sandbox import images as image_rules
 from broker.sandbox.address import Endpoint, engine_address
 from broker.sandbox.capabilities import check_profile, runtime_capabilities
+from broker.sandbox.docker_api import ANSWER_S, EngineApi
 from broker.sandbox.docker_config import container_config
 from broker.sandbox.docker_events import EventFollower
 from broker.sandbox.docker_lease import DockerLease
@@ -33,10 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS = 16
-_ANSWER_S = 60
-"""An engine that leaves a request unanswered for so long is away."""
 _REMOVE_ATTEMPTS = 4
-_CONFLICT = 409
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +93,7 @@ class DockerEngine:
             watch = self._events.watch(container_id)
             # Attach before the start, or output is lost.
             stream = await attach(self._endpoint, self._api.api_version, container_id)
-            await self._call(self._api.start, container_id)
+            await self._requests.start(container_id)
         except BaseException:
             if stream:
                 stream.cut()
@@ -156,12 +154,13 @@ class DockerEngine:
         )
         async for attempt in retry:
             with attempt:
-                await self._call(self._remove_now, container_id)
+                await self._requests.remove(container_id)
 
     async def state(self, container_id: str) -> tuple[int, bool]:
         """See ``broker.sandbox.docker_lease.EngineHands.state``."""
-        state = (await self._call(self._api.inspect_container, container_id))["State"]
-        return int(state.get("Pid") or 0), bool(state.get("OOMKilled"))
+        state = await self._requests.state(container_id)
+        pid = state.get("Pid")
+        return pid if isinstance(pid, int) else 0, bool(state.get("OOMKilled"))
 
     def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """See ``broker.sandbox.docker_lease.EngineHands.background``."""
@@ -169,6 +168,10 @@ class DockerEngine:
         self._background.add(task)
         task.add_done_callback(self._settle)
         return task
+
+    @property
+    def _requests(self) -> EngineApi:
+        return EngineApi(self._endpoint, self._api.api_version)
 
     @property
     def _api(self) -> docker.APIClient:
@@ -183,7 +186,7 @@ class DockerEngine:
         self._live.discard(container_id)
 
     async def _make(self, profile: Profile, body: JsonObject) -> str:
-        creation = asyncio.ensure_future(self._call(self._make_now, body))
+        creation = asyncio.ensure_future(self._make_now(body))
         self._making.add(creation)
         creation.add_done_callback(self._making.discard)
         try:
@@ -236,22 +239,12 @@ class DockerEngine:
                 await asyncio.gather(*self._background, return_exceptions=True)
 
     def _connect(self) -> docker.APIClient:
-        return docker.APIClient(base_url=self._address, version="auto", timeout=_ANSWER_S, max_pool_size=_THREADS)
+        return docker.APIClient(base_url=self._address, version="auto", timeout=ANSWER_S, max_pool_size=_THREADS)
 
-    def _make_now(self, body: JsonObject) -> str:
-        container_id = str(self._api.create_container_from_config(body)["Id"])
-        # Still in the engine's thread: from the first moment it is known to be ours.
+    async def _make_now(self, body: JsonObject) -> str:
+        container_id = await self._requests.create(body)
         self._live.add(container_id)
         return container_id
-
-    def _remove_now(self, container_id: str) -> None:
-        try:
-            self._api.remove_container(container_id, force=True, v=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            if error.status_code != _CONFLICT:  # 409: somebody is removing it already
-                raise
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls the SDK in a thread, and turns its errors into ours."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from broker.domain.run import EndCause, Ended, Limits
 from broker.errors import FailedPreconditionError, UnavailableError
 from broker.sandbox.docker_events import ContainerWatch
-from broker.sandbox.evidence import Counters, HostEvidence
+from broker.sandbox.evidence import Counters, HostEvidence, find_process
 from broker.sandbox.transcript import Transcript
 from broker.sandbox.verdict import Kill, decide
 
@@ -134,8 +134,10 @@ class Witness:
         return transcript.exit.cpu_s if transcript.exit else None
 
     async def _look_at_host(self) -> None:
+        pid = find_process(self._id)
         try:
-            pid, _ = await self._sight.state(self._id)
+            if not pid:
+                pid, _ = await self._sight.state(self._id)
         except (UnavailableError, FailedPreconditionError):
             return
         if pid:

@@ -17,7 +17,7 @@ from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.sandbox import wire
 from broker.sandbox.address import Endpoint, engine_address
 from broker.sandbox.docker_config import container_config, tool_environment
-from broker.sandbox.evidence import Counters, HostEvidence
+from broker.sandbox.evidence import Counters, HostEvidence, find_process
 from broker.sandbox.images import WIRE_VERSION, choose, from_listing
 from broker.sandbox.paths import check_path, matches
 from broker.sandbox.transcript import ExitReport
@@ -46,6 +46,18 @@ def runner() -> Iterator[dict[str, ModuleType]]:
     yield loaded
     for name in [name for name in sys.modules if name.partition(".")[0] == "runner"]:
         del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["memory/docker/abc", "memory/system.slice/docker-abc.scope", "system.slice/docker-abc.scope", "docker/abc"],
+)
+def test_a_container_is_found_where_engines_put_cgroups(tmp_path: Path, place: str) -> None:
+    assert find_process("abc", tmp_path) == 0
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "cgroup.procs").write_text("41\n42\n")
+    assert find_process("abc", tmp_path) == 41
+    assert find_process("abd", tmp_path) == 0
 
 
 def test_both_ends_of_the_wire_use_the_same_numbers(runner: dict[str, ModuleType]) -> None:
