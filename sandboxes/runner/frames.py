@@ -9,8 +9,8 @@ The broker holds the other end of the table; ``broker.wire`` labels of the image
 
 from __future__ import annotations
 
-import json
 import os
+import select
 import struct
 
 WIRE_VERSION = "2"
@@ -84,6 +84,14 @@ class Wire:
         self.windows = {STDOUT: OUTPUT_WINDOW, STDERR: OUTPUT_WINDOW, FILES: FILES_WINDOW}
         """Channel -> what may still be sent on it."""
 
+    def waits(self, seconds: float) -> bool:
+        """Whether a frame, or the end, comes within a time."""
+        if self._came:
+            return True
+        poll = select.poll()
+        poll.register(self.source, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def receive(self) -> tuple[int, int, bytes]:
         """The next frame as type, channel and payload; waits for it.
 
@@ -156,11 +164,6 @@ class Wire:
         payload = bytes(memoryview(self._came)[_HEADER.size : end])
         del self._came[:end]
         return kind, channel, payload
-
-
-def as_json(value: dict[str, object]) -> bytes:
-    """A header as a payload."""
-    return json.dumps(value).encode()
 
 
 def as_text(text: str) -> bytes:

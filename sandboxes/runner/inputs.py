@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
 from runner import frames
 from runner.frames import Refusal, Wire
+from runner.light import read_json
 
 MAX_DEPTH = 32
 MAX_NAME = 255
@@ -35,22 +35,32 @@ def split_path(path: str) -> list[str]:
     return parts
 
 
-def read_job(wire: Wire, work: str, arguments_path: str) -> dict[str, object]:
-    """Answers pings until a job comes, then takes frames up to the end of input; returns the job's header once all its
-    files lie in place.
+def until_job(wire: Wire, idle_s: float | None = None) -> tuple[int, bytes] | None:
+    """Answers pings until another frame comes, as type and payload; ``None`` where it was quiet for ``idle_s``.
+
+    Raises:
+        EOFError: the broker has gone.
+    """
+    while idle_s is None or wire.waits(idle_s):
+        kind, _, payload = wire.receive()
+        if kind != frames.PING:
+            return kind, payload
+        wire.send(frames.PONG, payload)
+        wire.flush()
+    return None
+
+
+def read_job(wire: Wire, first: tuple[int, bytes], work: str, arguments_path: str) -> dict[str, object]:
+    """Takes frames up to the end of input, after the first; returns the job's header once all its files lie in place.
 
     Raises:
         Refusal: a frame that has no place here, or a file that can't be put into the working folder.
         EOFError: the broker has gone.
     """
-    kind, _, payload = wire.receive()
-    while kind == frames.PING:
-        wire.send(frames.PONG, payload)
-        wire.flush()
-        kind, _, payload = wire.receive()
+    kind, payload = first
     if kind != frames.JOB:
         raise Refusal(f"frame {kind:#x} where the job was due")
-    job: dict[str, object] = json.loads(payload)
+    job: dict[str, object] = read_json(payload)  # type: ignore[assignment]  # the broker made this JSON
     root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     arguments = os.open(arguments_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     try:
@@ -59,7 +69,7 @@ def read_job(wire: Wire, work: str, arguments_path: str) -> dict[str, object]:
             if kind == frames.ARGUMENTS:
                 _write(arguments, payload, "the arguments")
             elif kind == frames.FILE_BEGIN:
-                _receive_file(wire, root, json.loads(payload))
+                _receive_file(wire, root, read_json(payload))  # type: ignore[arg-type]  # the same
             elif kind == frames.END_OF_INPUT:
                 return job
             else:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from runner import frames
 from runner.frames import Refusal
 from runner.inputs import MAX_DEPTH, split_path
+from runner.light import as_json
 
 Frame = tuple[int, int, bytes]
 """Type, channel, payload."""
@@ -197,7 +198,7 @@ class Collector:
             else:
                 self._files -= 1
                 self._bytes -= facts.st_size
-                yield frames.OUT_BEGIN, frames.FILES, frames.as_json({"path": name, "size": facts.st_size})
+                yield frames.OUT_BEGIN, frames.FILES, as_json({"path": name, "size": facts.st_size})
                 for piece in _pieces(handle, facts.st_size):
                     yield frames.OUT_DATA, frames.FILES, piece
                 yield frames.OUT_END, frames.FILES, b""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum
 import os
 import select
-import signal
 from collections.abc import Iterator
-from contextlib import suppress
 
 from runner import frames
 from runner.frames import Wire
+from runner.light import suppress
 from runner.waiting import Tool
 
 _AT_ONCE = 8

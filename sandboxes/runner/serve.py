@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gc
+import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum
 import os
 import resource  # noqa: F401  # os.wait4 would load it when there is a hurry
-import signal
 import time
 from collections.abc import Iterator
 
 from runner import frames, inputs
 from runner.frames import Refusal, Wire
+from runner.light import as_json, preload, settle
 from runner.relay import Ending, Relay, Traffic
 from runner.waiting import InTool, Tool, set_dumpable
 
@@ -19,6 +19,8 @@ ARGUMENTS = "/job/arguments.json"
 RESULT = "/job/result.json"
 WATCHED = ("/work", "/tmp")  # noqa: S108  # the sandbox's own, gone with it
 MAX_RESULT = 4 * 2**20
+_QUIET_S = 0.03
+"""A sandbox that hears of no job for so long is one that waits."""
 _LINGER_S = 60
 """How long a runner whose job is done waits to be removed once the broker has cut the stream: its end would keep the
 engine busy just when the next call comes."""
@@ -40,15 +42,19 @@ def serve() -> str:
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    # What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages.
-    gc.collect()
-    gc.freeze()
+    first = inputs.until_job(wire, _QUIET_S)
+    if first is None:
+        preload()
+    settle()
     try:
         running = Tool(WORK)
     except InTool as begun:
         return begun.code
     try:
-        job = inputs.read_job(wire, WORK, ARGUMENTS)
+        first = first or inputs.until_job(wire)
+        if first is None:
+            raise EOFError
+        job = inputs.read_job(wire, first, WORK, ARGUMENTS)
         traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
     except Refusal as refusal:
         wire.send(frames.REFUSED, frames.as_text(str(refusal)))
@@ -93,7 +99,7 @@ def _report(running: Tool, ending: Ending) -> bytes:
         facts = os.statvfs(path)
         full[path] = {"blocks": facts.f_bfree == 0, "inodes": facts.f_ffree == 0}
     signalled = os.WIFSIGNALED(ending.status)
-    return frames.as_json(
+    return as_json(
         {
             "exit": None if signalled else os.WEXITSTATUS(ending.status),
             "signal": os.WTERMSIG(ending.status) if signalled else None,

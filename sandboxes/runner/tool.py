@@ -7,12 +7,15 @@ import _thread
 import atexit
 import ctypes
 import gc
-import linecache
 import os
 import sys
-import types
-import weakref
-from contextlib import suppress
+from _weakref import ref
+
+from runner.light import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CODE_NAME = "<tool>"
 _NOT_FLUSHED = 120
@@ -35,13 +38,13 @@ def prepare() -> None:
 
 def be_tool(code: str) -> None:
     """Runs code as ``__main__``, and ends the process as an interpreter would. In the child of a ``python`` job only."""
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.modules["__main__"] = type(sys)("__main__")
     shared = sys.modules.keys() - {"__main__"}
     _leave(_run(code), shared)
 
 
 def _run(code: str) -> int:
-    linecache.cache[CODE_NAME] = (len(code), None, code.splitlines(keepends=True), CODE_NAME)
+    _lend_lines(code)
     try:
         exec(compile(code, CODE_NAME, "exec", dont_inherit=True), vars(sys.modules["__main__"]))
     except SystemExit as request:
@@ -51,6 +54,37 @@ def _run(code: str) -> int:
         _show(error.with_traceback(trace))
         return 1
     return 0
+
+
+def _lend_lines(code: str) -> None:
+    """Lets tracebacks show the lines of code that is in no file; where nobody asks, their module isn't imported."""
+    entry = (len(code), None, code.splitlines(keepends=True), CODE_NAME)
+    if linecache := sys.modules.get("linecache"):
+        linecache.cache[CODE_NAME] = entry
+    else:
+        sys.meta_path.insert(0, _Lender(entry))
+
+
+class _Lender:
+    """Waits in the import system until somebody wants lines of code."""
+
+    def __init__(self, entry: object) -> None:
+        self._entry = entry
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ANN401  # as the import system has it
+        """How the module of lines is found, which is then given ours."""
+        if name != "linecache":
+            return None
+        sys.meta_path.remove(self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in sys.meta_path)))
+        execute = spec.loader.exec_module  # type: ignore[union-attr]  # every loader has it
+
+        def execute_and_lend(module: Any) -> None:  # noqa: ANN401  # as above
+            execute(module)
+            module.cache[CODE_NAME] = self._entry
+
+        spec.loader.exec_module = execute_and_lend  # type: ignore[union-attr, method-assign]  # as above
+        return spec
 
 
 def _leave(status: int, shared: set[str]) -> None:
@@ -90,12 +124,12 @@ def _write_files() -> None:
                 item.flush()
 
 
-def _mark(main: object) -> weakref.ref[_Probe]:
+def _mark(main: object) -> ref[_Probe]:
     """Lays something among the tool's names that tells whether they are still held by anybody."""
     probe = _Probe()
-    if isinstance(main, types.ModuleType):
+    if isinstance(main, type(sys)):
         vars(main)[""] = probe
-    return weakref.ref(probe)
+    return ref(probe)
 
 
 class _Probe:

@@ -8,16 +8,19 @@ own ``/proc/self``.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum
 import ctypes
 import errno
-import json
 import os
-import signal
 import struct
 import sys
-from contextlib import suppress
 
+from runner.light import as_json, read_json, suppress
 from runner.tool import prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PR_SET_DUMPABLE = 4
 NOT_FOUND = 127
@@ -73,7 +76,7 @@ class Tool:
         Raises:
             EOFError: its process has ended while it waited: the sandbox is broken.
         """
-        job = json.dumps([kind, argv, env, code]).encode()
+        job = as_json([kind, argv, env, code])
         view = memoryview(_LENGTH.pack(len(job)) + job)
         try:
             while view:
@@ -91,7 +94,8 @@ def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int) -> None
         _enter(work, stdout, stderr, hear, tell)
         prepare()
         length = _LENGTH.unpack(_take(hear, _LENGTH.size))[0]
-        kind, argv, env, code = json.loads(_take(hear, length))
+        job: Any = read_json(_take(hear, length))  # begin wrote it
+        kind, argv, env, code = job
         if kind == "argv":
             _execute(argv, env, tell)
         os.close(hear)

@@ -1,0 +1,79 @@
+"""Small stand-ins for parts of the library (json, contextlib, signal with its enums) that take longer to import than a
+job may wait, and what is imported after all while nothing is to be done.
+
+A sandbox that waits for its job imports what tools mostly use; one whose job is there already doesn't let it wait.
+"""
+
+from __future__ import annotations
+
+import gc
+from _json import encode_basestring_ascii, make_scanner
+from types import TracebackType
+
+
+class _Rules:
+    """What the interpreter's own scanner of JSON wants to know."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+    memo: dict[str, str] = {}  # noqa: RUF012  # the scanner's own
+
+
+_scan = make_scanner(_Rules)  # type: ignore[arg-type]  # it wants these names, of whatever they are
+
+
+class suppress:  # noqa: N801  # named as that of contextlib
+    """Ends the block without a word where one of these is raised."""
+
+    def __init__(self, *kinds: type[BaseException]) -> None:
+        self._kinds = kinds
+
+    def __enter__(self) -> None:
+        """Begins the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        """Ends it."""
+        return kind is not None and issubclass(kind, self._kinds)
+
+
+def read_json(data: bytes) -> object:
+    """A JSON text that the broker wrote, or the runner itself."""
+    value: object = _scan(data.decode(), 0)[0]
+    return value
+
+
+def as_json(value: object) -> bytes:
+    """A value of dictionaries, lists, texts, numbers, truth values and nothing as JSON."""
+    return _json(value).encode("ascii")
+
+
+def _json(value: object) -> str:
+    if isinstance(value, str):
+        return str(encode_basestring_ascii(value))
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_json(str(key))}:{_json(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_json, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
+
+
+def preload() -> None:
+    """Imports what tools mostly use, and what the runner itself may need later."""
+    import contextlib  # noqa: F401, PLC0415  # for the tool
+    import json  # noqa: F401, PLC0415  # for the tool
+    import signal  # noqa: F401, PLC0415  # for the tool
+    import traceback  # noqa: F401, PLC0415  # for the tool
+
+    from runner import outputs  # noqa: F401, PLC0415  # for the runner
+
+
+def settle() -> None:
+    """What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages."""
+    gc.collect()
+    gc.freeze()
