@@ -34,7 +34,9 @@ COMMANDS = {
         extras={"reload": "broker.cli.admin:reload_policy"},
     ),
     "ledger": Lazy("broker.cli.ledger:app", "Show and verify the ledger, from its file alone."),
-    "sandbox": Lazy("broker.cli.sandbox:app", "The warm pool, sandbox images, containment probes, and what was left behind."),
+    "sandbox": Lazy(
+        "broker.cli.sandbox:app", "The warm pool, sandbox images, containment probes, and what was left behind."
+    ),
 }
 """Every top-level command and where it is."""
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, Self, TypeAlias, cast
 
 import grpc
 import structlog
@@ -138,9 +138,9 @@ class _Method:
         async def answer() -> None:
             entered = await self._enter(request, context)
             replies: AsyncGenerator[Message, None] = self._call(*entered.arguments)
-            async with Guard(replies, entered.check, self._bounds.recheck_s) as guard:
+            async with Guard(replies, entered.check, self._bounds.recheck_s) as guard, _Writer(context) as writer:
                 async for reply in guard.iterate():
-                    await context.write(reply.SerializeToString())
+                    await writer.write(reply.SerializeToString())
 
         await _reporting(answer, self._name, context)
 
@@ -203,6 +203,30 @@ class _Method:
                 await self._gate.authorise(caller, self._name, workspace)
 
         return check
+
+
+class _Writer:
+    """Writes one reply while the next is made; never more than one is on its way."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._last: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._last is None:
+            return
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._last.cancel()
+        await asyncio.gather(self._last, return_exceptions=kind is not None)
+
+    async def write(self, data: bytes) -> None:
+        """Begins to write once what went before has been written."""
+        if self._last is not None:
+            await self._last
+        self._last = asyncio.ensure_future(self._context.write(data))
 
 
 async def _reporting(answer: Callable[[], Awaitable[Any]], name: str, context: Context) -> Any:  # noqa: ANN401 - bytes or None, as the shape wants
