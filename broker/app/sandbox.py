@@ -22,7 +22,7 @@ from broker.sandbox.reaper import Reaper, reap_all
 from broker.settings import Settings
 from broker.specs.catalogue import Catalogue
 from broker.specs.operator import check_operator
-from broker.vault.secret_store import ConfiguredSecrets, SecretEntry
+from broker.vault.secret_store import ConfiguredSecrets, parse_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _prewarmed(settings: Settings, catalogue: Catalogue, images: Mapping[str, st
 
 def _egress(settings: Settings, meter: Meter) -> Egress:
     trust = Path(settings.egress_trust) if settings.egress_trust else None
-    secrets = {name: SecretEntry(source=item.source, hosts=item.hosts) for name, item in settings.secrets.items()}
+    secrets = parse_secrets({name: item.model_dump() for name, item in settings.secrets.items()})
     return Egress(
         resolver=SystemResolver(),
         networks=[ip_network(item) for item in settings.egress_networks],

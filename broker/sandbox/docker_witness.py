@@ -134,7 +134,8 @@ class Witness:
         return transcript.exit.cpu_s if transcript.exit else None
 
     async def _look_at_host(self) -> None:
-        pid = find_process(self._id)
+        # A runtime with a kernel of its own has other processes there too; the engine knows the one that counts.
+        pid = find_process(self._id) if self._isolated else 0
         try:
             if not pid:
                 pid, _ = await self._sight.state(self._id)
