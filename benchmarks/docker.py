@@ -15,7 +15,7 @@ import docker
 from broker.domain.run import Limits, Profile
 from broker.errors import FailedPreconditionError
 from broker.sandbox.address import engine_address
-from broker.sandbox.docker_config import SHM_BYTES, USER, container_config, tmpfs
+from broker.sandbox.docker_config import USER, container_config, tmpfs
 from broker.sandbox.engine import LABEL_INSTANCE
 
 CODE = "print(1)"
@@ -109,7 +109,7 @@ def _hardening(limits: Limits) -> list[str]:
         "--user", USER, "--network", "none", "--read-only", "--cap-drop", "ALL",
         "--security-opt", "no-new-privileges", "--pids-limit", str(limits.processes + 1),
         "--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes),
-        "--cpus", str(limits.cpu_cores), "--shm-size", str(SHM_BYTES), "--ipc", "private",
+        "--cpus", str(limits.cpu_cores), "--ipc", "none",
         "--log-driver", "none", "--ulimit", f"nofile={limits.open_files}",
         *mounts,
     ]  # fmt: skip

@@ -114,8 +114,6 @@ class Collector:
         try:
             with _interrupting(flushing):
                 ended = await self._read(events, taken)
-            if self._file is not None:  # the run was ended in the middle of it
-                await self._file[1].discard()
             async with self._writing:
                 if flushing.done():
                     await flushing
@@ -124,6 +122,12 @@ class Collector:
             async with self._writing:  # a write that is under way takes numbers of events: it is waited for, not cut
                 flushing.cancel()
             await asyncio.gather(flushing, return_exceptions=True)
+            if self._file is not None:  # the run was ended in the middle of it
+                await self._file[1].discard()
+
+    def unwritten(self) -> list[EventPayload]:
+        """Output of a run that broke off, as far as it had come; it isn't on record yet."""
+        return self._pending.drain()[0]
 
     async def _read(self, events: AsyncIterator[RunEvent], taken: Callable[[RunEvent], None]) -> Ended:
         async for event in events:
@@ -176,11 +180,11 @@ class Collector:
 def _interrupting(beside: asyncio.Task[None]) -> Iterator[None]:
     """Ends the block with the error of a task that fails beside it."""
     here = asyncio.current_task()
-    interrupted = False
+    interrupted = over = False
 
     def settled(task: asyncio.Task[None]) -> None:
         nonlocal interrupted
-        if here is not None and not task.cancelled() and task.exception() is not None:
+        if here is not None and not over and not task.cancelled() and task.exception() is not None:
             interrupted = True
             here.cancel()
 
@@ -193,6 +197,7 @@ def _interrupting(beside: asyncio.Task[None]) -> Iterator[None]:
         here.uncancel()
         beside.result()
     finally:
+        over = True  # the callback may be on its way already
         beside.remove_done_callback(settled)
 
 

@@ -16,7 +16,7 @@ from broker.domain.call import CallState
 from broker.domain.events import CallEvent, EventPayload, Finished, Outcome
 from broker.domain.meter import Step
 from broker.domain.ports import CallRow, Transaction
-from broker.domain.run import EndCause
+from broker.domain.run import EndCause, Job
 from broker.errors import (
     BrokerError,
     FailedPreconditionError,
@@ -30,9 +30,11 @@ from broker.pipeline.active import ActiveCall, Ending, move, write_events
 from broker.pipeline.blobs import BlobWriter
 from broker.pipeline.collect import Collector
 from broker.pipeline.parts import Parts
-from broker.pipeline.start import Begun, Starter
+from broker.pipeline.start import Begun, Hold, Starter
 from broker.pipeline.turns import Turns
 from broker.pipeline.verdict import judge, lost, never_ran
+from broker.sandbox.egress.gate import EgressSession
+from broker.sandbox.engine import Lease
 
 _log = structlog.get_logger(__name__)
 
@@ -99,14 +101,6 @@ class Execution:
             return
         try:
             await self._in_container(active, begun)
-        except BrokerError as error:
-            if active.row.state is not CallState.RUNNING:
-                raise
-            await self._lost(active, error.message)
-        except Exception:
-            if active.row.state is CallState.RUNNING:
-                await self._lost(active, "the broker failed during the call")
-            raise
         finally:
             await begun.hold.release()
 
@@ -126,7 +120,16 @@ class Execution:
         return None
 
     async def _in_container(self, active: ActiveCall, begun: Begun) -> None:
-        plan = begun.plan
+        """Runs a call that has begun; what goes wrong before its job is handed over is no run."""
+        try:
+            active.egress = self._parts.egress.session(active.row.id, begun.plan.profile.egress)
+            active.lease = await self._container(active, begun.hold)
+        except BrokerError as error:
+            await self._never_started(active, error)
+            return
+        if active.lease is None:
+            await self._cancel_before_start(active)
+            return
         collector = Collector(
             emit=lambda payloads: self._emit(active, payloads),
             new_blob=lambda: BlobWriter(
@@ -135,32 +138,57 @@ class Execution:
             expires=active.request.expires,
             room=active.feed.room,
         )
-        egress = active.egress = self._parts.egress.session(active.row.id, plan.profile.egress)
         try:
-            active.lease = lease = await begun.hold.lease()
-            active.clock.restart()
-            if active.ending is not None:
-                lease.kill(active.ending.cause, active.ending.detail)
-            collected = await collector.consume(lease.run(plan.job, egress), lease.taken)
-            active.clock.took(Step.RUN)
-            state, outcome = judge(
-                active.tool,
-                collected.ended,
-                collected.result,
-                collected.files,
-                egress=egress.records(),
-                warnings=egress.warnings(),
-            )
-            # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
-            await self._finish(active, state, outcome, collected.tail)
+            await self._run_job(active, begun.plan.job, active.lease, active.egress, collector)
         except BrokerError as error:
-            if active.row.state is CallState.RUNNING and not collector.started:
-                detail = f"the tool never started: {error.message}"
-                await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
-                return
+            if active.row.state is not CallState.RUNNING:
+                raise
+            if collector.started:
+                await self._lost(active, error.message, collector.unwritten())
+            else:
+                await self._never_started(active, error)
+        except Exception:
+            if active.row.state is CallState.RUNNING:
+                await self._lost(active, "the broker failed during the call", collector.unwritten())
             raise
         finally:
             active.lease = None
+
+    async def _container(self, active: ActiveCall, hold: Hold) -> Lease | None:
+        """The call's container; ``None`` where the call is to end before there is one."""
+        if hold.settled:
+            return await hold.lease()
+        claim = asyncio.ensure_future(hold.lease())
+        asked = asyncio.ensure_future(active.asked_to_end.wait())
+        try:
+            await asyncio.wait({claim, asked}, return_when=asyncio.FIRST_COMPLETED)
+            return claim.result() if claim.done() else None
+        finally:
+            claim.cancel()
+            asked.cancel()
+
+    async def _run_job(
+        self, active: ActiveCall, job: Job, lease: Lease, egress: EgressSession, collector: Collector
+    ) -> None:
+        active.clock.restart()
+        if active.ending is not None:
+            lease.kill(active.ending.cause, active.ending.detail)
+        collected = await collector.consume(lease.run(job, egress), lease.taken)
+        active.clock.took(Step.RUN)
+        state, outcome = judge(
+            active.tool,
+            collected.ended,
+            collected.result,
+            collected.files,
+            egress=egress.records(),
+            warnings=egress.warnings(),
+        )
+        # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
+        await self._finish(active, state, outcome, collected.tail)
+
+    async def _never_started(self, active: ActiveCall, error: BrokerError) -> None:
+        detail = f"the tool never started, as far as its sandbox said: {error.message}"
+        await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
 
     async def _emit(self, active: ActiveCall, payloads: list[EventPayload]) -> None:
         now = self._parts.clock()
@@ -175,11 +203,11 @@ class Execution:
         active.row, events = await self._parts.store.write(work)
         active.feed.publish(events)
 
-    async def _lost(self, active: ActiveCall, why: str) -> None:
+    async def _lost(self, active: ActiveCall, why: str, tail: Sequence[EventPayload]) -> None:
         _log.error("call.unknown", call=active.row.id, error=why)
         detail = f"the call may have run; its outcome is not known: {why}"
         egress = active.egress.records() if active.egress else ()
-        await self._finish(active, CallState.UNKNOWN, replace(lost(detail), egress=egress))
+        await self._finish(active, CallState.UNKNOWN, replace(lost(detail), egress=egress), tail)
 
     async def _finish(
         self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
@@ -187,7 +215,6 @@ class Execution:
         active.row, events = await finish(self._parts, active.row, state, outcome, tail)
         active.feed.publish(events)
         active.clock.took(Step.FINISH)
-        self._parts.meter.ended(outcome.cause, state.value)
 
 
 async def finish(
@@ -207,7 +234,9 @@ async def finish(
         tx.calls.replace(done)
         return done, events
 
-    return await parts.store.write(work)
+    written = await parts.store.write(work)
+    parts.meter.ended(outcome.cause, state.value)
+    return written
 
 
 def _stopping() -> UnavailableError:

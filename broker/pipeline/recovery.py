@@ -72,6 +72,7 @@ async def _settle_without_content(parts: Parts, row: CallRow, state: CallState, 
         tx.calls.replace(replace(row, state=state, ended=now, outcome_seq=seq))
 
     await parts.store.write(work)
+    parts.meter.ended(EndCause.ENGINE, state.value)
 
 
 async def _left(parts: Parts, state: CallState) -> list[CallRow]:

@@ -64,6 +64,11 @@ class Hold:
             self._task = asyncio.create_task(self._stack.enter_async_context(claim))
             self._task.add_done_callback(_heard)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the claim has ended, in one way or another."""
+        return self._task is not None and self._task.done()
+
     async def lease(self) -> Lease:
         """The container.
 
@@ -112,7 +117,6 @@ class Starter:
             BrokerError: it may not begin, or its intent can't be written; nothing ran.
         """
         plan = await self._plan(active)
-        self._check_envelope(active, plan)
         directory = await self._parts.directory.current()
         begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile))
 
@@ -131,7 +135,7 @@ class Starter:
     def write_intent(
         self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory
     ) -> tuple[CallRow, list[CallEvent]]:
-        """Decides again and writes the intent, as a part of a transaction; the envelope is that of ``begun.plan``.
+        """Recomputes the envelope, decides again and writes the intent, as a part of a transaction.
 
         Returns:
             The call as it is once the transaction is durable, and the events to tell then.
@@ -140,6 +144,7 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
+        self._check_envelope(active, begun.plan)
         decision = self._decide_again(tx, active, directory)
         move(active.row, CallState.RUNNING)
         sealed = parts.vault.open(tx, active.row.id)

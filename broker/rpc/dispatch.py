@@ -138,7 +138,10 @@ class _Method:
         async def answer() -> None:
             entered = await self._enter(request, context)
             replies: AsyncGenerator[Message, None] = self._call(*entered.arguments)
-            async with Guard(replies, entered.check, self._bounds.recheck_s) as guard, _Writer(context) as writer:
+            async with (
+                Guard(replies, entered.check, self._bounds.recheck_s) as guard,
+                _Writer(context, entered.check, self._bounds.recheck_s) as writer,
+            ):
                 async for reply in guard.iterate():
                     await writer.write(reply.SerializeToString())
 
@@ -206,10 +209,15 @@ class _Method:
 
 
 class _Writer:
-    """Writes one reply while the next is made; never more than one is on its way."""
+    """Writes one reply while the next is made; never more than one is on its way.
 
-    def __init__(self, context: Context) -> None:
+    A caller who doesn't read holds a reply up for as long as it likes, but it is checked again meanwhile.
+    """
+
+    def __init__(self, context: Context, check: Check, period_s: float) -> None:
         self._context = context
+        self._check = check
+        self._period_s = period_s
         self._last: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -218,15 +226,26 @@ class _Writer:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._last is None:
             return
-        if kind is not None and issubclass(kind, asyncio.CancelledError):
-            self._last.cancel()
-        await asyncio.gather(self._last, return_exceptions=kind is not None)
+        if kind is None:
+            await self._written()
+            return
+        if not issubclass(kind, asyncio.CancelledError):  # the caller of a stream that ends badly gets what it can
+            await asyncio.wait({self._last}, timeout=self._period_s)
+        self._last.cancel()
+        await asyncio.gather(self._last, return_exceptions=True)
 
     async def write(self, data: bytes) -> None:
         """Begins to write once what went before has been written."""
-        if self._last is not None:
-            await self._last
+        await self._written()
         self._last = asyncio.ensure_future(self._context.write(data))
+
+    async def _written(self) -> None:
+        while self._last is not None and not self._last.done():
+            done, _ = await asyncio.wait({self._last}, timeout=self._period_s)
+            if not done:
+                await self._check()
+        if self._last is not None:
+            self._last.result()
 
 
 async def _reporting(answer: Callable[[], Awaitable[Any]], name: str, context: Context) -> Any:  # noqa: ANN401 - bytes or None, as the shape wants

@@ -64,8 +64,8 @@ def serve() -> str:
     argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the same
     env = {str(key): str(value) for key, value in job["env"].items()}  # type: ignore[attr-defined]  # the same
     wire.send(frames.STARTED)
+    wire.flush()  # said before it is so: who never hears of it may be sure that nothing began
     running.begin(str(job["kind"]), argv, env, str(job["code"]))
-    wire.flush()
     relay = Relay(wire, running, wake, traffic)
     ending = relay.until_exit()
     wire.send(frames.EXIT, _report(running, ending))

@@ -202,3 +202,38 @@ async def test_a_run_that_breaks_off_in_the_middle_of_a_write_waits_for_the_writ
     with pytest.raises(UnavailableError):
         await Collector(slow, no_blob, NOW, room).consume(broken(), ignore)
     assert written == [OutputPiece("stdout", 0, b"x")]
+
+
+async def test_a_write_that_fails_just_as_the_run_ends_is_told_as_what_it_is() -> None:
+    failing = asyncio.Event()
+
+    async def emit(_: list[EventPayload]) -> None:
+        failing.set()
+        await one_turn()
+        raise UnavailableError("the disk is full", reason="STORE_FAILED")
+
+    async def ends_at_once() -> AsyncIterator[RunEvent]:
+        yield Started()
+        yield Output("stdout", b"x")
+        await failing.wait()
+        await one_turn()
+        yield ENDED
+
+    room = asyncio.Event()
+    room.set()
+    for _ in range(20):
+        failing.clear()
+        with pytest.raises(UnavailableError, match="full"):
+            await Collector(emit, no_blob, NOW, room).consume(ends_at_once(), ignore)
+
+
+async def test_what_had_come_of_a_run_that_broke_off_can_still_be_written() -> None:
+    async def broken() -> AsyncIterator[RunEvent]:
+        yield Started()
+        yield Output("stdout", b"last words")
+        raise UnavailableError("the engine is gone", reason="ENGINE_FAILED")
+
+    collector = Sink().collector
+    with pytest.raises(UnavailableError):
+        await collector.consume(broken(), ignore)
+    assert collector.unwritten() == [OutputPiece("stdout", 0, b"last words")]
