@@ -41,10 +41,13 @@ class EngineApi:
 
         Raises:
             FailedPreconditionError: the engine doesn't have the image (``ENGINE_NOT_FOUND``).
-            UnavailableError: it refuses or doesn't answer.
+            UnavailableError: it refuses, doesn't answer, or gives no id.
         """
         answer = await self._ask("POST", f"{self._base}/create", json.dumps(body).encode())
-        return str(answer["Id"])
+        container_id = answer.get("Id")
+        if not isinstance(container_id, str) or not container_id:
+            raise self._failed("it made a container and gave no id for it")
+        return container_id
 
     async def start(self, container_id: str) -> None:
         """Starts a container.

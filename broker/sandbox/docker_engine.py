@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 _THREADS = 16
 _REMOVE_ATTEMPTS = 4
+_CLOSE_S = 20.0
+"""At the end, how long removals may take in all; an engine that hangs must not keep the broker from ending."""
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +81,7 @@ class DockerEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits until every container has been removed, then disconnects."""
+        """Waits until every container has been removed, within a limit, then disconnects."""
         await self._close()
 
     async def create(self, profile: Profile) -> DockerLease:
@@ -235,8 +237,15 @@ class DockerEngine:
                 stack.callback(self._client.close)
             if self._follower:
                 stack.push_async_callback(self._follower.stop)
-            while self._background:
-                await asyncio.gather(*self._background, return_exceptions=True)
+            limit = asyncio.get_running_loop().time() + _CLOSE_S
+            while self._background and (left_s := limit - asyncio.get_running_loop().time()) > 0:
+                await asyncio.wait(self._background, timeout=left_s)
+            if cut_off := tuple(self._background):
+                # The next start finds what is left by its label.
+                log.error("sandbox.close_cut_off", containers=len(self._live), after_s=_CLOSE_S)
+                for task in cut_off:
+                    task.cancel()
+                await asyncio.gather(*cut_off, return_exceptions=True)
 
     def _connect(self) -> docker.APIClient:
         return docker.APIClient(base_url=self._address, version="auto", timeout=ANSWER_S, max_pool_size=_THREADS)

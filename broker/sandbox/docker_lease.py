@@ -91,6 +91,8 @@ class DockerLease:
         self._patience: Patience | None = None
         self._driver: asyncio.Task[None] | None = None
         self._removal: asyncio.Task[None] | None = None
+        self._unconfirmed = False
+        """Neither the stream nor the engine had said within ``DRAIN_S`` that a kill has happened."""
         self._now = asyncio.Event()
         """The removal may not linger any more."""
         stream.listen(self)
@@ -157,7 +159,8 @@ class DockerLease:
             self._connections.cut()
         self._now.set()
         self._start_removal(0.0)
-        self._drain = asyncio.get_running_loop().call_later(DRAIN_S if self._driver else 0.0, self._end)
+        loop = asyncio.get_running_loop()
+        self._drain = loop.call_later(DRAIN_S, self._drained) if self._driver else loop.call_later(0.0, self._end)
 
     async def destroy(self, *, linger_s: float = 0.0) -> None:
         """See ``broker.sandbox.engine.Lease.destroy``."""
@@ -210,6 +213,12 @@ class DockerLease:
             self._failure = failure
         self._over.set()
         self._conversation.over()
+
+    def _drained(self) -> None:
+        """What was on its way after a kill has had its time."""
+        if not self._over.is_set():
+            self._unconfirmed = not (self._watch.died.is_set() or _succeeded(self._removal))
+        self._end()
 
     def _moved(self, phase: Phase) -> None:
         """The run has come to another phase."""
@@ -288,7 +297,14 @@ class DockerLease:
         else:
             wall_s = self._ended_at - self._started_at if self._started_at else 0.0
             limits = self._profile.limits
-            ended = self._witness.ended(limits, transcript, self._kill, wall_s=wall_s, died_of_memory=died_of_memory)
+            ended = self._witness.ended(
+                limits,
+                transcript,
+                self._kill,
+                wall_s=wall_s,
+                died_of_memory=died_of_memory,
+                unconfirmed=self._unconfirmed,
+            )
             self._conversation.queue.close(ended)
 
     def _vanished(self, transcript: Transcript) -> UnavailableError:
@@ -315,6 +331,10 @@ class DockerLease:
             await self._hands.remove(self._id)
         finally:
             self._hands.gone(self._id)
+
+
+def _succeeded(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
 
 def _engine_failed(text: str) -> UnavailableError:

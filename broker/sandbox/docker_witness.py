@@ -20,6 +20,7 @@ _KILLED_CODE = 128 + _KILLED
 _NOT_ISOLATED = (
     "this container runtime doesn't keep the tool from the runner: exit code, output and files are the sandbox's word"
 )
+_UNCONFIRMED = "the engine had not confirmed the removal of the container yet"
 
 
 class EngineSight(Protocol):
@@ -87,9 +88,25 @@ class Witness:
             return False  # the engine doesn't answer, or the container is gone already: nobody can tell any more
 
     def ended(
-        self, limits: Limits, transcript: Transcript, kill: Kill | None, *, wall_s: float, died_of_memory: bool
+        self,
+        limits: Limits,
+        transcript: Transcript,
+        kill: Kill | None,
+        *,
+        wall_s: float,
+        died_of_memory: bool,
+        unconfirmed: bool = False,
     ) -> Ended:
-        """The last event of a run, from all the evidence."""
+        """The last event of a run, from all the evidence.
+
+        Args:
+            limits: what the run was allowed.
+            transcript: what the runner said.
+            kill: who ended it from outside, if anybody did.
+            wall_s: how long it took.
+            died_of_memory: whether the container died at its memory limit.
+            unconfirmed: whether nobody knows if the engine has killed the container.
+        """
         report, counters = transcript.exit, self._counters or Counters()
         verdict = decide(
             limits=limits,
@@ -105,9 +122,12 @@ class Witness:
             warnings.append(f"the kernel killed {counters.oom_kills} process(es) for memory; the tool went on")
         if not self._isolated:
             warnings.append(_NOT_ISOLATED)
+        if unconfirmed:
+            warnings.append(_UNCONFIRMED)
+        killed = None if unconfirmed else _KILLED
         return Ended(
             exit_code=report.exit_code if report else None,
-            signal=report.signal if report else _KILLED,
+            signal=report.signal if report else killed,
             cause=verdict.cause,
             cause_source=verdict.source,
             detail=verdict.detail,

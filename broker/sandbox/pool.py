@@ -30,7 +30,7 @@ from broker.sandbox.pool_keeper import Keeper, Traffic
 from broker.sandbox.pool_shelf import Shelf
 from broker.sandbox.pool_sizing import Demand, Sizing
 from broker.sandbox.pool_status import PoolStatus
-from broker.sandbox.pool_works import Works, closed_error
+from broker.sandbox.pool_works import CLOSE_S, Works, closed_error
 
 _UNFIT_MAX = 2
 """So many unfit in one claim, and the rest of their profile's are thrown away unasked: each may cost a second."""
@@ -49,6 +49,7 @@ class Pool:
         hardening: ``hardening_digest`` of the engine; part of every fingerprint.
         meter: takes claims, times and sizes.
         clock: monotonic seconds, for ages.
+        close_s: how long the end waits for the engine at most.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Pool:
         hardening: str = "",
         meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
+        close_s: float = CLOSE_S,
     ) -> None:
         self._sizing = sizing
         self._hardening = hardening
@@ -68,7 +70,15 @@ class Pool:
         self._calls: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._traffic = Traffic(sizing.quiet_s, clock, self._changed.set)
-        self._works = Works(engine, sizing, self._shelves, meter=self._meter, clock=clock, changed=self._changed.set)
+        self._works = Works(
+            engine,
+            sizing,
+            self._shelves,
+            meter=self._meter,
+            clock=clock,
+            changed=self._changed.set,
+            close_s=close_s,
+        )
         self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -88,7 +98,7 @@ class Pool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Destroys all that it made, what calls still hold included, and waits until it is gone.
+        """Destroys all that it made, what calls still hold included, and waits until it is gone, within a limit.
 
         Calls that wait for a container get DRAINING.
         """

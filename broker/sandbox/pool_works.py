@@ -17,6 +17,10 @@ from broker.sandbox.pool_sizing import Sizing
 
 _FINISH_S = 5.0
 """At the end, what is being made may get ready for so long, to be destroyed then; after that it is cut off."""
+_CANCEL_S = 1.0
+"""How long what is cut off may take to notice."""
+CLOSE_S = 20.0
+"""At the end, how long the engine may take in all; an engine that hangs must not keep the broker from ending."""
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +35,7 @@ class Works:
         meter: takes the times.
         clock: monotonic seconds.
         changed: called whenever a container came or couldn't come.
+        close_s: how long ``close`` waits at most.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Works:
         meter: Meter,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        close_s: float = CLOSE_S,
     ) -> None:
         self._engine = engine
         self._sizing = sizing
@@ -49,11 +55,13 @@ class Works:
         self._meter = meter
         self._clock = clock
         self._changed = changed
+        self._close_s = close_s
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._making: set[asyncio.Task[None]] = set()
         self._there: set[Lease] = set()
         self._lingering: set[Lease] = set()
+        self._going: set[Lease] = set()
 
     @property
     def closed(self) -> bool:
@@ -108,6 +116,7 @@ class Works:
         if lease not in self._there:
             return
         self._there.remove(lease)
+        self._going.add(lease)
         if linger_s and not self._closed:
             self._lingering.add(lease)
             self._spawn(self._destroy(lease, linger_s))
@@ -121,8 +130,12 @@ class Works:
         self._lingering.clear()
 
     async def close(self) -> None:
-        """Ends everything that waits, lies ready, is used or is being made, and waits until all of it is gone."""
+        """Ends everything that waits, lies ready, is used or is being made, and waits until all of it is gone.
+
+        What the engine hasn't removed within the time limit is left to it; the next start removes what is still there.
+        """
         self._closed = True
+        limit = asyncio.get_running_loop().time() + self._close_s
         for shelf in self._shelves.values():
             while shelf.serve(closed_error()):
                 pass
@@ -132,11 +145,16 @@ class Works:
             self.discard(lease)
         self.hasten()
         if self._making:
-            await asyncio.wait(self._making, timeout=_FINISH_S)
+            await asyncio.wait(self._making, timeout=min(_FINISH_S, self._close_s))
         for task in self._making:
             task.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks and (left_s := limit - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
+        if cut_off := tuple(self._tasks):
+            log.error("sandbox.pool_close_cut_off", containers=len(self._going), after_s=self._close_s)
+            for task in cut_off:
+                task.cancel()
+            await asyncio.wait(cut_off, timeout=_CANCEL_S)
 
     async def _make(self, shelf: Shelf, making: Making) -> None:
         try:
@@ -193,6 +211,7 @@ class Works:
             await lease.removed()
         finally:
             self._lingering.discard(lease)
+            self._going.discard(lease)
         self._meter.took(Step.REMOVE, perf_counter() - began)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -30,17 +30,17 @@ async def orphans(engine: Engine) -> Sequence[OwnedContainer]:
 async def reap_all(engine: Engine) -> Sequence[OwnedContainer]:
     """Removes every orphan at once. Only for the one process that holds the broker's lock, before it takes calls.
 
+    What can't be removed stays for the ``Reaper``: one broken container mustn't keep the broker from starting.
+
     Returns:
         What was removed.
 
     Raises:
-        UnavailableError: the engine refuses or doesn't answer.
+        UnavailableError: the engine refuses the list, or doesn't answer.
     """
     found = await orphans(engine)
-    await asyncio.gather(*(engine.remove(item.id) for item in found))
-    for item in found:
-        log.warning("sandbox.orphan_removed", container=item.id, state=item.state)
-    return found
+    answers = await asyncio.gather(*(engine.remove(item.id) for item in found), return_exceptions=True)
+    return [item for item, error in zip(found, answers, strict=True) if _tell(item, error)]
 
 
 class Reaper:
@@ -87,10 +87,8 @@ class Reaper:
         try:
             await self._engine.remove(item.id)
         except UnavailableError as error:
-            log.warning("sandbox.orphan_stays", container=item.id, state=item.state, error=str(error))
-            return False
-        log.warning("sandbox.orphan_removed", container=item.id, state=item.state)
-        return True
+            return _tell(item, error)
+        return _tell(item, None)
 
     async def _go_on(self) -> None:
         while True:
@@ -99,3 +97,18 @@ class Reaper:
                 await self.sweep()
             except Exception as error:  # noqa: BLE001 - a look that fails must not be the last one
                 log.warning("sandbox.reaper_failed", kind=type(error).__name__, error=str(error))
+
+
+def _tell(item: OwnedContainer, error: BaseException | None) -> bool:
+    """Logs what became of an orphan; whether it is gone."""
+    if error:
+        log.warning(
+            "sandbox.orphan_stays",
+            container=item.id,
+            state=item.state,
+            kind=type(error).__name__,
+            error=str(error),
+        )
+        return False
+    log.warning("sandbox.orphan_removed", container=item.id, state=item.state)
+    return True

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 
 import pytest
 
 from broker.domain.run import EgressKind, EgressRule, EgressVerdict
+from broker.sandbox.egress import head
 from broker.sandbox.egress.limits import EgressLimits
-from tests.egress_support import NAME, WITHIN_S, Handler, Host, Tool, World, http_rule, ok, read_answer, saying, serving
+from broker.sandbox.egress.line import Turns
+from broker.sandbox.egress.upstream import Upstream
+from tests.egress_support import (
+    NAME,
+    WITHIN_S,
+    Handler,
+    Host,
+    Tool,
+    World,
+    chunked,
+    http_rule,
+    ok,
+    read_answer,
+    saying,
+    serving,
+)
 
 _IMPATIENT = EgressLimits(idle_s=0.1, linger_s=0.01)
 
@@ -49,6 +66,16 @@ def endless(host: Host) -> Handler:
         while True:
             writer.write(bytes(65536))
             await writer.drain()
+
+    return handle
+
+
+def uploaded(host: Host) -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await host.read_request(reader)
+        host.requests.append(await reader.readuntil(b"\r\n0\r\n\r\n"))
+        writer.write(chunked(*[b"B"] * 5_000))
+        await reader.read()
 
     return handle
 
@@ -105,6 +132,67 @@ async def test_an_endless_upload_is_cut_at_the_calls_limit() -> None:
         raw = await world.raw(head.encode() + b"10000\r\n" + bytes(65536) + b"\r\n" + b"ffffff\r\n" + bytes(2**20))
     assert read_answer(raw).verdict == "LIMIT"
     assert world.record.sent_bytes < 400_000
+
+
+class Counted:
+    """A pattern that counts the bytes it is let loose on."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+        self.looked_at = 0
+
+    def search(self, data: bytes | bytearray, start: int = 0, end: int | None = None) -> re.Match[bytes] | None:
+        end = len(data) if end is None else end
+        self.looked_at += max(end - start, 0)
+        return self._pattern.search(data, start, end)
+
+
+async def test_a_head_byte_by_byte_costs_no_more_than_a_few_looks_at_each_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare, end = Counted(head._BARE), Counted(head._END)  # nothing else shows the work
+    monkeypatch.setattr(head, "_BARE", bare)
+    monkeypatch.setattr(head, "_END", end)
+    text = f"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\nX: {'a' * 20_000}\r\n\r\n".encode()
+    answer = read_answer(await World(http_rule(80)).raw(text, piece=1))
+    assert answer.verdict == "NOT_LISTED"
+    assert 0 < bare.looked_at < 4 * len(text)
+    assert 0 < end.looked_at < 5 * len(text)
+
+
+async def test_tiny_chunks_either_way_are_passed_on_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    write = Upstream.write
+
+    async def counting(self: Upstream, data: bytes) -> None:
+        writes.append(len(data))
+        await write(self, data)
+
+    monkeypatch.setattr(Upstream, "write", counting)
+    body = b"1\r\nA\r\n" * 5_000
+    async with serving(uploaded) as host:
+        world = World(http_rule(host.port, methods=("POST",)))
+        top = f"POST http://{NAME}:{host.port}/ HTTP/1.1\r\nHost: {NAME}:{host.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        raw = await world.raw(top.encode() + body + b"0\r\n\r\n")
+        assert b"A" * 5_000 in host.requests[1]
+    assert read_answer(raw).body == b"B" * 5_000
+    assert raw.count(b"\r\nB") < 50
+    assert len(writes) < 10
+
+
+async def test_work_that_never_waits_lets_others_have_their_turn() -> None:
+    had = 0
+
+    async def other() -> None:
+        nonlocal had
+        while True:
+            had += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    turns = Turns()
+    for _ in range(6_400):
+        await turns.step()
+    task.cancel()
+    assert had >= 99
 
 
 async def test_more_connections_than_allowed_are_refused_and_free_ones_are_used_again() -> None:

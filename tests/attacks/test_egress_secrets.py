@@ -13,6 +13,8 @@ import pytest
 
 from broker.domain.run import EgressKind, EgressRule, EgressVerdict, SecretUse
 from broker.errors import InvalidArgumentError
+from broker.sandbox.egress import exchange
+from broker.sandbox.egress.scanner import SecretScanner
 from tests.egress_support import (
     NAME,
     SECRET,
@@ -122,6 +124,34 @@ async def test_an_echo_outside_the_body_is_cut(certificates: Certificates, said:
         answer = await world.ask(f"http://{NAME}/")
     assert (answer.status, answer.verdict) == (502, "SECRET_ECHOED")
     assert b"fine" not in answer.body
+
+
+async def test_a_host_that_cuts_its_answer_small_does_not_multiply_the_scan(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    class Counting(SecretScanner):
+        def check(self, text: bytes) -> None:
+            looks.append(len(text))
+            super().check(text)
+
+    monkeypatch.setattr(exchange, "SecretScanner", Counting)
+    pieces = [rb"%41%5c"] * 6_000
+    async with serving(saying(chunked(*pieces)), certificates.context()) as host:
+        world = World(https_rule(host.port, secret=USE), ca=certificates.ca, secrets={"key": "k3y" * 500})
+        answer = await world.ask(f"http://{NAME}/")
+    assert (answer.status, answer.body) == (200, b"".join(pieces))
+    assert sum(looks) < 5 * len(answer.body)
+    assert max(looks) < 45_000
+
+
+@pytest.mark.parametrize("tail", [b"", b"not a chunk\r\n"], ids=["cut off", "no HTTP"])
+async def test_an_echo_in_an_answer_that_breaks_off_is_still_found(certificates: Certificates, tail: bytes) -> None:
+    said = chunked(b"x", _RAW).removesuffix(b"0\r\n\r\n") + tail
+    async with serving(saying(said), certificates.context()) as host:
+        answer = await World(https_rule(host.port, secret=USE), ca=certificates.ca).ask(f"http://{NAME}/")
+    assert (answer.status, answer.verdict) == (502, "SECRET_ECHOED")
 
 
 async def test_the_login_inside_basic_is_looked_for_decoded(certificates: Certificates) -> None:

@@ -11,20 +11,33 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e]*)")
 _REQUEST = re.compile(rb"[A-Za-z-]{1,32} [\x21-\x7e]+ HTTP/1\.[01]")
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+_END = re.compile(re.escape(END))
 
 
-def check_start(data: bytes) -> None:
+def end_of(data: bytes | bytearray, since: int = 0) -> int:
+    """Where the empty line that ends a head begins; -1 where it hasn't come.
+
+    Args:
+        data: all that has come so far.
+        since: how much of it was there at the last call. It isn't looked through again: the tool chooses the pieces.
+    """
+    found = _END.search(data, max(0, since - len(END) + 1))
+    return found.start() if found else -1
+
+
+def check_start(data: bytes | bytearray, since: int = 0) -> None:
     """Refuses what can't become a head any more, however much follows.
 
     Args:
         data: all that has come so far, without the end of a head in it.
+        since: how much of it has passed before. Only its last byte is looked at again: it may be a CR whose LF was missing.
 
     Raises:
         RefusedError: ``MALFORMED``.
     """
     if data[:1] and not (data[:1].isalpha()):
         raise malformed("this is no HTTP request", "The proxy of the sandbox speaks HTTP/1.1 without TLS.")
-    if _BARE.search(data.removesuffix(b"\r")):
+    if _BARE.search(data, max(0, since - 1), len(data) - data.endswith(b"\r")):
         raise malformed("the head holds a CR or LF that stands alone")
 
 

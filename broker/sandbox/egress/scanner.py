@@ -35,6 +35,9 @@ class SecretScanner:
     How much is held back doesn't depend on the text. Otherwise a tool that lets a host echo its guesses could read from
     the delay how far a guess is right.
 
+    It looks once enough has gathered, not at every piece: the other side chooses the pieces, and each look goes over what
+    is held back too.
+
     Args:
         secrets: each with the prefix that stands before it in its header: what ``Basic `` carries is looked for decoded too.
     """
@@ -53,7 +56,9 @@ class SecretScanner:
             max((len(shape) for shape in shapes | folded), default=0) * _WIDEST_ESCAPE,
             max((len(shape) for shape in written), default=0),
         )
-        self._held = b""
+        self._enough = self._hold // 2
+        self._held = bytearray()
+        self._unseen = 0
 
     def __repr__(self) -> str:
         return f"SecretScanner({len(self._shapes)} shapes, redacted)"
@@ -89,16 +94,32 @@ class SecretScanner:
         Raises:
             SecretFoundError: what came holds a secret; nothing more may be given out.
         """
-        text = self._held + data
-        self.check(text)
-        keep = min(len(text), max(self._hold - 1, 0))
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        if self.idle:
+            return data
+        self._held += data
+        self._unseen += len(data)
+        if self._unseen < self._enough:
+            return b""
+        self._look()
+        safe = bytes(self._held[: max(len(self._held) - self._hold + 1, 0)])
+        del self._held[: len(safe)]
+        return safe
 
     def finish(self) -> bytes:
-        """The bytes that were held back; the text has ended."""
-        held, self._held = self._held, b""
+        """The bytes that were held back; the text has ended.
+
+        Raises:
+            SecretFoundError: they hold a secret.
+        """
+        self._look()
+        held = bytes(self._held)
+        self._held.clear()
         return held
+
+    def _look(self) -> None:
+        if self._unseen:
+            self.check(bytes(self._held))
+            self._unseen = 0
 
 
 def _parts(value: bytes, prefix: str) -> list[bytes]:

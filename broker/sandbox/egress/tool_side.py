@@ -7,9 +7,11 @@ from http import HTTPStatus
 
 import h11
 
-from broker.sandbox.egress.head import END, check_head, check_start
-from broker.sandbox.egress.line import Line
+from broker.sandbox.egress.head import END, check_head, check_start, end_of
+from broker.sandbox.egress.line import Line, Turns
 from broker.sandbox.egress.refusal import limit, malformed
+
+_PIECE_BYTES = 64 * 1024
 
 
 class ToolSide:
@@ -24,6 +26,7 @@ class ToolSide:
         self._line = line
         self._header_bytes = header_bytes
         self._unread = b""
+        self._turns = Turns()
         self._http = self._fresh()
         self.answering = False
         """Whether an answer to the present request has begun."""
@@ -51,7 +54,7 @@ class ToolSide:
         return event
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The request's body; trailers are dropped.
+        """The request's body, in pieces of as much as came together; trailers are dropped.
 
         Raises:
             RefusedError: ``MALFORMED`` or ``LIMIT``.
@@ -60,17 +63,24 @@ class ToolSide:
         if self._unread:
             self._http.receive_data(self._unread)
             self._unread = b""
+        piece = bytearray()
         while True:
+            await self._turns.step()
             try:
                 event = self._http.next_event()
-                if event is h11.NEED_DATA:
-                    self._http.receive_data(await self._line.read())
-                    continue
             except h11.RemoteProtocolError as error:
                 raise malformed(f"the request's body isn't proper HTTP: {error}") from error
             if isinstance(event, h11.Data):
-                yield bytes(event.data)
-            else:
+                piece += event.data
+                if len(piece) < _PIECE_BYTES:
+                    continue
+            if piece:
+                # One write for many small chunks: each on its own would cost as much as a whole read.
+                yield bytes(piece)
+                piece.clear()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(await self._line.read())
+            elif not isinstance(event, h11.Data):
                 self._unread = self._http.trailing_data[0]
                 return
 
@@ -113,11 +123,12 @@ class ToolSide:
         return rest
 
     async def _head(self) -> bytes | None:
-        data = self._unread
-        while (end := data.find(END)) < 0:
+        data, since = bytearray(self._unread), 0
+        while (end := end_of(data, since)) < 0:
             if len(data) > self._header_bytes:
                 raise limit(f"the head is longer than {self._header_bytes} bytes", HTTPStatus.BAD_REQUEST)
-            check_start(data)
+            check_start(data, since)
+            since = len(data)
             more = await self._line.read()
             if not more:
                 if data:
@@ -126,8 +137,8 @@ class ToolSide:
             data += more
         if end > self._header_bytes:
             raise limit(f"the head is longer than {self._header_bytes} bytes", HTTPStatus.BAD_REQUEST)
-        self._unread = data[end + len(END) :]
-        return data[: end + len(END)]
+        self._unread = bytes(data[end + len(END) :])
+        return bytes(data[: end + len(END)])
 
     def _fresh(self) -> h11.Connection:
         return h11.Connection(h11.SERVER, max_incomplete_event_size=self._header_bytes)

@@ -8,8 +8,10 @@ import pytest
 
 from broker.domain.run import EndCause, Ended, EvidenceSource, Limits, Output, RunEvent, Started
 from broker.errors import UnavailableError
+from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import Engine, Lease
-from tests.sandbox_support import LIMITS, argv, finish, gather, leased, profile, python
+from broker.sandbox.reaper import reap_all
+from tests.sandbox_support import LIMITS, argv, finish, gather, leased, new_instance, profile, python
 
 pytestmark = pytest.mark.docker
 
@@ -148,3 +150,38 @@ async def test_a_destroyed_lease_ends_its_run(engine: Engine) -> None:
         await lease.destroy()
         with pytest.raises(UnavailableError):
             await gather(lease, events)
+
+
+async def test_where_the_engine_does_not_answer_nobody_says_that_it_killed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = asyncio.Event()
+    remove = DockerEngine.remove
+
+    async def late(self: DockerEngine, container_id: str) -> None:
+        await answers.wait()
+        await remove(self, container_id)
+
+    monkeypatch.setattr(DockerEngine, "remove", late)
+    async with leased(engine, await profile(engine, LIMITS)) as lease:
+        ended = await ended_by_client(lease, "print('up')\nimport time\ntime.sleep(600)")
+        answers.set()
+    assert (ended.cause, ended.exit_code, ended.signal) == (EndCause.CLIENT, None, None)
+    assert ended.warnings[-1] == "the engine had not confirmed the removal of the container yet"
+
+
+async def test_an_engine_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = new_instance()
+
+    async def never(_: DockerEngine, __: str) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DockerEngine, "remove", never)
+        patched.setattr("broker.sandbox.docker_engine._CLOSE_S", 0.1)
+        async with asyncio.timeout(GONE_S * 10), DockerEngine(instance) as engine:
+            lease = await engine.create(await profile(engine))
+            await lease.destroy()
+    async with DockerEngine(instance) as again:
+        assert [item.id for item in await reap_all(again)] == [lease.container_id]
+        assert await again.list_owned() == []

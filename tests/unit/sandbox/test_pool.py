@@ -15,7 +15,7 @@ from broker.domain.run import Limits, Profile
 from broker.errors import FailedPreconditionError, InternalError, UnavailableError
 from broker.sandbox.pool import Pool
 from broker.sandbox.pool_sizing import Sizing
-from tests.memory_engine import Bell, Clock, Counting, MemoryEngine
+from tests.memory_engine import DEADLINE_S, Bell, Clock, Counting, MemoryEngine, MemoryLease
 
 PROFILE = Profile("sha256:1", Limits())
 OTHER = Profile("sha256:2", Limits())
@@ -575,3 +575,29 @@ async def test_the_end_during_a_check_starts_nothing_new() -> None:
     with pytest.raises(UnavailableError):
         await call
     assert world.engine.begun == 1
+
+
+class HangingLease(MemoryLease):
+    """Its removal is never answered."""
+
+    async def destroy(self, *, linger_s: float = 0.0) -> None:
+        """See ``Lease``."""
+        self.lingers.append(linger_s)
+
+
+async def test_an_engine_that_never_answers_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tests.memory_engine.MemoryLease", HangingLease)
+    engine = MemoryEngine()
+    async with asyncio.timeout(DEADLINE_S / 2), Pool(engine, SIZING, meter=Counting(engine.bell), close_s=0.05) as pool:
+        pool.prewarm([PROFILE])
+        await engine.bell.until(lambda: (pool.status().idle, pool.status().making) == (SIZING.floor, 0))
+        engine.gate.clear()
+        pool.prewarm([PROFILE, OTHER])
+        await engine.bell.until(lambda: engine.making > 0)
+    assert engine.making == 0
+    assert all(lease.lingers for lease in engine.made)
+    said = capsys.readouterr().out
+    assert said.count("sandbox.pool_close_cut_off") == 1
+    assert f"containers={SIZING.floor}" in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.domain.run import Limits, Profile
 from broker.errors import UnavailableError
 from broker.sandbox.engine import OwnedContainer
@@ -26,6 +28,25 @@ async def test_an_orphan_is_what_this_process_does_not_hold() -> None:
     assert await reap_all(engine) == [LEFT]
     assert engine.foreign == []
     assert len(engine.there) == 1
+
+
+async def test_at_the_start_one_that_cannot_be_removed_stays_for_the_reaper(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = MemoryEngine()
+    other = OwnedContainer("other", "exited")
+    engine.foreign, engine.stubborn = [LEFT, other], {"left"}
+    assert await reap_all(engine) == [other]
+    assert engine.foreign == [LEFT]
+    said = capsys.readouterr().out
+    assert (said.count("sandbox.orphan_stays"), said.count("sandbox.orphan_removed")) == (1, 1)
+
+
+async def test_at_the_start_a_list_that_fails_is_an_error() -> None:
+    engine = MemoryEngine()
+    engine.broken_lists = [UnavailableError("the engine is away")]
+    with pytest.raises(UnavailableError):
+        await reap_all(engine)
 
 
 async def test_an_orphan_goes_on_second_sight() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain.run import SecretUse
-from broker.sandbox.egress.head import END, check_head, check_start
+from broker.sandbox.egress.head import END, check_head, check_start, end_of
 from broker.sandbox.egress.headers import incoming, only, outgoing
 from broker.sandbox.egress.refusal import RefusedError
 
@@ -62,6 +62,25 @@ def test_the_start_of_a_good_head_is_never_refused(rest: bytes) -> None:
         check_start(head[:cut])
     with pytest.raises(RefusedError):
         check_start(head + b"\nx" + rest)
+
+
+def _start_is_refused(data: bytes, since: int = 0) -> bool:
+    try:
+        check_start(data, since)
+    except RefusedError:
+        return True
+    return False
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"x", b"ab"]), max_size=12))
+def test_looking_at_the_new_part_alone_finds_what_looking_at_all_finds(pieces: list[bytes]) -> None:
+    data = b"G"
+    for piece in pieces:
+        since, data = len(data), data + piece
+        assert end_of(data, since) == data.find(END)
+        assert _start_is_refused(data, since) == _start_is_refused(data)
+        if END in data or _start_is_refused(data):
+            return
 
 
 _HEADERS = [

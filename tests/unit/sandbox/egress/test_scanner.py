@@ -61,6 +61,7 @@ def _scan(secret: bytes, pieces: list[bytes]) -> tuple[bytes, bool]:
     try:
         for piece in pieces:
             out += scanner.feed(piece)
+        out += scanner.finish()
     except SecretFoundError:
         return out, True
     return out, False
@@ -121,7 +122,31 @@ def test_several_secrets_are_looked_for_at_once() -> None:
     for echo in (b"the-first-secret", b"the-second-secret"):
         scanner = SecretScanner([(Secret(b"the-first-secret"), ""), (Secret(b"the-second-secret"), "Bearer ")])
         with pytest.raises(SecretFoundError):
-            scanner.feed(b"..." + echo)
+            scanner.feed(b"..." + echo + b"." * 400)
+
+
+def test_a_secret_at_the_very_end_is_found_by_the_last_look() -> None:
+    scanner = SecretScanner([(Secret(b"the-first-secret"), "")])
+    assert scanner.feed(b"the-first-secret") == b""
+    with pytest.raises(SecretFoundError):
+        scanner.finish()
+
+
+class Counting(SecretScanner):
+    looked_at = 0
+
+    def check(self, text: bytes) -> None:
+        self.looked_at += len(text)
+        super().check(text)
+
+
+@pytest.mark.parametrize("size", [1, 6, 1000, 16 * 1024])
+def test_the_work_grows_with_the_text_and_not_with_the_number_of_its_pieces(size: int) -> None:
+    text = rb"%41%5c" * 11_000
+    scanner = Counting([(Secret(b"k3y" * 500), "")])
+    out = b"".join(scanner.feed(text[start : start + size]) for start in range(0, len(text), size))
+    assert out + scanner.finish() == text
+    assert scanner.looked_at < 4 * len(text)
 
 
 def test_the_scanner_does_not_show_its_secret() -> None:
