@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
+from broker.domain.headers import RESERVED
 from broker.domain.hosts import authority, check_host
 from broker.domain.run import EgressKind, EgressRule, SecretUse
 from broker.domain.spec_parts import Label, Place, SpecPart, Text, Whole, refuse_places
@@ -23,49 +24,6 @@ ANY_METHOD = ("GET", "HEAD")
 _DEFAULT_PORTS: Mapping[str, int] = {EgressKind.HTTP: 80, EgressKind.HTTPS: 443, EgressKind.CONNECT: 443}
 _PLAIN = (EgressKind.HTTP, EgressKind.HTTPS)
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,=:@/-]*")
-RESERVED_HEADERS = frozenset(
-    {
-        "a-im",
-        "accept-charset",
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "forwarded",
-        "host",
-        "http2-settings",
-        "if-range",
-        "keep-alive",
-        "max-forwards",
-        "range",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "want-digest",
-        "x-forwarded",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-prefix",
-        "x-forwarded-proto",
-        "x-forwarded-scheme",
-        "x-forwarded-server",
-        "x-host",
-        "x-http-host-override",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-original-host",
-        "x-original-uri",
-        "x-original-url",
-        "x-override-url",
-        "x-real-ip",
-        "x-rewrite-url",
-    }
-)
-"""Headers that frame a message, choose its host, path or method, or shape the answer; so are all ``proxy-...``."""
-
 Problem: TypeAlias = tuple[Place, str]
 
 
@@ -87,7 +45,7 @@ def _path(text: str) -> str:
 
 
 def _header(text: str) -> str:
-    if text in RESERVED_HEADERS or text.startswith("proxy-"):
+    if text in RESERVED or text.startswith("proxy-"):
         raise ValueError(f"{text!r} belongs to the broker or to the connection; a secret can't stand in it")
     return text
 

@@ -127,6 +127,10 @@ class Execution:
         except BrokerError as error:
             await self._never_started(active, error)
             return
+        except Exception:
+            outcome = never_ran(EndCause.ENGINE, "the broker failed before the tool could start")
+            await self._finish(active, CallState.CANCELLED, outcome)
+            raise
         if active.lease is None:
             await self._cancel_before_start(active)
             return

@@ -4,56 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.domain.headers import HOP_BY_HOP, OURS, ROUTING, SHAPING
 from broker.domain.run import SecretUse
 
 Headers = list[tuple[bytes, bytes]]
-
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-    }
-)
-_OURS = frozenset({"host", "content-length", "expect"})
-_ROUTING = frozenset(
-    {
-        "forwarded",
-        "max-forwards",
-        "x-forwarded",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-        "x-forwarded-prefix",
-        "x-forwarded-proto",
-        "x-forwarded-scheme",
-        "x-forwarded-server",
-        "x-host",
-        "x-http-host-override",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-original-host",
-        "x-original-uri",
-        "x-original-url",
-        "x-override-url",
-        "x-real-ip",
-        "x-rewrite-url",
-    }
-)
-"""Servers that believe them would see another host, path or method than the rule was compared with."""
-_SHAPING = frozenset({"a-im", "accept-charset", "accept-encoding", "if-range", "range", "want-digest"})
-"""With a secret: they ask for an answer in pieces or in a shape that can't be scanned."""
-UNTOUCHABLE = _HOP_BY_HOP | _OURS | _ROUTING | _SHAPING
-"""Names that no rule's secret may use."""
 
 
 def same_name(name: str) -> str:
@@ -71,9 +25,9 @@ def outgoing(headers: Iterable[tuple[bytes, bytes]], *, secrets: Iterable[Secret
     """
     items = list(headers)
     names = {same_name(use.header) for use in secrets}
-    drop = _HOP_BY_HOP | _OURS | _ROUTING | _named_by_connection(items) | names
+    drop = HOP_BY_HOP | OURS | ROUTING | _named_by_connection(items) | names
     if names:
-        drop |= _SHAPING
+        drop |= SHAPING
     kept = [(name, value) for name, value in items if same_name(name.decode("ascii")) not in drop]
     if names:
         kept.append((b"accept-encoding", b"identity"))
@@ -83,7 +37,7 @@ def outgoing(headers: Iterable[tuple[bytes, bytes]], *, secrets: Iterable[Secret
 def incoming(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """A host's headers for the tool; one framing is left, and none that the broker's own answers carry."""
     items = list(headers)
-    drop = _HOP_BY_HOP | _named_by_connection(items)
+    drop = HOP_BY_HOP | _named_by_connection(items)
     if any(name == b"transfer-encoding" for name, _ in items):
         drop |= {"content-length"}
     return [

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from broker.domain.headers import RESERVED
 from broker.domain.run import EgressKind, EgressRule, EgressVerdict, SecretUse
 from broker.errors import InvalidArgumentError
-from broker.sandbox.egress.headers import UNTOUCHABLE, same_name
+from broker.sandbox.egress.headers import same_name
 from broker.sandbox.egress.names import HostSpellingError, canonical_host
 from broker.sandbox.egress.paths import ambiguity, covers
 from broker.sandbox.egress.refusal import RefusedError, malformed
@@ -145,7 +146,7 @@ def _fault(rule: EgressRule) -> str:
         "the secret's header is a name in lower case, and its prefix printable ASCII": rule.secret is not None
         and not (_HEADER.fullmatch(rule.secret.header) and _PREFIX.fullmatch(rule.secret.prefix)),
         "the secret's header can't be one that frames or routes the request": rule.secret is not None
-        and same_name(rule.secret.header) in UNTOUCHABLE,
+        and same_name(rule.secret.header) in RESERVED,
         "listen is a port from 1024 on, and not the proxy's": rule.kind is EgressKind.TCP
         and (not _LOWEST_LISTEN <= rule.listen <= _HIGHEST_PORT or rule.listen == PROXY_PORT),
         "listen belongs to tcp": rule.kind is not EgressKind.TCP and rule.listen != 0,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from broker.domain.call import CallState
+from broker.domain.events import EventPayload, Outcome
 from broker.domain.run import EndCause, Limits, Profile
 from broker.errors import UnavailableError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.execution import Execution
 from broker.pipeline.feed import Feed
-from broker.pipeline.start import Hold
+from broker.pipeline.start import Begun, Hold
 
 NOBODY = cast("Any", None)
 PROFILE = Profile("sha256:image", Limits())
@@ -74,6 +77,29 @@ async def test_a_call_that_is_ended_waits_for_no_container() -> None:
         assert await waiting is None
         await hold.release()
     assert pool.given_up == 1
+
+
+async def test_a_defect_of_ours_before_the_start_is_an_end_on_record_and_no_run() -> None:
+    ended: list[tuple[CallState, Outcome]] = []
+
+    class Recording(Execution):
+        async def _finish(
+            self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
+        ) -> None:
+            del active, tail
+            ended.append((state, outcome))
+
+    def broken(*_: object) -> None:
+        raise KeyError("Id")
+
+    parts = SimpleNamespace(egress=SimpleNamespace(session=broken))
+    row, plan = SimpleNamespace(id="call_1"), SimpleNamespace(profile=PROFILE)
+    call = ActiveCall(row=cast("Any", row), request=NOBODY, tool=NOBODY, feed=Feed(0), clock=NOBODY)
+    hold = Hold(cast("Any", Pool()), "call_1", PROFILE)
+    with pytest.raises(KeyError):
+        await Recording(cast("Any", parts), NOBODY, NOBODY)._in_container(call, Begun(cast("Any", plan), hold))
+    ((state, outcome),) = ended
+    assert (state, outcome.cause, outcome.exit_code) == (CallState.CANCELLED, EndCause.ENGINE, None)
 
 
 async def test_a_claim_that_fails_says_why() -> None:
