@@ -8,12 +8,24 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from broker.domain.urls import parse_url
 from broker.errors import FieldViolation, InvalidArgumentError
+from broker.tlog.note import COSIGNATURE, VerifierKey
 
 DEFAULT_STATE = Path(".state/broker")
 """Used where neither ``--state`` nor ``BROKER_STATE`` names a directory."""
@@ -31,6 +43,12 @@ class StatePaths:
         self.server_certificate = root / "server" / "server.pem"
         self.server_key = root / "server" / "server.key"
         self.vault_key = root / "keys" / "vault.key"
+        self.checkpoint_key = root / "keys" / "checkpoint.key"
+        self.next_checkpoint_key = root / "keys" / "checkpoint.key.next"
+        """The key that a rotation brings in, until it is in force."""
+        self.checkpoint_passphrase = root / "keys" / "checkpoint.passphrase"
+        self.checkpoints = root / "checkpoints"
+        """Signed checkpoints, unless the setting ``checkpoint_dir`` puts them elsewhere."""
         self.identities = root / "identities"
         """``identities/<kind>/<name>/{cert.pem,key.pem}`` for identities whose key the broker made."""
         self.policy = root / "policy"
@@ -51,6 +69,19 @@ def _source(text: str) -> str:
     if not _SOURCE.fullmatch(text):
         raise ValueError("must be env:NAME (a variable of the broker's environment) or file:/ABSOLUTE/PATH")
     return text
+
+
+def _database(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme != "postgresql" or not parts.path.strip("/")):
+        raise ValueError("must be postgresql://USER@HOST:PORT/NAME, or empty for the file in the state directory")
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        raise ValueError("must hold no password, which would be seen wherever the address is; use database_password")
+    return text
+
+
+def _source_or_none(text: str) -> str:
+    return _source(text) if text else text
 
 
 def _bound_host(text: str) -> str:
@@ -96,6 +127,35 @@ def _absolute(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> str:
+    if text and not Path(text).is_absolute():
+        raise ValueError("must be the absolute path of a folder")
+    return text
+
+
+def _address(text: str) -> str:
+    parse_url(text)
+    return text
+
+
+def _witness_key(text: str) -> str:
+    key = VerifierKey.parse(text)
+    if key.algorithm != COSIGNATURE:
+        raise ValueError(f"{key.name} is no witness: its key is not of type 0x04")
+    return text
+
+
+class WitnessSetting(BaseModel):
+    """Who checks that the ledger only grows, and cosigns its checkpoints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_address)]
+    """Its submission prefix: ``/add-checkpoint`` is added."""
+    key: Annotated[str, AfterValidator(_witness_key)]
+    """Its ``vkey``, of type 0x04."""
+
+
 class SecretSetting(BaseModel):
     """Where a secret comes from, and where it may go; its value is read when it is used and stands in no setting."""
 
@@ -120,6 +180,10 @@ class Settings(BaseSettings):
     """Name of the agent that the plaintext listener's callers are."""
     engine: str = ""
     """Address of the container engine, such as ``unix:///run/docker.sock``; empty asks the environment."""
+    database: Annotated[str, AfterValidator(_database)] = ""
+    """``postgresql://user@host:port/name``; empty is the SQLite file ``broker.db`` in the state directory."""
+    database_password: Annotated[str, AfterValidator(_source_or_none)] = ""
+    """Where the password for ``database`` comes from; empty for none."""
     max_running: Annotated[int, Field(ge=1, le=1024)] = 4
     """Calls that run at one time."""
     max_queued: Annotated[int, Field(ge=1, le=65536)] = 256
@@ -162,15 +226,41 @@ class Settings(BaseSettings):
     """Private or local networks whose addresses tools may reach, if their specification lists the host."""
     egress_trust: Annotated[str, AfterValidator(_absolute)] = ""
     """PEM file with the authorities that hosts are trusted by; empty trusts those of the machine."""
+    checkpoint_passphrase: Annotated[str, AfterValidator(_source_or_none)] = ""
+    """Where the passphrase of the checkpoint key comes from; empty is the file that ``broker init`` made."""
     secrets: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], SecretSetting] = {}
     """Name -> where a secret comes from and which hosts it may go to."""
     metrics_listen: Annotated[str, AfterValidator(_loopback)] = ""
     """Loopback address of the Prometheus endpoint, such as ``127.0.0.1:9464``; off by default."""
+    checkpoint_interval_s: Annotated[float, Field(ge=0.1, le=86400, allow_inf_nan=False)] = 10.0
+    """How often the ledger's tree is signed, if it has grown."""
+    checkpoint_dir: Annotated[str, AfterValidator(_folder)] = ""
+    """Folder of the signed checkpoints; empty is ``checkpoints`` in the state directory."""
+    checkpoint_publish_dir: Annotated[str, AfterValidator(_folder)] = ""
+    """Another folder that checkpoints are copied to, such as a mounted share of an outside holder."""
+    checkpoint_webhooks: Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], Field(max_length=16)] = ()
+    """Addresses that checkpoints are posted to; ``https``, or ``http`` on loopback."""
+    witnesses: Annotated[tuple[WitnessSetting, ...], Field(max_length=16)] = ()
+    """Witnesses that cosign checkpoints."""
 
     @property
     def secret_hosts(self) -> Mapping[str, tuple[str, ...]]:
         """Name of each secret -> the hosts that it is bound to, ``host:port``."""
         return {name: secret.hosts for name, secret in self.secrets.items()}
+
+    @field_validator("checkpoint_publish_dir")
+    @classmethod
+    def _apart(cls, folder: str, info: ValidationInfo) -> str:
+        if folder and folder == info.data.get("checkpoint_dir"):
+            raise ValueError("must be another folder than checkpoint_dir: what is published is a copy, kept by others")
+        return folder
+
+    @field_validator("witnesses")
+    @classmethod
+    def _each_once(cls, witnesses: tuple[WitnessSetting, ...]) -> tuple[WitnessSetting, ...]:
+        if len({witness.key for witness in witnesses}) < len(witnesses):
+            raise ValueError("names one witness twice: a second cosignature by one key says nothing more")
+        return witnesses
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Self:

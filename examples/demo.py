@@ -2,7 +2,7 @@
 
 A broker starts with its embedded defaults; an agent calls tools on the airports of the world (the `airportsdata`
 package); one call is refused by policy and one for its arguments; one run is cut by time and one by memory; the ledger
-is printed and verified, and a copy with one changed byte is not. Every step checks what it shows: exit code 0 means that
+is printed and verified, and a copy with one changed byte is not; an auditor checks a bundle of it with one file. Every step checks what it shows: exit code 0 means that
 all of it happened.
 """
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -221,6 +222,34 @@ class Demo:
         copy.write_bytes(data)
         self.broker("ledger", "verify", str(copy), expect=10)
 
+    def evidence(self) -> None:
+        """A bundle, checked by the verifier inside it, which has nothing of the broker's."""
+        step("An auditor gets a bundle, and checks it with one file and a key that came by another way")
+        bundle = self.state.parent / "evidence.zip"
+        self.broker("ledger", "export", str(bundle))
+        key = json.loads(self.broker("ledger", "keys", "--json", show=False))["items"][0]["key"]
+        with zipfile.ZipFile(bundle) as archive:
+            verifier = Path(archive.extract("verify_bundle.py", self.state.parent))
+        self._check_bundle(verifier, bundle, key, expect=0)
+        step("One entry is left out of a copy")
+        doctored = self.state.parent / "doctored.zip"
+        with zipfile.ZipFile(bundle) as source, zipfile.ZipFile(doctored, "w") as target:
+            for item in source.infolist():
+                data = source.read(item)
+                if item.filename == "entries.jsonl":
+                    data = b"".join(data.splitlines(keepends=True)[:-1])
+                target.writestr(item, data)
+        self._check_bundle(verifier, doctored, key, expect=None)
+
+    def _check_bundle(self, verifier: Path, bundle: Path, key: str, *, expect: int | None) -> None:
+        console.print(f"[dim]$ python {verifier.name} {bundle.name} --key {key}[/]", markup=True)
+        # Away from this project, so that nothing of it can be imported.
+        command = [sys.executable, "-I", str(verifier), str(bundle), "--key", key]
+        result = subprocess.run(command, cwd=bundle.parent, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        console.print(result.stdout.rstrip(), markup=False)
+        fine = result.returncode == expect if expect is not None else result.returncode not in {0, 1, 2}
+        check(fine, f"the verifier ended with {result.returncode}: {result.stderr}")
+
     def clean(self) -> None:
         """Nothing of it is left on the engine."""
         step("Nothing is left behind")
@@ -244,6 +273,7 @@ def main() -> int:
                 session = demo.session()
                 asyncio.run(demo.agent(address, session))
             demo.record()
+            demo.evidence()
             demo.clean()
         except DemoError as error:
             console.print(f"\n[bold red]the demo failed:[/] {error}")

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Sets the project up: a virtual environment from the lock file, the generated stubs, a Docker Engine, sandbox images.
+# Sets the project up: a virtual environment from the lock file, the generated stubs, PostgreSQL's programs for the
+# tests, a Docker Engine, sandbox images.
 # Does only what is not done yet, and says what it does. Safe to run again after an interruption.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/setup.sh [--no-images] [--no-engine] [--help]
+Usage: scripts/setup.sh [--no-images] [--no-postgres] [--no-engine] [--help]
 
-  --no-images  leave the sandbox images out
-  --no-engine  leave the Docker Engine and the sandbox images out
+  --no-images    leave the sandbox images out
+  --no-postgres  leave PostgreSQL's programs out, which only tests use
+  --no-engine    leave the Docker Engine, the sandbox images and PostgreSQL's programs out
 
 Environment:
   PYTHON             the Python (3.11 or newer) to make the virtual environment with
@@ -23,10 +25,12 @@ cd "$(dirname "$0")/.."
 
 engine=yes
 images=yes
+postgres=yes
 for argument in "$@"; do
     case "$argument" in
         --no-images) images=no ;;
-        --no-engine) engine=no images=no ;;
+        --no-postgres) postgres=no ;;
+        --no-engine) engine=no images=no postgres=no ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
@@ -128,6 +132,7 @@ if ! is_done project "$project_digest" || ! stubs_exist; then
     mark_done project "$project_digest"
 fi
 
+if [ "$postgres" = yes ]; then scripts/postgres.sh; fi
 if [ "$engine" = yes ]; then scripts/engine.sh; fi
 if [ "$images" = yes ]; then
     say "sandbox images"

@@ -1,13 +1,32 @@
-"""What all tests share: where the repository is."""
+"""What all tests share: where the repository is, and a place for what clients remember."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres_server import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The repository's root."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, as durable as a real one."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clients remember checkpoints in the user's state folder: that of a test run is its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
+        yield

@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 
 from broker.v1 import administration_pb2, blob_pb2, call_pb2, sessions_pb2, tool_broker_pb2, tool_pb2
 from broker.v1.administration_pb2_grpc import AdministrationServicer, add_AdministrationServicer_to_server
+from broker.v1.ledger_pb2_grpc import LedgerServicer, add_LedgerServicer_to_server
 from broker.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from broker.v1.tool_broker_pb2_grpc import ToolBrokerServicer, add_ToolBrokerServicer_to_server
 
@@ -162,7 +163,8 @@ HANG = object()
 """In a stream's list: wait until the client ends the stream."""
 
 
-async def _abort(context: grpc.aio.ServicerContext, refusal: Refuse) -> None:
+async def abort(context: grpc.aio.ServicerContext, refusal: Refuse) -> None:
+    """Ends a request with an answer that is a refusal."""
     if refusal.bare is not None:
         await context.abort(refusal.bare, str(refusal), refusal.trailers)
     await context.abort_with_status(rpc_status.to_status(refusal.status))
@@ -178,7 +180,7 @@ def _unary(method: str) -> Callable:
             if isinstance(answer, Refuse):
                 raise answer
         except Refuse as refusal:
-            await _abort(context, refusal)
+            await abort(context, refusal)
         return answer
 
     return handle
@@ -199,7 +201,7 @@ def _stream(method: str) -> Callable:
                     raise item
                 yield item
         except Refuse as refusal:
-            await _abort(context, refusal)
+            await abort(context, refusal)
 
     return handle
 
@@ -232,7 +234,7 @@ class _Tools(_Servicer, ToolBrokerServicer):
             if isinstance(answer, Refuse):
                 raise answer
         except Refuse as refusal:
-            await _abort(context, refusal)
+            await abort(context, refusal)
         return answer
 
 
@@ -268,13 +270,17 @@ class FakeBroker:
 
 
 @contextlib.asynccontextmanager
-async def fake_broker(authority: Authority, *, port: int = 0, plaintext: bool = False) -> AsyncIterator[FakeBroker]:
-    """A server in the running event loop."""
+async def fake_broker(
+    authority: Authority, *, port: int = 0, plaintext: bool = False, ledger: LedgerServicer | None = None
+) -> AsyncIterator[FakeBroker]:
+    """A server in the running event loop; without a ledger it doesn't know that service."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     script = Script()
     add_ToolBrokerServicer_to_server(_Tools(script), server)
     add_SessionsServicer_to_server(_Sessions(script), server)
     add_AdministrationServicer_to_server(_Administration(script), server)
+    if ledger is not None:
+        add_LedgerServicer_to_server(ledger, server)
     address = f"127.0.0.1:{port}"
     if plaintext:
         bound = server.add_insecure_port(address)
@@ -292,7 +298,7 @@ async def fake_broker(authority: Authority, *, port: int = 0, plaintext: bool = 
 
 
 @contextlib.contextmanager
-def fake_broker_in_thread(authority: Authority) -> Iterator[FakeBroker]:
+def fake_broker_in_thread(authority: Authority, ledger: LedgerServicer | None = None) -> Iterator[FakeBroker]:
     """A server in a thread, for synchronous clients and programs."""
     started = threading.Event()
     found: list[FakeBroker] = []
@@ -300,7 +306,7 @@ def fake_broker_in_thread(authority: Authority) -> Iterator[FakeBroker]:
     stop = asyncio.Event()
 
     async def serve() -> None:
-        async with fake_broker(authority) as broker:
+        async with fake_broker(authority, ledger=ledger) as broker:
             found.append(broker)
             started.set()
             await stop.wait()

@@ -1,5 +1,6 @@
 """The composition root: the only place that knows which adapter stands behind a protocol."""
 
-from broker.app.running import Running, now, running
+from broker.app.clock import now
+from broker.app.running import Running, running
 
 __all__ = ["Running", "now", "running"]

@@ -12,14 +12,14 @@ from broker.policy.snapshot import Snapshot
 from broker.rpc.administration import Boot
 from broker.settings import Settings
 from broker.specs.catalogue import Catalogue, Tool
-from broker.store.database import Database
+from broker.store.base import SqlStore
 from broker.vault.vault import SealedVault
 
 
 class Keeper:
     """Writes what a start and a change of the policy bring into force."""
 
-    def __init__(self, store: Database, ledger: Ledger, vault: SealedVault, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: SqlStore, ledger: Ledger, vault: SealedVault, clock: Callable[[], datetime]) -> None:
         self._store = store
         self._ledger = ledger
         self._vault = vault

@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import json
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 
+from broker.app.clock import now
+from broker.app.log import VerifiedLog, checkpoints_folder, verified_log
+from broker.app.place import announced, only_broker, tls_files
 from broker.app.record import Keeper
 from broker.app.sandbox import sandboxes
 from broker.domain.ids import new_id
-from broker.errors import FailedPreconditionError
 from broker.identity.directory import LiveDirectory
+from broker.ledger.checkpoint_reading import CheckpointsBySize
 from broker.ledger.genesis import read_origin
 from broker.ledger.ledger import Ledger
-from broker.ledger.startup import verify_store
 from broker.metrics.endpoint import MetricsEndpoint
 from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import AdministrationService, Boot
+from broker.rpc.dispatch import Bounds as RequestBounds
+from broker.rpc.dispatch import handlers
 from broker.rpc.gate import CertificateGate
+from broker.rpc.ledger import LedgerService
 from broker.rpc.methods import served_methods
-from broker.rpc.server import Server, TlsFiles, services
+from broker.rpc.server import Server, services
 from broker.rpc.sessions import SessionsService
 from broker.settings import Settings, StatePaths
 from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
-from broker.store.database import Database
+from broker.store.opening import DatabaseTarget, open_store
 from broker.vault.keyfile import read_key_file
 from broker.vault.vault import SealedVault
 
@@ -66,38 +67,43 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
     paths = StatePaths(state)
     boot = Boot(version("agent-broker"), new_id("boot"), now())
     async with AsyncExitStack() as stack:
-        stack.enter_context(_only_broker(paths))
-        parts = await _parts(stack, paths, settings, boot)
+        stack.enter_context(only_broker(paths))
+        parts, log = await _parts(stack, paths, settings, boot)
         pipeline = Pipeline(parts, drain_s=settings.drain_s)
         gate = CertificateGate(parts, pipeline.refusals, unsafe_plaintext_agent=settings.unsafe_plaintext_agent)
+        reading = LedgerService(parts, CheckpointsBySize(checkpoints_folder(paths, settings)))
         served = services(
             pipeline,
             SessionsService(parts),
             AdministrationService(parts, pipeline, boot),
+            reading,
             gate,
             max_arguments_bytes=settings.max_arguments_bytes,
         )
-        server = Server(served, gate, max_request_bytes=settings.max_request_bytes)
-        address = server.listen(settings.listen, _tls(paths))
+        server = Server(
+            handlers(served, gate, RequestBounds(settings.max_request_bytes)),
+            max_request_bytes=settings.max_request_bytes,
+        )
+        address = server.listen(settings.listen, tls_files(paths))
         unsafe = settings.unsafe_plaintext_listen
         unsafe_address = server.listen_unsafe_plaintext(unsafe) if unsafe else ""
+        checkpointer = log.checkpointer(parts.ledger, settings, gate.shut)
+        await stack.enter_async_context(checkpointer)
         await stack.enter_async_context(server)
+        stack.callback(reading.drain)
         await stack.enter_async_context(pipeline)
         stack.callback(gate.set_open, to=False)
         gate.set_open(to=True)
-        stack.enter_context(_announced(paths, address, boot))
+        stack.enter_context(announced(paths, address, boot))
         yield Running(address, unsafe_address, boot, parts, pipeline)
 
 
-def now() -> datetime:
-    """The time, UTC."""
-    return datetime.now(UTC)
-
-
-async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, boot: Boot) -> Parts:
+async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, boot: Boot) -> tuple[Parts, VerifiedLog]:
     vault = SealedVault(read_key_file(paths.vault_key))
-    store = await stack.enter_async_context(Database.open(paths.database))
-    await verify_store(store)
+    target = DatabaseTarget(paths.database, settings.database, settings.database_password)
+    store = await stack.enter_async_context(open_store(target))
+    await store.serve_alone()
+    log = await verified_log(store, paths, settings)
     origin = await store.read(read_origin)
     ledger = Ledger(origin, boot.boot_id, now)
     folders = [shipped_folder(), *([paths.tool_specs] if paths.tool_specs.is_dir() else [])]
@@ -117,7 +123,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
     )
     await stack.enter_async_context(policy)
     await keeper.started(catalogue, policy.snapshot, settings, boot)
-    return Parts(
+    parts = Parts(
         store=store,
         ledger=ledger,
         vault=vault,
@@ -133,6 +139,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, b
         bounds=_bounds(settings),
         clock=now,
     )
+    return parts, log
 
 
 def _bounds(settings: Settings) -> Bounds:
@@ -145,54 +152,3 @@ def _bounds(settings: Settings) -> Bounds:
         blob_ttl_s=settings.blob_ttl_s,
         refusal_window_s=settings.refusal_window_s,
     )
-
-
-def _tls(paths: StatePaths) -> TlsFiles:
-    try:
-        return TlsFiles(
-            server_key=paths.server_key.read_bytes(),
-            server_chain=paths.server_certificate.read_bytes(),
-            client_ca=paths.ca_certificate.read_bytes(),
-        )
-    except OSError as error:
-        raise FailedPreconditionError(
-            f"the listener's certificates can't be read: {error.strerror} ({error.filename})",
-            reason="CERTIFICATES_MISSING",
-            hint="`broker init` makes them; there is no listener without them.",
-        ) from error
-
-
-@contextmanager
-def _only_broker(paths: StatePaths) -> Iterator[None]:
-    """Holds the state directory's lock, so that one broker serves it."""
-    if not paths.database.is_file():
-        raise FailedPreconditionError(
-            f"{paths.root} is not a state directory", reason="STATE_MISSING", hint="Make one with: broker init"
-        )
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FailedPreconditionError(
-                f"another broker serves {paths.root}",
-                reason="ALREADY_SERVING",
-                hint="Stop it first, or give this one a state directory of its own.",
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _announced(paths: StatePaths, address: str, boot: Boot) -> Iterator[None]:
-    """Says in the state directory where the broker listens, so that commands find it."""
-    info = {"address": address, "pid": os.getpid(), "boot_id": boot.boot_id, "started": boot.started.isoformat()}
-    draft = paths.socket_info.with_suffix(".new")
-    draft.write_text(json.dumps(info) + "\n", "utf-8")
-    draft.chmod(0o600)
-    draft.replace(paths.socket_info)
-    try:
-        yield
-    finally:
-        paths.socket_info.unlink(missing_ok=True)

@@ -15,6 +15,8 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "unsafe_plaintext_listen": "A second listener without TLS or authentication, for debugging on loopback. Off.",
         "unsafe_plaintext_agent": "Name of the agent that callers of the plaintext listener are.",
         "engine": "Address of the container engine, such as unix:///run/docker.sock; empty asks the environment.",
+        "database": "PostgreSQL database, postgresql://user@host:port/name; empty is broker.db in the state directory.",
+        "database_password": "Where its password comes from: env:NAME or file:/absolute/path; empty for none.",
         "max_running": "Calls that run at one time.",
         "max_queued": "Calls that wait at one time; more are refused with RESOURCE_EXHAUSTED.",
         "max_active_per_agent": "Calls of one agent that run or wait.",
@@ -36,9 +38,16 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "runtime_by_tier": "Tier -> container runtime of its tools whose specification names none, such as {2: runsc}.",
         "egress_networks": "Private or local networks that tools may reach if their spec lists the host: [10.1.0.0/16].",
         "egress_trust": "PEM file with the authorities that hosts are trusted by; empty trusts those of the machine.",
+        "checkpoint_passphrase": "Where the passphrase of the key that signs checkpoints comes from: env:NAME or"
+        " file:/absolute/path; empty is keys/checkpoint.passphrase, which `broker init` made.",
         "secrets": "Secrets that the broker adds to requests of tools, each bound to hosts, such as"
         " {api-token: {source: 'file:/etc/broker/api-token', hosts: ['api.example.com:443']}}; or source: 'env:NAME'.",
         "metrics_listen": "Loopback address of the Prometheus endpoint, such as 127.0.0.1:9464. Off.",
+        "checkpoint_interval_s": "Seconds between two signatures of the ledger's tree, if it has grown.",
+        "checkpoint_dir": "Folder of the signed checkpoints; empty is checkpoints in the state directory.",
+        "checkpoint_publish_dir": "Another folder that checkpoints are copied to, such as an outside holder's share. Off.",
+        "checkpoint_webhooks": "Addresses that checkpoints are posted to, such as [https://holder.example/checkpoints].",
+        "witnesses": "Who cosigns checkpoints, such as [{url: 'https://witness.example', key: 'witness.example+...'}].",
     }
 )
 """Setting -> what it does."""
@@ -49,10 +58,11 @@ _HEAD = """\
 """
 
 
-def example_settings() -> str:
-    """The text; as it stands it is the same as no file at all."""
+def example_settings(chosen: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The text; as it stands it is the same as no file at all, but for settings that are chosen already."""
     parts = [_HEAD]
     for name, field in Settings.model_fields.items():
-        line = yaml.safe_dump({name: field.default}, default_flow_style=False).strip()
-        parts.append(f"\n# {SAYS.get(name, field.description or name)}\n#{line}\n")
+        value, mark = (chosen[name], "") if name in chosen else (field.default, "#")
+        line = yaml.safe_dump({name: value}, default_flow_style=False, width=1000).strip()
+        parts.append(f"\n# {SAYS.get(name, field.description or name)}\n{mark}{line}\n")
     return "".join(parts)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -29,9 +30,11 @@ from broker.identity.names import check_name, trust_domain
 from broker.identity.registry import Registry
 from broker.ledger.genesis import genesis_body
 from broker.ledger.ledger import Ledger
+from broker.ledger.signer import make_passphrase_file, make_signer_file, read_passphrase
 from broker.policy.default import default_policy
 from broker.settings import DEFAULT_STATE, StatePaths, load_settings
-from broker.store.database import Database
+from broker.store.opening import DatabaseTarget, create_store, discard_store, open_store_sync
+from broker.tlog.note import VerifierKey
 from broker.vault.keyfile import make_key_file
 from broker.vault.vault import SealedVault
 
@@ -48,6 +51,7 @@ class InitOutput(OutputModel):
     operator_key: Path
     ca: Path
     ca_fingerprint: str
+    checkpoint_key: str
     hosts: tuple[str, ...]
     leftovers: tuple[Path, ...]
 
@@ -59,6 +63,19 @@ def init(
         list[str] | None,
         typer.Option(help="Further host name or address of the server, besides localhost; may be repeated."),
     ] = None,
+    database: Annotated[
+        str,
+        typer.Option(help="PostgreSQL database, postgresql://user@host:port/name; default: a file in the directory."),
+    ] = "",
+    database_password: Annotated[
+        str, typer.Option(help="Where that user's password comes from: env:NAME or file:/absolute/path.")
+    ] = "",
+    database_owner: Annotated[
+        str, typer.Option(help="The same database as another user, who shall own the tables and isn't kept.")
+    ] = "",
+    database_owner_password: Annotated[
+        str, typer.Option(help="Where the owner's password comes from: env:NAME or file:/absolute/path.")
+    ] = "",
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,12 +86,34 @@ def init(
     It is made beside its place and gets its name at the end, so there is never half of one. One that exists is never
     changed.
     """
-    output = create_state(state, operator=operator, hosts=tuple(host or ()))
+    chosen = {"database": database, "database_password": database_password}
+    owner = (database_owner, database_owner_password) if database_owner else None
+    output = create_state(
+        state,
+        operator=operator,
+        hosts=tuple(host or ()),
+        chosen={name: value for name, value in chosen.items() if value},
+        owner=owner,
+    )
     emit(output, as_json=as_json, render=_render)
 
 
-def create_state(state: Path, *, operator: str, hosts: tuple[str, ...]) -> InitOutput:
+def create_state(
+    state: Path,
+    *,
+    operator: str,
+    hosts: tuple[str, ...],
+    chosen: Mapping[str, str] = MappingProxyType({}),
+    owner: tuple[str, str] | None = None,
+) -> InitOutput:
     """Makes a state directory and the first human.
+
+    Args:
+        state: where.
+        operator: name of the first human.
+        hosts: of the server, besides localhost.
+        chosen: settings that ``settings.yaml`` shall hold.
+        owner: address and source of the password of a PostgreSQL user who shall own the tables.
 
     Raises:
         InvalidArgumentError: something is there already (``STATE_EXISTS``), or a name or host is wrong.
@@ -83,9 +122,11 @@ def create_state(state: Path, *, operator: str, hosts: tuple[str, ...]) -> InitO
     state = state.absolute()
     _refuse_existing(state)
     leftovers = tuple(sorted(state.parent.glob(_pattern(state))))
-    with _draft(state) as draft:
-        made = _fill(draft, operator=operator, hosts=hosts)
+    with _draft(state) as draft, ExitStack() as undo:
+        files.write_new(StatePaths(draft).settings, example_settings(chosen).encode(), mode=files.PRIVATE)
+        made = _fill(draft, undo, operator=operator, hosts=hosts, owner=owner)
         _move(draft, state)
+        undo.pop_all()
     final = StatePaths(state)
     folder = final.identities / IdentityKind.HUMAN / operator
     return InitOutput(
@@ -98,6 +139,7 @@ def create_state(state: Path, *, operator: str, hosts: tuple[str, ...]) -> InitO
         operator_key=folder / "key.pem",
         ca=final.ca_certificate,
         ca_fingerprint=ca.fingerprint(made.authority.certificate),
+        checkpoint_key=str(made.checkpoint_key),
         hosts=made.hosts,
         leftovers=leftovers,
     )
@@ -108,12 +150,14 @@ class _Made:
     authority: CertificateAuthority
     hosts: tuple[str, ...]
     operator: Certificate
+    checkpoint_key: VerifierKey
 
 
-def _fill(root: Path, *, operator: str, hosts: tuple[str, ...]) -> _Made:
+def _fill(
+    root: Path, undo: ExitStack, *, operator: str, hosts: tuple[str, ...], owner: tuple[str, str] | None
+) -> _Made:
     paths = StatePaths(root)
     now = clock()
-    files.write_new(paths.settings, example_settings().encode(), mode=files.PRIVATE)
     settings = load_settings(root)
     authority = CertificateAuthority.create(new_id("brk"), now)
     _write(paths.ca_certificate, ca.pem(authority.certificate), mode=files.PUBLIC)
@@ -134,10 +178,18 @@ def _fill(root: Path, *, operator: str, hosts: tuple[str, ...]) -> _Made:
     _write(folder / "ca.pem", ca.pem(authority.certificate), mode=files.PUBLIC)
     files.make_private_dir(paths.vault_key.parent)
     vault = SealedVault(make_key_file(paths.vault_key))
+    if not settings.checkpoint_passphrase:
+        make_passphrase_file(paths.checkpoint_passphrase)
+    passphrase = read_passphrase(settings.checkpoint_passphrase, paths.checkpoint_passphrase)
+    checkpoint_key = make_signer_file(paths.checkpoint_key, authority.origin, passphrase)
     ledger = Ledger(authority.origin, new_id("boot"), clock)
     operator_id = new_id("hum")
     genesis: JsonObject = {
-        **genesis_body(trust_domain=trust_domain(authority.origin), software=f"agent-broker {version('agent-broker')}"),
+        **genesis_body(
+            trust_domain=trust_domain(authority.origin),
+            software=f"agent-broker {version('agent-broker')}",
+            checkpoint_key=checkpoint_key,
+        ),
         "operator": operator_id,
         "ca_fingerprint": ca.fingerprint(authority.certificate),
         "settings_digest": digest(canonical(settings.model_dump(mode="json"))),
@@ -150,10 +202,13 @@ def _fill(root: Path, *, operator: str, hosts: tuple[str, ...]) -> _Made:
         registry.register_operator(tx, identity=operator_id, name=operator, now=now)
         return registry.issue(tx, identity=operator_id, certificate=human, by=operator_id, now=now)
 
-    Database.create(paths.database)
-    with Database.open_sync(paths.database) as store:
+    target = DatabaseTarget(paths.database, settings.database, settings.database_password)
+    owning = None if owner is None else DatabaseTarget(paths.database, *owner)
+    create_store(target, owning)
+    undo.callback(discard_store, target, owning)  # what lies in the draft goes with it
+    with open_store_sync(target) as store:
         record = store.write_sync(work)
-    return _Made(authority, ca.server_hosts(server), record)
+    return _Made(authority, ca.server_hosts(server), record, checkpoint_key)
 
 
 def _write(path: Path, data: bytes, *, mode: int = files.PRIVATE) -> None:
@@ -207,7 +262,7 @@ def _refuse_existing(state: Path) -> None:
     found = sorted(item.name for item in state.iterdir())
     if not found:
         return
-    if StatePaths(state).database.exists():
+    if StatePaths(state).database.exists() or StatePaths(state).ca_certificate.exists():
         raise _exists(state, f"is a state directory already, with {', '.join(found)}")
     raise _exists(state, f"is no state directory (no broker.db), and not empty: it has {', '.join(found[:10])}")
 
@@ -225,6 +280,8 @@ def _render(output: InitOutput) -> None:
     console.print(f"  trust domain  {output.trust_domain}")
     console.print(f"  CA            {output.ca_fingerprint}", soft_wrap=True)
     console.print(f"  server        {', '.join(output.hosts)}", soft_wrap=True)
+    console.print(f"  ledger key    {output.checkpoint_key}", soft_wrap=True, markup=False)
+    console.print("                give it to whoever shall check the ledger, by a way of its own", soft_wrap=True)
     console.print(f"  operator      {output.operator} ({output.operator_certificate})", soft_wrap=True, markup=False)
     for leftover in output.leftovers:
         console.print(

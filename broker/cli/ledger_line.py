@@ -105,6 +105,39 @@ def _genesis(entry: JsonObject) -> str:
     return f"{_text(entry, 'origin')}, operator {_text(entry, 'operator')}, CA {_brief(entry, 'ca_fingerprint')}"
 
 
+def _rotated(entry: JsonObject) -> str:
+    return f"{_key_id(entry, 'old')} hands over to {_key_id(entry, 'new')}, by {_text(entry, 'by')}"
+
+
+def _key_revoked(entry: JsonObject) -> str:
+    return f"revoked  {_key_id(entry, 'key')}, by {_text(entry, 'by')}"
+
+
+def _recovered(entry: JsonObject) -> str:
+    lost = _part(entry, "lost")
+    fork = ", from a history that isn't this one" if entry.get("forked") is True else ""
+    return f"entries {lost.get('from', '?')} to {lost.get('to', '?')} are lost{fork}, by {_text(entry, 'by')}"
+
+
+def _heads(entry: JsonObject) -> str:
+    heads = _part(entry, "heads")
+    return f"the last entries of {heads.get('agents', '?')} agents, {_text(heads, 'root')[:_SHORT]}"
+
+
+def _artifact(entry: JsonObject) -> str:
+    return f"{_text(entry, 'kind')}, {entry.get('bytes', '?')} bytes, {_brief(entry, 'digest')}"
+
+
+def _erased(entry: JsonObject) -> str:
+    subject = _part(entry, "subject")
+    whose = f" of {_text(subject, 'kind')} {_text(subject, 'id')}" if subject else f", {_text(entry, 'reason')}"
+    return f"{entry.get('objects', '?')} objects, {entry.get('bytes', '?')} bytes{whose}"
+
+
+def _key_id(entry: JsonObject, name: str) -> str:
+    return f"key {_text(entry, name).partition('+')[2].partition('+')[0][:_SHORT] or '?'}"
+
+
 def _others(entry: JsonObject) -> str:
     return f"{len(entry)} members; --json shows them"
 
@@ -123,6 +156,12 @@ _TELLERS: Mapping[str, Callable[[JsonObject], str]] = {
     "policy.changed": _policy,
     "heartbeat": _heartbeat,
     "genesis": _genesis,
+    "signer.rotated": _rotated,
+    "signer.revoked": _key_revoked,
+    "recovered": _recovered,
+    "heads": _heads,
+    "artifact": _artifact,
+    "erased": _erased,
 }
 
 

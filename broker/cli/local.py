@@ -22,8 +22,9 @@ from broker.identity.holder import Holder
 from broker.identity.names import check_name, genesis
 from broker.identity.registry import Registry
 from broker.ledger.ledger import Ledger
-from broker.settings import StatePaths
-from broker.store.database import Database
+from broker.settings import StatePaths, load_settings
+from broker.store.base import SqlStore
+from broker.store.opening import DatabaseTarget, open_store_sync
 from broker.vault.keyfile import read_key_file
 from broker.vault.vault import SealedVault
 
@@ -51,7 +52,7 @@ class Local:
 
     paths: StatePaths
     origin: str
-    store: Database
+    store: SqlStore
     recorder: Recorder
     vault: Vault
 
@@ -78,14 +79,16 @@ def open_local(state: Path) -> Iterator[Local]:
         BrokerError: a part of it is damaged or away; says which.
     """
     paths = StatePaths(state)
-    if not paths.database.is_file():
+    settings = load_settings(state)
+    target = DatabaseTarget(paths.database, settings.database, settings.database_password)
+    if not target.is_there or not paths.root.is_dir():
         raise InvalidArgumentError(
             f"{state} is not a state directory: it has no {paths.database.name}",
             reason="STATE_MISSING",
             hint="Make one with `broker init`, or name the right one with --state.",
         )
     vault = SealedVault(read_key_file(paths.vault_key))
-    with Database.open_sync(paths.database) as store:
+    with open_store_sync(target) as store:
         origin = store.read_sync(genesis)["origin"]
         yield Local(paths, origin, store, Ledger(origin, new_id("boot"), clock), vault)
 

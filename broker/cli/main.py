@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "init": Lazy("broker.cli.init:init", "Make a state directory: CA, certificates, ledger."),
     "serve": Lazy("broker.cli.serve:serve", "Run the broker."),
+    "migrate": Lazy("broker.cli.migrate:migrate", "Bring the database of an older broker up to date."),
     "doctor": Lazy("broker.cli.doctor:doctor", "Check this machine, and say how to mend each thing."),
     "status": Lazy("broker.cli.admin:status", "Say what a running broker runs with."),
     "call": Lazy("broker.cli.call:call", "Call a tool and stream its output."),
@@ -33,7 +34,7 @@ COMMANDS = {
         "Check, explain and reload the policy.",
         extras={"reload": "broker.cli.admin:reload_policy"},
     ),
-    "ledger": Lazy("broker.cli.ledger:app", "Show and verify the ledger, from its file alone."),
+    "ledger": Lazy("broker.cli.ledger:app", "Show, verify and prove the ledger."),
     "sandbox": Lazy(
         "broker.cli.sandbox:app", "The warm pool, sandbox images, containment probes, and what was left behind."
     ),

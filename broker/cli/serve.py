@@ -9,15 +9,19 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
-from broker.app import Running, running
+from broker.app import Running, now, running
+from broker.app.unfit import UNFIT, refusing
 from broker.cli.output import OutputModel, console, emit
-from broker.errors import UnavailableError
+from broker.domain.ids import new_id
+from broker.errors import BrokerError, UnavailableError
+from broker.rpc.administration import Boot
 from broker.settings import DEFAULT_STATE, Settings, load_settings
 
 _LOOK_S = 1.0
@@ -26,7 +30,7 @@ _COLLECT_AFTER = (10_000, 20, 20)
 
 
 class ServeOutput(OutputModel):
-    """Printed once, when the broker takes calls."""
+    """Printed once, when the broker takes calls, or stays up only to say why it takes none (``not_serving``)."""
 
     address: str
     unsafe_plaintext_address: str
@@ -35,6 +39,8 @@ class ServeOutput(OutputModel):
     tools: int
     policy_digest: str
     pid: int
+    not_serving: str = ""
+    """Reason for which it refuses every request; empty where it takes calls."""
 
 
 def serve(
@@ -67,6 +73,36 @@ async def _serve(state: Path, settings: Settings, *, as_json: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    try:
+        await _work(stop, state, settings, as_json=as_json)
+    except BrokerError as error:
+        if error.reason not in UNFIT or stop.is_set():
+            raise
+        await _refuse(stop, state, settings, error, as_json=as_json)
+        raise
+
+
+async def _refuse(stop: asyncio.Event, state: Path, settings: Settings, why: BrokerError, *, as_json: bool) -> None:
+    """Stays up without serving, so that whoever asks is told why, and a supervisor doesn't start it over and over."""
+    log = structlog.get_logger(__name__)
+    log.error("broker.not_serving", reason=why.reason, error=str(why), hint=why.hint)
+    boot = Boot(version("agent-broker"), new_id("boot"), now())
+    async with refusing(state, settings, boot, why) as address:
+        output = ServeOutput(
+            address=address,
+            unsafe_plaintext_address="",
+            boot_id=boot.boot_id,
+            version=boot.version,
+            tools=0,
+            policy_digest="",
+            pid=os.getpid(),
+            not_serving=why.reason,
+        )
+        emit(output, as_json=as_json, render=_render)
+        await stop.wait()
+
+
+async def _work(stop: asyncio.Event, state: Path, settings: Settings, *, as_json: bool) -> None:
     async with running(state, settings) as broker:
         # What a start has made stays until the end: no collection need look at it again, in the middle of a call.
         gc.collect()
@@ -105,6 +141,11 @@ def _output(broker: Running) -> ServeOutput:
 
 
 def _render(output: ServeOutput) -> None:
+    if output.not_serving:
+        console.print(
+            f"broker {output.version} at {output.address} is NOT SERVING: {output.not_serving}", style="bold red"
+        )
+        return
     console.print(f"broker {output.version} takes calls at {output.address} (mutual TLS), {output.tools} tools")
     if output.unsafe_plaintext_address:
         console.print(f"UNSAFE: {output.unsafe_plaintext_address} takes calls without TLS or authentication")

@@ -9,8 +9,20 @@ Errors are the classes of ``broker.errors``; see ``broker.client.errors`` for th
 """
 
 from broker.client.aio import AsyncBroker
+from broker.client.checkpoint_memory import CheckpointMemory, UnsafeNoCheckpointMemory
 from broker.client.connection import Endpoint, Identity
+from broker.client.errors import HistoryRewrittenError
 from broker.client.events import EventStream
+from broker.client.ledger import AsyncLedger
+from broker.client.ledger_models import (
+    EntryFilter,
+    LedgerEntry,
+    ProvenAgentHead,
+    ProvenEntry,
+    ProvenGrowth,
+    VerifiedCheckpoint,
+)
+from broker.client.ledger_sync import Ledger
 from broker.client.models import (
     Blob,
     BrokerStatus,
@@ -43,6 +55,7 @@ from broker.domain.tier import Tier
 
 __all__ = [
     "AsyncBroker",
+    "AsyncLedger",
     "Blob",
     "Broker",
     "BrokerStatus",
@@ -50,21 +63,29 @@ __all__ = [
     "CallContext",
     "CallFilter",
     "CallState",
+    "CheckpointMemory",
     "CompletedCall",
     "Decision",
     "EndCause",
     "Endpoint",
+    "EntryFilter",
     "Event",
     "EventStream",
     "EvidenceSource",
     "Finished",
+    "HistoryRewrittenError",
     "Identity",
     "IdentityInfo",
     "InputFile",
+    "Ledger",
+    "LedgerEntry",
     "Lineage",
     "Outcome",
     "OutputFile",
     "PolicyReload",
+    "ProvenAgentHead",
+    "ProvenEntry",
+    "ProvenGrowth",
     "RetryPolicy",
     "Schedule",
     "Session",
@@ -76,4 +97,6 @@ __all__ = [
     "Tier",
     "Timeouts",
     "Tool",
+    "UnsafeNoCheckpointMemory",
+    "VerifiedCheckpoint",
 ]

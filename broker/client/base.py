@@ -6,7 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from broker.client.checkpoint_memory import CheckpointMemory, UnsafeNoCheckpointMemory
 from broker.client.connection import Endpoint, Identity
+from broker.client.history import History
+from broker.client.ledger import AsyncLedger
+from broker.client.ledger_questions import LedgerQuestions
 from broker.client.models import CallContext
 from broker.client.retry import RetryPolicy
 from broker.client.transport import Timeouts, Transport
@@ -16,8 +20,17 @@ from broker.errors import FailedPreconditionError, FieldViolation, InvalidArgume
 class Client:
     """A client of one broker as one identity; ``AsyncBroker`` is the one to use."""
 
-    def __init__(self, endpoint: Endpoint, *, context: CallContext, retry: RetryPolicy, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        context: CallContext,
+        retry: RetryPolicy,
+        timeouts: Timeouts,
+        checkpoints: CheckpointMemory | UnsafeNoCheckpointMemory | None = None,
+    ) -> None:
         self._endpoint = endpoint
+        self._checkpoints = checkpoints or CheckpointMemory()
         self._context = context
         self._retry = retry
         self._timeouts = timeouts
@@ -34,6 +47,7 @@ class Client:
         retry: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
         unsafe_plaintext: bool = False,
+        checkpoints: CheckpointMemory | UnsafeNoCheckpointMemory | None = None,
     ) -> Self:
         """A client for the broker at ``address``; it connects with its first request.
 
@@ -45,19 +59,27 @@ class Client:
             retry: how often and how long safe requests are tried again.
             timeouts: default deadlines.
             unsafe_plaintext: no TLS and no authentication, on a loopback address, for debugging.
+            checkpoints: how the client remembers the ledger's checkpoints, by which it notices a rewritten history;
+                by default in the user's state folder. ``UnsafeNoCheckpointMemory()`` turns it off.
 
         Raises:
             InvalidArgumentError: something is missing or wrong; there is never a fall-back to plaintext.
         """
         endpoint = Endpoint.load(address, identity=identity, ca=ca, unsafe_plaintext=unsafe_plaintext)
         return cls(
-            endpoint, context=context or CallContext(), retry=retry or RetryPolicy(), timeouts=timeouts or Timeouts()
+            endpoint,
+            context=context or CallContext(),
+            retry=retry or RetryPolicy(),
+            timeouts=timeouts or Timeouts(),
+            checkpoints=checkpoints,
         )
 
     async def open(self) -> Self:
         """Opens the channel in the running event loop; ``async with`` does it too."""
         if self._open is None:
-            self._open = Transport(self._endpoint, self._retry, self._timeouts)
+            transport = Transport(self._endpoint, self._retry, self._timeouts)
+            transport.history = History(LedgerQuestions(transport), self._checkpoints, self._endpoint.ca)
+            self._open = transport
         return self
 
     async def close(self) -> None:
@@ -73,6 +95,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def ledger(self) -> AsyncLedger:
+        """The broker's ledger: entries, checkpoints and proofs, verified here."""
+        return AsyncLedger(lambda: self._rpc)
 
     @property
     def _rpc(self) -> Transport:

@@ -49,6 +49,7 @@ async def upload(
     else:
         pieces = _of_iterable(source)
     sent, size = hashlib.sha256(), 0
+    await transport.ready(deadline)
     rpc = transport.tools.UploadBlob(timeout=deadline.remaining())
     status = FirstStatus(rpc)
     try:
@@ -129,6 +130,7 @@ async def read(
     expected = None if isinstance(blob, str) else blob
     seen, offset, failures = hashlib.sha256(), 0, 0
     while True:
+        await transport.ready(deadline)
         request = tool_broker_pb2.DownloadBlobRequest(name=resource("blobs", name), offset=offset)
         rpc = transport.tools.DownloadBlob(request, timeout=deadline.remaining())
         try:

@@ -15,10 +15,16 @@ CancelledCallError     CANCELLED                 the call was cancelled on the w
 ResourceExhaustedError MESSAGE_TOO_LARGE         a message is longer than one side takes
 InternalError          UNIMPLEMENTED             the broker doesn't know the method
 InternalError          TRANSPORT_FAILED          anything else
+HistoryRewrittenError  HISTORY_REWRITTEN         the ledger no longer holds what it held when this client last looked
+HistoryRewrittenError  HISTORY_ROLLED_BACK       the ledger ends before what this client has seen of it
+HistoryRewrittenError  CHECKPOINT_FORGED         a checkpoint isn't signed by the ledger's key
+HistoryRewrittenError  LEDGER_REPLACED           another ledger stands in the place of the one that was there
 =====================  ========================  ==========================================================
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -29,6 +35,7 @@ from broker.errors import (
     DOMAIN,
     BrokerError,
     CancelledCallError,
+    DataLossError,
     DeadlineError,
     FieldViolation,
     InternalError,
@@ -36,6 +43,26 @@ from broker.errors import (
     UnavailableError,
     class_for_code,
 )
+
+
+class HistoryRewrittenError(DataLossError):
+    """The broker's ledger isn't the one that this client has seen before, or not honestly so.
+
+    Every call raises it from then on: what the broker says of the past can't be believed. Keep both checkpoints, for
+    together they are the evidence.
+    """
+
+    default_reason = "HISTORY_REWRITTEN"
+
+    def __init__(
+        self, message: str, *, remembered: str, shown: str, reason: str, hint: str, metadata: Mapping[str, str]
+    ) -> None:
+        super().__init__(message, reason=reason, hint=hint, metadata=metadata)
+        self.remembered = remembered
+        """The checkpoint (a signed note) that this client remembers; empty where it had none."""
+        self.shown = shown
+        """The checkpoint that the broker showed; empty where it showed none."""
+
 
 UNREACHABLE = "BROKER_UNREACHABLE"
 HANDSHAKE_FAILED = "TLS_HANDSHAKE_FAILED"

@@ -102,7 +102,7 @@ async def run_events(
     async def find(within_s: float) -> str:
         # Events don't carry the call's name; asking for the same request again gives the call that it made.
         again = tool_broker_pb2.CreateToolCallRequest(tool_call=tool_call, request_id=request_id)
-        return (await transport.ask(transport.tools.CreateToolCall, again, timeout_s=within_s)).name
+        return (await transport.ask(transport.tools.CreateToolCall, again, timeout_s=within_s, always=True)).name
 
     async def start(number: int) -> _Stream:
         nonlocal name
@@ -116,7 +116,7 @@ async def run_events(
     async def cancel() -> None:
         with suppress(BrokerError):  # what ended the stream is the error to be told, not this
             request = tool_broker_pb2.CancelToolCallRequest(name=name or await find(_CANCEL_TIMEOUT_S))
-            await transport.ask(transport.tools.CancelToolCall, request, timeout_s=_CANCEL_TIMEOUT_S)
+            await transport.ask(transport.tools.CancelToolCall, request, timeout_s=_CANCEL_TIMEOUT_S, always=True)
 
     admitted = finished = False
     try:
@@ -144,6 +144,7 @@ async def _follow(
 ) -> AsyncGenerator[Event, None]:
     expected, failures = first, 0
     while True:
+        await transport.ready(deadline)
         stream = await start(expected)
         try:
             async for response in stream:

@@ -10,8 +10,10 @@ from typing import Self
 
 from broker.client import models, sandbox
 from broker.client.aio import AsyncBroker
+from broker.client.checkpoint_memory import CheckpointMemory, UnsafeNoCheckpointMemory
 from broker.client.connection import Identity
 from broker.client.events import EventStream
+from broker.client.ledger_sync import Ledger
 from broker.client.loop import LoopThread
 from broker.client.models import Arguments, Blob, Call, CallContext, CallFilter, CompletedCall, InputFile, OutputFile
 from broker.client.retry import RetryPolicy
@@ -70,6 +72,7 @@ class Broker:
         retry: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
         unsafe_plaintext: bool = False,
+        checkpoints: CheckpointMemory | UnsafeNoCheckpointMemory | None = None,
     ) -> Self:
         """A client for the broker at ``address``; see ``AsyncBroker.connect``."""
         return cls(
@@ -81,6 +84,7 @@ class Broker:
                 retry=retry,
                 timeouts=timeouts,
                 unsafe_plaintext=unsafe_plaintext,
+                checkpoints=checkpoints,
             )
         )
 
@@ -99,6 +103,11 @@ class Broker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The broker's ledger: entries, checkpoints and proofs, verified here."""
+        return Ledger(self._client.ledger, self._loop)
 
     def list_tools(
         self, workspace: str = "", *, page_size: int = 0, timeout_s: float | None = None

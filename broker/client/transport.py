@@ -12,10 +12,12 @@ from google.protobuf.message import Message
 
 from broker.client.connection import Endpoint
 from broker.client.errors import from_rpc_error
+from broker.client.history import History
 from broker.client.retry import RetryPolicy, retrying
 from broker.client.wire import protocol_error
 from broker.errors import BrokerError, DeadlineError, InvalidArgumentError
 from broker.v1.administration_pb2_grpc import AdministrationStub
+from broker.v1.ledger_pb2_grpc import LedgerStub
 from broker.v1.sessions_pb2_grpc import SessionsStub
 from broker.v1.tool_broker_pb2_grpc import ToolBrokerStub
 
@@ -69,9 +71,24 @@ class Transport:
         self.tools = ToolBrokerStub(self._channel)
         self.sessions = SessionsStub(self._channel)
         self.administration = AdministrationStub(self._channel)
+        self.ledger = LedgerStub(self._channel)
+        self.history: History | None = None
+        """What is known of the broker's ledger; ``None`` checks nothing."""
+
+    async def ready(self, deadline: Deadline) -> None:
+        """Lets a request go out: after the first look at the ledger's history, and never once that was rewritten.
+
+        Raises:
+            HistoryRewrittenError: it was.
+            FailedPreconditionError: ``CHECKPOINT_MEMORY_DAMAGED``.
+        """
+        if self.history is not None:
+            await self.history.ready(deadline.remaining())
 
     async def close(self) -> None:
         """Closes the channel; requests that are open are cancelled."""
+        if self.history is not None:
+            await self.history.close()
         await self._channel.close()
 
     def error(self, error: grpc.aio.AioRpcError) -> BrokerError:
@@ -85,6 +102,7 @@ class Transport:
         *,
         timeout_s: float | None = None,
         repeatable: bool = True,
+        always: bool = False,
     ) -> Response:
         """One question, one answer.
 
@@ -94,11 +112,14 @@ class Transport:
             timeout_s: deadline in seconds; ``None`` takes the client's default.
             repeatable: may the request be sent again, where the broker was unavailable? Only a read or an idempotent
                 request may.
+            always: send it whatever is known of the ledger's history: what ends something must get through.
 
         Raises:
             BrokerError: the broker's refusal, or the transport's failure.
         """
         deadline = Deadline(self.timeouts.request_s if timeout_s is None else timeout_s)
+        if not always:
+            await self.ready(deadline)
 
         async def attempt() -> Response:
             try:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.doctor.finding import Finding, fail, ok, warn
-from broker.settings import StatePaths
+from broker.errors import BrokerError
+from broker.settings import StatePaths, load_settings
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -49,8 +50,12 @@ def judge_presence(root: Path, *, exists: bool, missing: tuple[str, ...]) -> Fin
 def probe_presence(state: Path) -> Finding:
     """Looks for what ``broker init`` makes."""
     paths = StatePaths(state)
+    try:
+        elsewhere = bool(load_settings(state).database)
+    except BrokerError:
+        elsewhere = False
     needed = (
-        paths.database,
+        *(() if elsewhere else (paths.database,)),
         paths.ca_certificate,
         paths.ca_key,
         paths.server_certificate,
@@ -88,6 +93,7 @@ def _secrets(paths: StatePaths) -> Iterable[Path]:
     yield from (paths.ca_key, paths.server_key, paths.vault_key, paths.database)
     yield from sorted(paths.root.glob("broker.db-*"))
     yield from sorted(paths.root.rglob("*.key"))
+    yield from (paths.next_checkpoint_key, paths.checkpoint_passphrase)
     yield from sorted(paths.identities.rglob("key.pem"))
 
 

@@ -14,7 +14,7 @@ from broker.identity.directory import Directory
 from broker.identity.validity import Validity, read_validity
 from broker.policy.lint import Examined, examine
 from broker.settings import Settings, StatePaths, load_settings
-from broker.store.database import Database
+from broker.store.opening import DatabaseTarget, open_store_sync
 
 SERVER_WARN = timedelta(days=30)
 CLIENT_WARN = timedelta(days=14)
@@ -118,12 +118,14 @@ def _last_entry(tx: Transaction) -> StoredEntry | None:
 
 def probe_ledger(state: Path, now: datetime) -> tuple[datetime | None, tuple[Finding, ...]]:
     """The time of the last entry, and whether the database opens at all; verifying is ``broker ledger verify``."""
-    path = StatePaths(state).database
-    if not path.exists():
+    settings = probe_settings(state)[0]
+    path = DatabaseTarget(StatePaths(state).database, settings.database, settings.database_password)
+    if not path.is_there or not state.is_dir():
         return None, ()
     try:
-        with Database.open_sync(path) as database:
+        with open_store_sync(path) as database:
             entry = database.read_sync(_last_entry)
+            weakness = database.weakness()
             expiring = judge_expiring(database.read_sync(Directory.load), now)
         if entry is None:
             return None, (fail("ledger", f"{path} has no genesis entry", "Restore the database from a backup."),)
@@ -131,4 +133,5 @@ def probe_ledger(state: Path, now: datetime) -> tuple[datetime | None, tuple[Fin
     except (BrokerError, ValueError, KeyError, TypeError) as error:
         return None, (fail("ledger", f"{path}: {error}", "See where it is broken: broker ledger verify"),)
     found = f"{entry.seq + 1} entries, the last of {moment.isoformat(timespec='seconds')}"
-    return moment, (ok("ledger", found), *expiring)
+    weak = (warn("ledger", weakness, "See docs/ledger.md: PostgreSQL with an owner of its own."),) if weakness else ()
+    return moment, (ok("ledger", found), *weak, *expiring)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import TypeAlias, cast
 
+import msgspec
+import orjson
 import rfc8785
 from typing_extensions import TypeAliasType
 
@@ -28,8 +30,25 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # read as signed: +1 and -1
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
-_PLAIN_FROM, _PLAIN_BELOW = 1e-4, 1e16
+_BEYOND_BMP = re.compile(rb"[\xf0-\xff]")
+_AS_RFC_8785 = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_STRICT_INTEGER
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+
+
+class _FloatError(Exception):
+    """The text holds a float."""
+
+
+def _found_float(_: str) -> float:
+    raise _FloatError
+
+
+_WITHOUT_FLOATS = msgspec.json.Decoder(float_hook=_found_float)
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """Integers beyond this are not the same number in every reader (I-JSON); send them as strings."""
@@ -51,42 +70,30 @@ def canonical(value: object) -> bytes:
 
 
 def canonical_fast(value: object) -> bytes | None:
-    """The same bytes at a fraction of the cost, for the values that nearly all are; ``None`` for any other.
+    """The same bytes at a fraction of the cost, for values without floats, as nearly all are; ``None`` for any other.
 
     Tests prove it equal to the reference package.
     """
     try:
-        return _ENCODER.encode(_exact(value)).encode("utf-8")
-    except (_OtherError, UnicodeEncodeError):
+        data = orjson.dumps(value, option=_AS_RFC_8785)
+    except TypeError:
         return None
+    return data if is_plain(data) else None
 
 
-class _OtherError(Exception):
-    """A value for the reference package."""
+def is_plain(data: bytes) -> bool:
+    """Does JSON text that ``orjson`` wrote or would write mean the same in RFC 8785: no floats, all text in the BMP?
 
+    Floats are written otherwise there. Beyond the BMP, its order of keys (UTF-16) is another than that of UTF-8.
 
-def _exact(value: object) -> object:
-    # Only exact types. Keys are ASCII: there code point order and RFC 8785's UTF-16 order are one. Floats are those that
-    # Python's shortest form writes without an exponent, as RFC 8785 does, or whole numbers, which it writes as integers.
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
-    if kind is int and -MAX_SAFE_INTEGER <= cast("int", value) <= MAX_SAFE_INTEGER:
-        return value
-    if kind is dict:
-        mapping = cast("dict[object, object]", value)
-        if not all(type(key) is str and key.isascii() for key in mapping):
-            raise _OtherError
-        return {key: _exact(item) for key, item in mapping.items()}
-    if kind is list or kind is tuple:
-        return [_exact(item) for item in cast("list[object]", value)]
-    if kind is float:
-        number = cast("float", value)
-        if number.is_integer() and abs(number) <= MAX_SAFE_INTEGER:
-            return int(number)
-        if _PLAIN_FROM <= abs(number) < _PLAIN_BELOW and not number.is_integer():
-            return number
-    raise _OtherError
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    try:
+        _WITHOUT_FLOATS.decode(data)
+    except _FloatError:
+        return False
+    return data.isascii() or _BEYOND_BMP.search(data) is None
 
 
 def pointer(*parts: str | int) -> str:

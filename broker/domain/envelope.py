@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+
+import msgspec
 
 from broker.domain.call import CallRequest, Decision, Lineage
 from broker.domain.canonical import JsonObject, canonical, digest
@@ -12,8 +16,11 @@ from broker.domain.run import EgressRule, Job, Profile
 from broker.domain.tier import Tier
 from broker.errors import InternalError
 
-FORMAT = "broker.envelope.v2"
+FORMAT = "broker.envelope.v3"
 """First field of every envelope; another set of fields gets another name."""
+
+_SALT_BYTES = 32
+_SALT = re.compile(r"[0-9a-f]{64}")
 
 
 def envelope(
@@ -28,10 +35,13 @@ def envelope(
     tier: Tier,
     decision: Decision,
     expires: datetime,
+    salt: str,
 ) -> bytes:
     """The RFC 8785 bytes of a call's envelope; ``envelope_digest`` of them is what is recorded.
 
     The executor makes it again from the very ``job`` and ``profile`` that it is about to run, and compares.
+    The digest stands in the ledger for good, so the salt is in what it covers: once the kept envelope is erased, nobody
+    can test the digest against guesses of the arguments.
 
     Args:
         call_id: id of the call.
@@ -45,11 +55,14 @@ def envelope(
         decision: what the policy said: effect and rule, not the digest of the whole policy, so that an unrelated edit
             voids nothing.
         expires: when the envelope may no longer be used.
+        salt: 64 hexadecimal digits from ``fresh_salt``, made for this call and kept in its envelope alone.
 
     Raises:
         InternalError: a file of the job has no digest, a digest has no file, the job's arguments aren't the request's,
-            or ``expires`` has no time zone.
+            ``expires`` has no time zone, or ``salt`` isn't one.
     """
+    if not _SALT.fullmatch(salt):
+        raise InternalError("an envelope needs a salt of 32 bytes", reason="ENVELOPE_INVALID")
     if expires.tzinfo is None:
         raise InternalError("an envelope's expiry needs a time zone", reason="ENVELOPE_INVALID")
     if {file.path for file in job.files} != set(file_digests) or len(file_digests) != len(job.files):
@@ -59,6 +72,7 @@ def envelope(
     context = request.context
     content = {
         "format": FORMAT,
+        "salt": salt,
         "call_id": call_id,
         "workspace": context.workspace,
         "workflow": context.workflow,
@@ -110,6 +124,23 @@ def _rule(rule: EgressRule) -> JsonObject:
         "listen": rule.listen,
         "secret": None if secret is None else {"name": secret.name, "header": secret.header, "prefix": secret.prefix},
     }
+
+
+def fresh_salt() -> str:
+    """32 random bytes in hexadecimal."""
+    return secrets.token_hex(_SALT_BYTES)
+
+
+class _Salted(msgspec.Struct):
+    salt: str
+
+
+def salt_of(data: str) -> str:
+    """The salt in an envelope's text; empty where there is none."""
+    try:
+        return msgspec.json.decode(data, type=_Salted).salt
+    except msgspec.DecodeError:
+        return ""
 
 
 def envelope_digest(data: bytes) -> str:

@@ -109,6 +109,8 @@ class StoredRequest:
     expires: datetime
     envelope: str
     """RFC 8785 text of the envelope."""
+    asked_version: str | None = None
+    """The version of the tool that the caller asked for, empty for any; ``None`` where it wasn't kept."""
 
 
 @dataclass(frozen=True, slots=True)

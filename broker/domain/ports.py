@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Certificate, Identity, IdentityKind, Schedule, Session
+from broker.domain.projection import ProjectionTable
 
 T = TypeVar("T")
 
@@ -37,8 +38,44 @@ class StoredEntry:
     data: bytes
 
 
+TILE_WIDTH = 256
+"""Hashes of a complete tile, as C2SP's tiled logs have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryKeys:
+    """By what an entry is found; empty where it has no such member."""
+
+    type: str
+    ts: str
+    agent: str = ""
+    call_id: str = ""
+    workspace: str = ""
+    tool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryQuery:
+    """Which entries to find; empty fields don't filter. ``first`` and ``before`` bound the numbers (``before`` excluded)."""
+
+    first: int = 0
+    before: int | None = None
+    types: frozenset[str] = frozenset()
+    agent: str = ""
+    call_id: str = ""
+    workspace: str = ""
+    tool: str = ""
+    ts_from: str = ""
+    ts_before: str = ""
+    newest_first: bool = False
+    limit: int = 100
+
+
 class LedgerTable(Protocol):
-    """Append-only entries; the database itself refuses UPDATE, DELETE and a used ``seq`` or ``prev``."""
+    """Append-only entries; the database itself refuses UPDATE, DELETE and a used ``seq`` or ``prev``.
+
+    Tiles, index and agents' heads are projections of them.
+    """
 
     def head(self) -> Head | None:
         """The last entry, or ``None`` in an empty ledger."""
@@ -52,8 +89,32 @@ class LedgerTable(Protocol):
     def agent_head(self, agent: str) -> Head | None:
         """The last entry of an agent's own chain (numbers from 0)."""
 
-    def set_agent_head(self, agent: str, head: Head) -> None:
-        """Moves an agent's own chain on."""
+    def set_agent_head(self, agent: str, head: Head, entry_seq: int) -> None:
+        """Moves an agent's own chain on; ``entry_seq`` is the number of that entry in the ledger."""
+
+    def agent_heads(self, changed_from: int = 0) -> Sequence[tuple[str, Head]]:
+        """The agents whose last entry has this number in the ledger or a later one, with their heads."""
+
+    def leaves(self, first: int, limit: int) -> Sequence[bytes]:
+        """Up to ``limit`` leaf hashes from ``first`` on, in order."""
+
+    def tile(self, level: int, index: int) -> bytes | None:
+        """A tile: up to ``TILE_WIDTH`` hashes of 32 bytes, the nodes of tree level ``8 * level``; or ``None``.
+
+        Those of level 0 are complete; those above grow until they are.
+        """
+
+    def put_tile(self, level: int, index: int, hashes: bytes) -> None:
+        """Keeps a tile in place of what was kept under its level and index."""
+
+    def index(self, rows: Mapping[int, EntryKeys]) -> None:
+        """Makes entries findable, by their numbers: those that follow ``indexed``. Not part of an append."""
+
+    def indexed(self) -> int:
+        """How many entries are findable: those with numbers below that."""
+
+    def find(self, query: EntryQuery) -> Sequence[int]:
+        """Numbers of the entries that fit, oldest first unless the query says otherwise."""
 
 
 SEAL_OVERHEAD = 28
@@ -113,6 +174,42 @@ class VaultTable(Protocol):
 
         Unfinished ones count.
         """
+
+
+class WorkspaceKeyTable(Protocol):
+    """The keys of workspaces, wrapped; what is sealed under a deleted one can't be had any more."""
+
+    def get(self, workspace: str) -> bytes | None:
+        """A workspace's wrapped key; ``None`` where it has none, or none any more."""
+
+    def insert(self, workspace: str, wrapped: bytes, created: datetime) -> None:
+        """Adds a workspace's key."""
+
+    def delete(self, workspace: str) -> None:
+        """Destroys a workspace's key; nothing happens where there is none."""
+
+
+DESTROYED = b"\x00"
+"""What stands in the place of an object's keys once they are destroyed, until its chunks are dropped as well."""
+
+
+class ErasureTable(Protocol):
+    """What an erasure needs besides the other tables."""
+
+    def objects(self, after: str, limit: int) -> Sequence[str]:
+        """Ids of up to ``limit`` encrypted objects that sort after one, in order."""
+
+    def stored(self, object_id: str) -> int:
+        """Bytes of an object's sealed chunks."""
+
+    def destroy_keys(self, object_id: str, moment: datetime) -> None:
+        """Destroys an object's keys, size and digest, and lets its time be over; its chunks wait to be dropped."""
+
+    def drop_chunks(self, object_id: str, most_bytes: int) -> bool:
+        """Deletes an object's first chunks, at least one and about ``most_bytes`` of them; whether any is left."""
+
+    def forget_name(self, identity_id: str) -> None:
+        """Puts an identity's id in the place of its name."""
 
 
 class IdentityTable(Protocol):
@@ -268,6 +365,14 @@ class Transaction(Protocol):
         """Encrypted objects."""
 
     @property
+    def workspace_keys(self) -> WorkspaceKeyTable:
+        """Keys of workspaces."""
+
+    @property
+    def erasure(self) -> ErasureTable:
+        """What erasures need."""
+
+    @property
     def identities(self) -> IdentityTable:
         """Identities, certificates, sessions and schedules."""
 
@@ -278,6 +383,10 @@ class Transaction(Protocol):
     @property
     def refusals(self) -> RefusalTable:
         """Repeated refusals."""
+
+    @property
+    def projections(self) -> ProjectionTable:
+        """What is made anew from the ledger, as plain rows."""
 
 
 class Store(Protocol):
@@ -349,8 +458,10 @@ class Vault(Protocol):
         now: datetime,
         expires: datetime | None,
         data_classes: tuple[str, ...] = (),
+        workspace: str = "",
+        call: str = "",
     ) -> SealedObject:
-        """Makes an object with fresh keys."""
+        """Makes an object with fresh keys, wrapped by the key of its workspace where it has one."""
 
     def open(self, tx: Transaction, object_id: str) -> SealedObject:
         """Opens an object.

@@ -21,7 +21,7 @@ _PEERS_KEPT = 1024
 _MAX_PEER_PEM = 64 * 1024
 _ENTRIES_READ = 256
 """After more new entries than this the registry is read again without looking at them."""
-_TOUCHES = b'"type":"identity.'
+_TOUCHES = (b'"type":"identity.', b'"name":true')  # the second is of an erasure that took a name away
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,8 @@ class LiveDirectory:
     """The present ``Directory``, read again only after the registry has changed.
 
     ``Store.data_version`` tells that anybody has committed anything. Each change of the registry is a ledger entry of a
-    type that begins with ``identity.``, so the entries since the last look tell whether the registry was touched.
+    type that begins with ``identity.``, or the erasure of a name, so the entries since the last look tell whether the registry was
+    touched.
     """
 
     def __init__(self, store: Store) -> None:
@@ -174,7 +175,7 @@ def _refresh(tx: Transaction, known: _Known | None) -> _Known:
     if known is not None and known.seq <= seq <= known.seq + _ENTRIES_READ:
         new = tx.ledger.entries(known.seq + 1, _ENTRIES_READ) if seq > known.seq else ()
         # RFC 8785 leaves one way to write this, and inside a string the quotes would be escaped.
-        if not any(_TOUCHES in entry.data for entry in new):
+        if not any(touch in entry.data for entry in new for touch in _TOUCHES):
             return _Known(known.directory, seq)
     return _Known(Directory.load(tx), seq)
 

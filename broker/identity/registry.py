@@ -91,7 +91,7 @@ class Registry:
         ended = [item for item in tx.identities.certificates() if item.identity == agent and item.revoked is None]
         for certificate in ended:
             tx.identities.revoke_certificate(certificate.fingerprint, now)
-        body: JsonObject = {"revoked_certificates": [item.fingerprint for item in ended]}
+        body: JsonObject = {"at": stamp(now), "revoked_certificates": [item.fingerprint for item in ended]}
         self._record(tx, "identity.issued", new, by=by, text={"change": "owner"}, body=body)
         return new
 
@@ -163,7 +163,8 @@ class Registry:
             )
         revoked = replace(target, revoked=now)
         tx.identities.update(revoked)
-        self._record(tx, "identity.revoked", revoked, by=by, text={"change": "revoked", "reason": reason}, body={})
+        text: JsonObject = {"change": "revoked", "reason": reason}
+        self._record(tx, "identity.revoked", revoked, by=by, text=text, body={"at": stamp(now)})
         return revoked
 
     def revoke_certificate(
@@ -190,7 +191,8 @@ class Registry:
             return found
         tx.identities.revoke_certificate(fingerprint, now)
         text: JsonObject = {"change": "certificate-revoked", "reason": reason}
-        self._record(tx, "identity.revoked", target, by=by, text=text, body={"fingerprint": fingerprint})
+        body: JsonObject = {"at": stamp(now), "fingerprint": fingerprint}
+        self._record(tx, "identity.revoked", target, by=by, text=text, body=body)
         return replace(found, revoked=now)
 
     def _register(self, tx: Transaction, identity: Identity, by: str) -> Identity:
@@ -205,7 +207,8 @@ class Registry:
         self.vault.create(
             tx, object_id=identity.id, owner=identity.id, kind="identity", now=identity.created, expires=None
         )
-        self._record(tx, "identity.issued", identity, by=by, text={"change": "registered"}, body={})
+        body: JsonObject = {"at": stamp(identity.created)}
+        self._record(tx, "identity.issued", identity, by=by, text={"change": "registered"}, body=body)
         return identity
 
     def _record(

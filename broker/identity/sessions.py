@@ -106,9 +106,8 @@ class Sessions:
             _check_rate(tx, target, now)
         session = Session(new_id("ses"), target.id, workspace, starter, schedule, now, expires)
         tx.identities.insert_session(session)
-        self._record(
-            tx, "session.started", session=session, agent=target, caller=caller, more={"expires": stamp(expires)}
-        )
+        more: JsonObject = {"created": stamp(now), "expires": stamp(expires)}
+        self._record(tx, "session.started", session=session, agent=target, caller=caller, more=more)
         return session
 
     def end(
@@ -132,7 +131,8 @@ class Sessions:
         if agent is None:
             raise _unknown(session_id)
         tx.identities.end_session(session.id, now)
-        self._record(tx, "session.ended", session=session, agent=agent, caller=caller, more={})
+        more: JsonObject = {"ended": stamp(now)}
+        self._record(tx, "session.ended", session=session, agent=agent, caller=caller, more=more)
         return replace(session, ended=now)
 
     def create_schedule(self, tx: Transaction, *, caller: Caller, plan: SchedulePlan, now: datetime) -> Schedule:

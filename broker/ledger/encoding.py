@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import cast
+
+import orjson
 
 from broker.domain.canonical import MAX_SAFE_INTEGER, JsonObject, JsonValue, canonical, canonical_fast
 
@@ -35,7 +36,7 @@ def decode(data: bytes) -> JsonObject:
         NotCanonicalError: it isn't; the text says why.
     """
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        value = orjson.loads(data)
         again = encode(value) if isinstance(value, dict) else b""
     except (ValueError, RecursionError) as error:
         raise NotCanonicalError(f"the bytes are not JSON that RFC 8785 can write: {type(error).__name__}") from error
@@ -56,8 +57,3 @@ def _refuse_unreadable(value: JsonValue) -> None:
     elif isinstance(value, dict):
         for item in value.values():
             _refuse_unreadable(item)
-
-
-def _no_constant(name: str) -> float:
-    message = f"{name} is not JSON"
-    raise ValueError(message)

@@ -6,16 +6,22 @@ from broker.domain.canonical import JsonObject
 from broker.domain.ports import Transaction
 from broker.errors import DataLossError, FailedPreconditionError
 from broker.ledger.encoding import NotCanonicalError, decode
+from broker.tlog.key_history import GENESIS_KEY
+from broker.tlog.note import VerifierKey
 
 
-def genesis_body(*, trust_domain: str, software: str) -> JsonObject:
+def genesis_body(*, trust_domain: str, software: str, checkpoint_key: VerifierKey | None = None) -> JsonObject:
     """Body of the genesis entry.
 
     Args:
         trust_domain: SPIFFE trust domain of the broker's certificates.
         software: name and version of what made the ledger.
+        checkpoint_key: the first key that signs the ledger's checkpoints; its name is the ledger's origin. A ledger
+            without one has no checkpoints that prove anything.
     """
+    key: JsonObject = {} if checkpoint_key is None else {GENESIS_KEY: str(checkpoint_key)}
     return {
+        **key,
         "format": {"bytes": "RFC8785", "leaf": "RFC6962-SHA256", "times": "UTC microseconds", "tree": "RFC6962-SHA256"},
         "software": software,
         "trust_domain": trust_domain,

@@ -10,7 +10,8 @@ from broker.domain.ports import Head, StoredEntry, Transaction
 from broker.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from broker.ledger.encoding import encode
 from broker.ledger.entry import ENTRY_TYPES, GENESIS_PREV, MAX_BYTES, OWN_KEYS, VERSION, timestamp
-from broker.ledger.merkle import leaf_hash
+from broker.ledger.tree import grow
+from broker.tlog.merkle import leaf_hash
 
 
 class Ledger:
@@ -71,7 +72,8 @@ class Ledger:
         leaf = leaf_hash(data)
         tx.ledger.insert(StoredEntry(seq, prev, leaf, data))
         if agent:
-            tx.ledger.set_agent_head(agent, Head(agent_seq, leaf))
+            tx.ledger.set_agent_head(agent, Head(agent_seq, leaf), seq)
+        grow(tx.ledger, seq + 1)
         return seq
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from broker.errors import DataLossError, InvalidArgumentError, UnavailableError
-from broker.ledger.merkle import EMPTY_ROOT
-from broker.ledger.verdict import Expectation, Place, Report, Verdict
-from broker.ledger.verifier import Row, UnreadableError, verify
+from broker.ledger.projections import PROJECTIONS, TILES, named_beyond, tiles_beyond
+from broker.ledger.source import Reopen, Row, UnreadableError
+from broker.ledger.verdict import Expectation, Report
+from broker.ledger.verifier import Known, verify_opened
 from broker.ledger.wal import holds_commit
 
 _ATTEMPTS = 3
@@ -30,7 +31,7 @@ _NEEDS_LOG = (
 
 @dataclass(frozen=True, slots=True)
 class LedgerFile:
-    """An open ledger file; ``rows`` may be read as often as wanted.
+    """An open ledger file: a ``broker.ledger.source.Source``.
 
     ``incomplete`` says why the newest entries may be missing; empty where the file holds all that was committed.
     """
@@ -47,18 +48,55 @@ class LedgerFile:
             raise UnreadableError(_text(error)) from error
         return row[0] + 1 if isinstance(row[0], int) else 0
 
-    def rows(self, first: int = 0) -> Iterator[Row]:
-        """Entries from a number on, as they are stored.
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def reopen(self) -> Reopen:
+        """The same file in another process: a later state perhaps, but entries that were there stay as they are."""
+        return Reopen("sqlite", str(self.path.absolute()))
+
+    def rows(self, first: int = 0, last: int | None = None) -> Iterator[Row]:
+        """Entries from a number on, up to another one (included), as they are stored.
 
         Raises:
             UnreadableError: SQLite can't read the file any further.
         """
-        statement = "SELECT seq, prev, leaf, data FROM ledger_entry WHERE seq >= ? ORDER BY seq"
+        until = "" if last is None else " AND seq <= :last"
+        statement = f"SELECT seq, prev, leaf, data FROM ledger_entry WHERE seq >= :first{until} ORDER BY seq"  # noqa: S608 - no input
         try:
-            with closing(self._connection.execute(statement, (first,))) as cursor:
+            with closing(self._connection.execute(statement, {"first": first, "last": last})) as cursor:
                 yield from map(Row._make, cursor)
         except sqlite3.Error as error:
             raise UnreadableError(_text(error)) from error
+
+    def beyond(self, count: int) -> str:
+        """What names an entry that the first ``count`` entries don't have; empty where nothing does.
+
+        Raises:
+            UnreadableError: SQLite can't read it.
+        """
+        try:
+            for item in PROJECTIONS:
+                if item.column in self._columns(item.table):
+                    row = self._connection.execute(f"SELECT max({item.column}) FROM {item.table}").fetchone()  # noqa: S608 - ours
+                    if why := named_beyond(row[0], count, item):
+                        return why
+            return (
+                tiles_beyond(self._connection.execute(TILES), count) if "hashes" in self._columns("ledger_tile") else ""
+            )
+        except sqlite3.Error as error:
+            raise UnreadableError(_text(error)) from error
+
+    def _columns(self, table: str) -> set[str]:
+        return {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+
+
+def open_target(how: Reopen) -> AbstractContextManager[LedgerFile]:
+    """Opens a ledger file for ``broker.ledger.source_kinds``."""
+    return open_ledger(Path(how.target))
 
 
 @contextmanager
@@ -101,39 +139,26 @@ def verify_file(
     *,
     expected: Expectation | None = None,
     progress: Callable[[int, int], None] | None = None,
+    known: Known | None = None,
+    first: int = 0,
+    workers: int = 1,
 ) -> Report:
     """Verifies a ledger file.
 
     Args:
         path: the database file; its ``-wal`` is read with it where there is one.
-        expected: an entry that must be in the ledger, known from elsewhere.
+        expected: an entry that must be in the ledger, known from elsewhere; part of ``known`` where that is given.
         progress: called now and then with the number of entries checked and that of all.
+        known: what else is known from elsewhere.
+        first: where to begin; what is before it is trusted.
+        workers: most processes to share the work among.
 
     Raises:
         InvalidArgumentError: ``LEDGER_MISSING``.
         UnavailableError: ``LEDGER_BUSY``: brokers kept starting meanwhile.
     """
-    for attempt in range(_ATTEMPTS):
-        try:
-            return _verify_once(path, expected, progress)
-        except UnavailableError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    raise UnavailableError(f"{path} can't be read at rest", reason="LEDGER_BUSY")
-
-
-def _verify_once(path: Path, expected: Expectation | None, progress: Callable[[int, int], None] | None) -> Report:
-    try:
-        with open_ledger(path) as file:
-            total = file.count() if progress is not None else 0
-            step = None if progress is None else lambda done: progress(done, total)
-            report = verify(file.rows(), expected=expected, progress=step)
-            if report.verdict is Verdict.OK and file.incomplete:
-                place = Place(report.head_seq, "file", file.incomplete)
-                return replace(report, verdict=Verdict.TRUNCATED, place=place)
-            return report
-    except (DataLossError, UnreadableError) as error:
-        return Report(Verdict.MALFORMED, 0, None, "", EMPTY_ROOT.hex(), Place(None, "file", str(error)))
+    facts = known or Known(expected)
+    return verify_opened(lambda: open_ledger(path), facts, first=first, workers=workers, progress=progress)
 
 
 def _in_use(connection: sqlite3.Connection, path: Path) -> bool:

@@ -19,6 +19,12 @@ class Verdict(enum.StrEnum):
     """Entries are missing before others that are there."""
     TRUNCATED = "truncated"
     """The newest entries are missing: the expected head isn't reached, or the file lacks its write-ahead log."""
+    ROLLED_BACK = "rolled back"
+    """An old state, whole in itself: a signed checkpoint shows that there were more entries."""
+    RECOVERED = "recovered"
+    """Nothing is wrong but what the ledger says itself: entries were lost, and it was taken into service without them."""
+    WRONG_KEY = "wrong key"
+    """A checkpoint isn't signed by a key that counts, or the ledger doesn't know the key that it should be signed by."""
     MALFORMED = "malformed"
     """An entry's hash is right, but its bytes are no entry, or the file is no ledger."""
 
@@ -50,6 +56,8 @@ class Report:
     ``head_leaf`` and ``root`` are hexadecimal. ``open_intents`` are entries of type ``intent`` without an outcome:
     calls that run now, or whose broker died. ``unmatched_outcomes`` are outcomes that name no open intent.
     ``clock_steps_back`` are entries whose time is before that of the entry before.
+    Where ``first`` isn't 0, entries before it were not looked at: ``root`` is empty, chains and intents that began there
+    are taken as they come, and ``head_seq`` is ``first - 1`` where nothing came.
     """
 
     verdict: Verdict
@@ -68,3 +76,15 @@ class Report:
     open_intents: tuple[int, ...] = ()
     unmatched_outcomes: tuple[int, ...] = ()
     clock_steps_back: tuple[int, ...] = ()
+    first: int = 0
+    """Number of the first entry that was checked; what is before it is trusted."""
+    heads: int = 0
+    """Commitments to all agents' last entries (``heads``) that were checked."""
+    keys: tuple[str, ...] = ()
+    """The keys that sign checkpoints, oldest first, as the ledger names them."""
+    checkpoints: int = 0
+    """Signed checkpoints that count and that this ledger has."""
+    checkpoint_size: int = 0
+    """Entries of the largest of them: these can't have been changed without the signer."""
+    recovered: tuple[tuple[int, int], ...] = ()
+    """First and last number of the entries that are lost, for each recovery."""

@@ -1,251 +1,216 @@
-"""Checks a ledger by nothing but its rows, one after the other, in bounded memory. Pure: no file, no clock.
+"""Checks a ledger by nothing but its rows, in bounded memory: in this process, or shared among several.
 
 The stored bytes are the truth: each hash is computed from them, and each column beside them must agree with what they
-say. The first thing that is wrong decides the verdict; what follows it proves nothing any more.
+say. The first thing that is wrong decides the verdict; what follows it proves nothing any more. Runs of rows are checked
+fast (``segment``); the rows of a run that isn't sound are looked at one after the other (``chain``).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TypeAlias
 
-from broker.domain.canonical import JsonObject, JsonValue
-from broker.ledger.encoding import NotCanonicalError, decode
-from broker.ledger.entry import ENTRY_TYPES, GENESIS_PREV, HEX_32, MAX_BYTES, TIMESTAMP, VERSION
-from broker.ledger.merkle import CompactRange, leaf_hash
+from broker.errors import DataLossError, UnavailableError
+from broker.ledger.chain import Chain
+from broker.ledger.entry_checks import FoundError
+from broker.ledger.held import Held, brought_along, judge
+from broker.ledger.segment import BATCH, MAX_LISTED, SEGMENT, Run
+from broker.ledger.segment_workers import Workers, runs
+from broker.ledger.source import Noted, Projected, Row, Source, UnreadableError
 from broker.ledger.verdict import Expectation, Place, Report, Verdict
+from broker.tlog.merkle import EMPTY_ROOT, leaf_hash
+from broker.tlog.note import VerifierKey
 
-MAX_LISTED = 1000
-"""Most numbers that a report lists of one kind."""
+__all__ = ["MAX_LISTED", "Known", "Row", "UnreadableError", "verify", "verify_opened", "verify_source"]
 
+Progress: TypeAlias = Callable[[int], None]
 
-class Row(NamedTuple):
-    """One stored entry as it was found; any of it may be wrong."""
-
-    seq: object
-    prev: object
-    leaf: object
-    data: object
+_ATTEMPTS = 3
 
 
-class UnreadableError(Exception):
-    """Raised by a source of rows that can't be read any further; the text says why."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a reader knows of a ledger from elsewhere; without it a shortened ledger can't be told from a younger one."""
 
-
-class _FoundError(Exception):
-    """Ends the verification with a verdict."""
-
-    def __init__(self, verdict: Verdict, seq: int | None, field: str, why: str) -> None:
-        super().__init__(why)
-        self.verdict = verdict
-        self.place = Place(seq, field, why)
+    expected: Expectation | None = None
+    """An entry that must be in it."""
+    held: Sequence[Held] = ()
+    """Checkpoints that it must extend."""
+    keys: Sequence[VerifierKey] = ()
+    """Keys, one of which must be among the ledger's own."""
 
 
 def verify(
     rows: Iterable[Row],
     *,
     expected: Expectation | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    held: Sequence[Held] = (),
+    keys: Sequence[VerifierKey] = (),
 ) -> Report:
-    """Checks a ledger from its first entry to its last.
+    """Checks a ledger from its first entry to its last, in this process.
 
     Args:
         rows: the stored entries in the order of their numbers.
-        expected: an entry that must be in the ledger; without it a shortened ledger can't be told from a younger one.
+        expected: an entry that must be in the ledger.
         progress: called with the number of entries checked, now and then.
+        held: checkpoints that the ledger must extend.
+        keys: keys of the ledger that are known from elsewhere.
     """
-    check = _Check(expected)
+    known = Known(expected, held, keys)
+    chain = _chain(known)
     try:
-        for row in rows:
-            check.entry(row)
-            if progress is not None and check.count % 1024 == 0:
-                progress(check.count)
-        check.end()
-    except _FoundError as found:
-        return check.report(found.verdict, found.place)
+        _feed(chain, rows, progress)
+        chain.end()
+    except FoundError as found:
+        return chain.report(found.verdict, found.place)
     except UnreadableError as error:
-        return check.report(Verdict.MALFORMED, Place(check.count, "file", f"the file is damaged here: {error}"))
-    return check.report(Verdict.OK, None)
+        return chain.report(Verdict.MALFORMED, _damaged(chain, error))
+    return _judged(chain, known, "", whole=None)
 
 
-class _Check:
-    def __init__(self, expected: Expectation | None) -> None:
-        self.count = 0
-        self._expected = expected
-        self._tree = CompactRange()
-        self._leaf = b""
-        self._prev = ""
-        self._origin = ""
-        self._first_ts = ""
-        self._last_ts = ""
-        self._agents: dict[str, tuple[int, str]] = {}
-        self._boots: set[str] = set()
-        self._types: Counter[str] = Counter()
-        self._open: dict[int, None] = {}
-        self._unmatched: list[int] = []
-        self._steps_back: list[int] = []
+def verify_source(
+    source: Source,
+    known: Known,
+    *,
+    first: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Checks the ledger of a source.
 
-    def entry(self, row: Row) -> None:
-        """Checks the next row and takes it in."""
-        seq = self._number(row.seq)
-        data, leaf = self._hash(row, seq)
-        entry = _parse(data, seq)
-        self._columns(row, entry, seq)
-        prev = _text(entry, "prev", seq)
-        self._link(prev, seq)
-        self._members(entry, seq)
-        self._agent(entry, leaf, seq)
-        self._facts(entry, seq)
-        self._expect(seq, leaf.hex())
-        self._tree.append(leaf)
-        self._leaf, self._prev = leaf, prev
-        self.count += 1
+    Args:
+        source: open, and at rest.
+        known: what the reader knows from elsewhere.
+        first: where to begin; what is before it is trusted, so nothing is said about it.
+        workers: most processes to share the work among.
+        progress: called with the number of the next entry, now and then.
 
-    def end(self) -> None:
-        """Checks what only the end shows."""
-        expected = self._expected
-        if expected is not None and expected.seq >= self.count:
-            why = f"entry {expected.seq} is expected, but the ledger ends after {self.count} entries"
-            raise _FoundError(Verdict.TRUNCATED, self.count - 1 if self.count else None, "seq", why)
-        if self.count == 0:
-            raise _FoundError(Verdict.TRUNCATED, None, "seq", "there is no entry at all, not even the genesis")
-
-    def report(self, verdict: Verdict, place: Place | None) -> Report:
-        """The verdict with all that was found before it."""
-        return Report(
-            verdict=verdict,
-            entries=self.count,
-            head_seq=self.count - 1 if self.count else None,
-            head_leaf=self._leaf.hex(),
-            root=self._tree.root().hex(),
-            place=place,
-            origin=self._origin,
-            first_ts=self._first_ts,
-            last_ts=self._last_ts,
-            agents=len(self._agents),
-            boots=len(self._boots),
-            types=dict(sorted(self._types.items())),
-            unknown_types=tuple(sorted(self._types.keys() - ENTRY_TYPES)),
-            open_intents=tuple(self._open)[:MAX_LISTED],
-            unmatched_outcomes=tuple(self._unmatched),
-            clock_steps_back=tuple(self._steps_back),
-        )
-
-    def _number(self, seq: object) -> int:
-        if type(seq) is not int:
-            raise _FoundError(Verdict.MALFORMED, self.count, "seq", "the number of this entry is no integer")
-        if seq < self.count:
-            raise _FoundError(Verdict.FORKED, seq, "seq", f"entry {seq} is there twice")
-        if seq > self.count:
-            missing = f"entry {self.count} is" if seq == self.count + 1 else f"entries {self.count} to {seq - 1} are"
-            raise _FoundError(Verdict.GAPPED, self.count, "seq", f"{missing} missing before entry {seq}")
-        return seq
-
-    def _hash(self, row: Row, seq: int) -> tuple[bytes, bytes]:
-        if not isinstance(row.data, bytes) or not isinstance(row.leaf, bytes):
-            raise _FoundError(Verdict.TAMPERED, seq, "data", "the bytes or the hash of this entry are no longer bytes")
-        leaf = leaf_hash(row.data)
-        if leaf != row.leaf:
-            why = f"the bytes hash to {leaf.hex()}, the stored hash is {row.leaf.hex()}"
-            raise _FoundError(Verdict.TAMPERED, seq, "leaf", why)
-        return row.data, leaf
-
-    def _columns(self, row: Row, entry: JsonObject, seq: int) -> None:
-        if not _is_number(entry.get("seq")):
-            raise _FoundError(Verdict.MALFORMED, seq, "seq", "the entry doesn't say its own number")
-        if entry["seq"] != seq:
-            why = f"the entry calls itself {entry['seq']}: it was moved, or its number was changed"
-            raise _FoundError(Verdict.TAMPERED, seq, "seq", why)
-        if entry.get("prev") != row.prev:
-            why = "the entry names another predecessor than the column beside it"
-            raise _FoundError(Verdict.TAMPERED, seq, "prev", why)
-
-    def _link(self, prev: str, seq: int) -> None:
-        if not HEX_32.fullmatch(prev):
-            raise _FoundError(Verdict.MALFORMED, seq, "prev", "is not 64 hexadecimal digits")
-        wanted = self._leaf.hex() if seq else GENESIS_PREV
-        if prev == wanted:
-            return
-        if seq and prev == self._prev:
-            why = f"entries {seq - 1} and {seq} both name the same predecessor"
-            raise _FoundError(Verdict.FORKED, seq, "prev", why)
-        why = f"names {prev} as its predecessor, which is {wanted}: this entry or the one before was changed"
-        raise _FoundError(Verdict.TAMPERED, seq, "prev", why)
-
-    def _members(self, entry: JsonObject, seq: int) -> None:
-        if entry.get("v") != VERSION or not _is_number(entry.get("v")):
-            raise _FoundError(Verdict.MALFORMED, seq, "v", f"this verifier knows only version {VERSION}")
-        kind, origin = _text(entry, "type", seq), _text(entry, "origin", seq)
-        stamp, boot = _text(entry, "ts", seq), _text(entry, "boot_id", seq)
-        if (kind == "genesis") != (seq == 0):
-            raise _FoundError(Verdict.MALFORMED, seq, "type", "the first entry, and only it, is the genesis")
-        if seq == 0:
-            self._origin, self._first_ts = origin, stamp
-        elif origin != self._origin:
-            why = f"belongs to the ledger {origin!r}, not to {self._origin!r}"
-            raise _FoundError(Verdict.TAMPERED, seq, "origin", why)
-        if not TIMESTAMP.fullmatch(stamp):
-            raise _FoundError(Verdict.MALFORMED, seq, "ts", "is no UTC time with microseconds")
-        if stamp < self._last_ts and len(self._steps_back) < MAX_LISTED:
-            self._steps_back.append(seq)
-        self._last_ts = stamp
-        self._boots.add(boot)
-        self._types[kind] += 1
-
-    def _agent(self, entry: JsonObject, leaf: bytes, seq: int) -> None:
-        if "agent" not in entry:
-            return
-        agent = entry["agent"]
-        if not isinstance(agent, dict) or agent.keys() != {"id", "seq", "prev"}:
-            raise _FoundError(Verdict.MALFORMED, seq, "agent", "must hold exactly id, seq and prev")
-        name, number, prev = agent["id"], agent["seq"], agent["prev"]
-        if not isinstance(name, str) or not name or not _is_number(number):
-            raise _FoundError(Verdict.MALFORMED, seq, "agent", "id must be a text and seq a number")
-        next_number, wanted = self._agents.get(name, (0, GENESIS_PREV))
-        if number != next_number:
-            verdict = Verdict.GAPPED if isinstance(number, int) and number > next_number else Verdict.FORKED
-            why = f"is number {number} of agent {name}, whose next is {next_number}"
-            raise _FoundError(verdict, seq, "agent.seq", why)
-        if prev != wanted:
-            why = f"names {prev} as the agent's last entry, which is {wanted}"
-            raise _FoundError(Verdict.FORKED, seq, "agent.prev", why)
-        self._agents[name] = (next_number + 1, leaf.hex())
-
-    def _facts(self, entry: JsonObject, seq: int) -> None:
-        if entry["type"] == "intent":
-            self._open[seq] = None
-        elif entry["type"] in ("outcome", "unknown"):
-            intent = entry.get("intent_seq")
-            if isinstance(intent, int) and intent in self._open:
-                del self._open[intent]
-            elif len(self._unmatched) < MAX_LISTED:
-                self._unmatched.append(seq)
-
-    def _expect(self, seq: int, leaf: str) -> None:
-        expected = self._expected
-        if expected is not None and expected.seq == seq and expected.leaf not in ("", leaf):
-            why = f"has the hash {leaf}, but {expected.leaf} is expected: this is another history"
-            raise _FoundError(Verdict.FORKED, seq, "leaf", why)
-
-
-def _parse(data: bytes, seq: int) -> JsonObject:
-    if len(data) >= MAX_BYTES:
-        raise _FoundError(
-            Verdict.MALFORMED, seq, "data", f"has {len(data)} bytes; entries are shorter than {MAX_BYTES}"
-        )
+    Raises:
+        DataLossError: ``LEDGER_UNREADABLE``: what the source brings along can't be read.
+    """
+    if isinstance(source, Noted) and not first:
+        known = replace(known, held=(*known.held, *brought_along(source.name, source.notes())))
+    chain = Chain()
     try:
-        return decode(data)
-    except NotCanonicalError as error:
-        raise _FoundError(Verdict.MALFORMED, seq, "data", str(error)) from error
+        total = source.count()
+        chain = _chain(known, first, _leaf_before(source, first))
+        _check_begin(first, total)
+        if workers > 1 and total - first > 2 * SEGMENT:
+            _share(chain, source, total, workers, progress)
+        _feed(chain, source.rows(chain.count), progress)
+        chain.end()
+        beyond = source.beyond(chain.count) if isinstance(source, Projected) else ""
+    except FoundError as found:
+        return chain.report(found.verdict, found.place)
+    except UnreadableError as error:
+        return chain.report(Verdict.MALFORMED, _damaged(chain, error))
+    whole = not beyond if isinstance(source, Projected) else None
+    return _judged(chain, known, beyond or source.incomplete, whole=whole)
 
 
-def _text(entry: JsonObject, name: str, seq: int) -> str:
-    value = entry.get(name)
-    if not isinstance(value, str) or not value:
-        raise _FoundError(Verdict.MALFORMED, seq, name, "is missing, or no text")
-    return value
+def verify_opened(
+    opening: Callable[[], AbstractContextManager[Source]],
+    known: Known,
+    *,
+    first: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Opens a source and checks its ledger; what can't be read as a ledger is malformed.
+
+    Args:
+        opening: opens it, and does so again where somebody began to use it meanwhile.
+        known: what the reader knows from elsewhere.
+        first: where to begin; what is before it is trusted.
+        workers: most processes to share the work among.
+        progress: called now and then with the number of entries checked and that of all.
+
+    Raises:
+        UnavailableError: it couldn't be read at rest, again and again.
+        BrokerError: as ``opening`` says; but ``DataLossError`` is a verdict.
+    """
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            with opening() as source:
+                total = source.count() if progress is not None else 0
+                step = None if progress is None else partial(_step, progress, total)
+                return verify_source(source, known, first=first, workers=workers, progress=step)
+        except (DataLossError, UnreadableError) as error:
+            return Report(Verdict.MALFORMED, 0, None, "", EMPTY_ROOT.hex(), Place(None, "file", str(error)))
+        except UnavailableError:
+            if not left:
+                raise
+    raise UnavailableError("the ledger can't be read at rest", reason="LEDGER_BUSY")
 
 
-def _is_number(value: JsonValue) -> bool:
-    return type(value) is int and value >= 0
+def _step(progress: Callable[[int, int], None], total: int, done: int) -> None:
+    progress(done, total)
+
+
+def _check_begin(first: int, total: int) -> None:
+    if first > total:
+        last = total - 1 if total else None
+        raise FoundError(Verdict.TRUNCATED, last, "seq", f"there is no entry {first - 1}, after which to begin")
+
+
+def _chain(known: Known, first: int = 0, leaf: str = "") -> Chain:
+    return Chain(known.expected, frozenset(item.checkpoint.size for item in known.held), first, leaf)
+
+
+def _leaf_before(source: Source, first: int) -> str:
+    """Hash of the entry before the first one to check, which is trusted as it lies there; empty where it can't be had."""
+    row = next(source.rows(first - 1, first - 1), None) if first else None
+    return leaf_hash(row.data).hex() if row is not None and isinstance(row.data, bytes) else ""
+
+
+def _share(chain: Chain, source: Source, total: int, workers: int, progress: Progress | None) -> None:
+    """Takes the runs that workers find sound, up to the first that isn't."""
+    how = source.reopen
+    if how is None:
+        return
+    wanted = list(runs(chain.count, total))
+    with Workers(min(workers, len(wanted)), how, chain.asked) as pool:
+        for summary in pool.summaries(wanted):
+            if summary is None or not chain.take(summary):
+                return
+            if progress is not None:
+                progress(chain.count)
+
+
+def _feed(chain: Chain, rows: Iterable[Row], progress: Progress | None) -> None:
+    """Takes rows to the end, in batches that are aligned, so that each is a perfect subtree."""
+    iterator = iter(rows)
+    unread: UnreadableError | None = None
+    more = True
+    while more:
+        wanted = BATCH - chain.count % BATCH
+        batch: list[Row] = []
+        try:
+            batch.extend(islice(iterator, wanted))
+        except UnreadableError as error:
+            unread = error
+        more = len(batch) == wanted and unread is None
+        run = Run(chain.count, chain.asked)
+        summary = run.summary() if run.add(batch) else None
+        if summary is None or not chain.take(summary):
+            for row in batch:
+                chain.entry(row)
+        if progress is not None:
+            progress(chain.count)
+    if unread is not None:
+        raise unread
+
+
+def _judged(chain: Chain, known: Known, lacking: str, *, whole: bool | None) -> Report:
+    judgement = judge(chain, known.held, known.keys, lacking, whole=whole)
+    report = chain.report(judgement.verdict, judgement.place)
+    return replace(report, checkpoints=judgement.counted, checkpoint_size=judgement.size)
+
+
+def _damaged(chain: Chain, error: UnreadableError) -> Place:
+    return Place(chain.count, "file", f"the file is damaged here: {error}")

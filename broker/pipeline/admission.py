@@ -17,6 +17,7 @@ from broker.domain.call import (
     PolicyRequest,
 )
 from broker.domain.canonical import digest
+from broker.domain.envelope import fresh_salt
 from broker.domain.events import REQUEST, REQUEST_TEXTS, CallEvent, StateChanged, StoredRequest, encode_request
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import NAME_PATTERN, new_id
@@ -138,8 +139,9 @@ class Admission:
             return None
         row = tx.calls.by_request(caller.identity.id, request.request_id)
         if row is not None and row.request_digest != request_digest(request):
+            why = "whose content is another" if row.request_digest else "whose content has been erased"
             raise ConflictError(
-                f"request id {request.request_id!r} stands for calls/{row.id}, whose content is another",
+                f"request id {request.request_id!r} stands for calls/{row.id}, {why}",
                 reason="REQUEST_ID_REUSED",
                 hint="Use a fresh request id for a new request.",
                 metadata={"call": f"calls/{row.id}"},
@@ -251,6 +253,7 @@ class Admission:
             plan=plan,
             decision=checked.decision,
             expires=expires,
+            salt=fresh_salt(),
         )
         stored = StoredRequest(
             tool=request.tool,
@@ -267,6 +270,7 @@ class Admission:
             data_classes=checked.data_classes,
             expires=expires,
             envelope=envelope.decode(),
+            asked_version=request.tool_version,
         )
         row = CallRow(
             id=call_id,
@@ -324,7 +328,14 @@ class Admission:
         brief, texts = encode_request(stored)
         check_storage(self._parts, tx, row.agent, OBJECT_COST + len(brief) + len(texts))
         sealed = self._parts.vault.create(
-            tx, object_id=row.id, owner=row.agent, kind="call", now=now, expires=row.expires
+            tx,
+            object_id=row.id,
+            owner=row.agent,
+            kind="call",
+            now=now,
+            expires=row.expires,
+            workspace=row.workspace,
+            call=row.id,
         )
         sealed.put(tx, {REQUEST: brief, REQUEST_TEXTS: texts})
         body = {

@@ -19,6 +19,7 @@ from broker.errors import (
     ResourceExhaustedError,
 )
 from broker.pipeline.parts import Parts
+from broker.vault.destruction import destroy, drop_all
 
 CHUNK = 1 << 20
 """Bytes of plain content in every chunk of a blob but the last."""
@@ -30,11 +31,22 @@ UNFINISHED_TTL = timedelta(hours=1)
 
 class BlobWriter:
     """Writes one blob: ``write`` pieces of any size, then ``finish`` or ``discard``. Left alone it is erased after a
-    while.
+    while. What a call puts out belongs to its workspace; an upload to none.
     """
 
-    def __init__(self, parts: Parts, owner: str, *, data_classes: tuple[str, ...] = (), quota: bool = True) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        owner: str,
+        *,
+        data_classes: tuple[str, ...] = (),
+        quota: bool = True,
+        workspace: str = "",
+        call: str = "",
+    ) -> None:
         self._parts = parts
+        self._workspace = workspace
+        self._call = call
         self._owner = owner
         self._data_classes = data_classes
         self._quota = quota
@@ -95,12 +107,16 @@ class BlobWriter:
                 now=now,
                 expires=now + UNFINISHED_TTL,
                 data_classes=self._data_classes,
+                workspace=self._workspace,
+                call=self._call,
             )
         return self._sealed
 
     async def discard(self) -> None:
         """Erases what was written."""
-        await self._parts.store.write(lambda tx: tx.vault.delete(self.id))
+        now = self._parts.clock()
+        gone = await self._parts.store.write(lambda tx: destroy(tx, [self.id], now))
+        await drop_all(self._parts.store, gone.ids)
 
     async def finish(self, expires: datetime) -> VaultRow:
         """Stores the rest and makes the blob readable until ``expires``."""

@@ -137,7 +137,12 @@ class Execution:
         collector = Collector(
             emit=lambda payloads: self._emit(active, payloads),
             new_blob=lambda: BlobWriter(
-                self._parts, active.row.agent, data_classes=active.request.data_classes, quota=False
+                self._parts,
+                active.row.agent,
+                data_classes=active.request.data_classes,
+                quota=False,
+                workspace=active.row.workspace,
+                call=active.row.id,
             ),
             expires=active.request.expires,
             room=active.feed.room,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from datetime import timedelta
 from typing import Self
 
 import structlog
@@ -13,7 +12,6 @@ import structlog
 from broker.domain.call import RESTING_STATES, CallRequest, PolicyRequest
 from broker.domain.events import CallEvent, CallView
 from broker.domain.identity import Caller
-from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.errors import UnavailableError
 from broker.pipeline.active import ActiveCall
@@ -26,6 +24,7 @@ from broker.pipeline.feed import stalled
 from broker.pipeline.parts import Parts
 from broker.pipeline.recovery import recover
 from broker.pipeline.refusals import Refusals
+from broker.pipeline.retention import Retention
 from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
@@ -54,6 +53,7 @@ class Pipeline:
         self.blobs = Blobs(parts)
         self.calls = Calls(parts)
         self.refusals = Refusals(parts)
+        self._retention = Retention(parts.store, parts.ledger, parts.clock)
         starter = Starter(parts, self.blobs)
         self._admission = Admission(parts, self.blobs, self.refusals, self.turns, starter)
         self._execution = Execution(parts, self.turns, starter)
@@ -235,17 +235,8 @@ class Pipeline:
             await asyncio.sleep(_HOUSEKEEPING_S)
             try:
                 await self.refusals.flush()
-                await self._parts.store.write(self._sweep)
+                await self._retention.sweep()
                 if self._parts.store.scrub_due:
                     await self._parts.store.scrub()
             except Exception:  # noqa: BLE001 - it must outlive whatever goes wrong once: retention depends on it
                 _log.exception("housekeeping.failed")
-
-    def _sweep(self, tx: Transaction) -> None:
-        now = self._parts.clock()
-        for object_id in tx.vault.expired(now, 100):
-            row: CallRow | None = tx.calls.get(object_id)
-            if row is not None and row.ended is None:
-                tx.vault.extend(object_id, now + timedelta(hours=1))  # it still goes on: its content is needed
-                continue
-            tx.vault.delete(object_id)

@@ -87,6 +87,7 @@ def seal_envelope(
     plan: Plan,
     decision: Decision,
     expires: datetime,
+    salt: str,
 ) -> bytes:
     """The envelope's RFC 8785 bytes, with the digests of the files that the plan reads."""
     return envelope(
@@ -100,4 +101,5 @@ def seal_envelope(
         tier=tool.spec.risk,
         decision=decision,
         expires=expires,
+        salt=salt,
     )

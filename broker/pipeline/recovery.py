@@ -62,7 +62,12 @@ async def _settle_without_content(parts: Parts, row: CallRow, state: CallState, 
         "tool": {"name": row.tool, "version": row.tool_version},
         "tier": row.tier,
         "intent_seq": -1 if row.intent_seq is None else row.intent_seq,
-        "outcome": {"state": state.value, "cause": EndCause.ENGINE.value, "content": why.reason},
+        "outcome": {
+            "state": state.value,
+            "cause": EndCause.ENGINE.value,
+            "content": why.reason,
+            "ended": now.isoformat(),
+        },
     }
 
     def work(tx: Transaction) -> None:

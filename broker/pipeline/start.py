@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
 from broker.domain.canonical import digest, parse_object
+from broker.domain.envelope import salt_of
 from broker.domain.events import CallEvent, StateChanged, StoredRequest
 from broker.domain.identity import Caller
 from broker.domain.meter import Step
@@ -200,6 +201,7 @@ class Starter:
             plan=plan,
             decision=request.decision,
             expires=request.expires,
+            salt=salt_of(request.envelope),
         )
         if digest(now) != active.row.envelope_digest:
             raise FailedPreconditionError(

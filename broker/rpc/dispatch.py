@@ -21,7 +21,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 
 from broker.domain.identity import Caller
-from broker.errors import BrokerError, DeadlineError, InternalError, InvalidArgumentError, UnavailableError
+from broker.errors import BrokerError, DeadlineError, InternalError, InvalidArgumentError
 from broker.rpc.guard import Check, Guard, Places, guarded, unhurried
 from broker.rpc.status import to_status
 from broker.rpc.workspaces import named_workspace
@@ -50,6 +50,10 @@ class Gate(Protocol):
     @property
     def open(self) -> bool:
         """Are new requests taken? Not before the ledger has verified, nor while draining."""
+
+    @property
+    def why_closed(self) -> BrokerError:
+        """What to answer while it isn't open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +153,7 @@ class _Method:
 
     async def _enter(self, request: bytes | AsyncIterator[bytes], context: Context) -> _Entered:
         if not self._gate.open and not self._service.while_closed:
-            raise UnavailableError(
-                "the broker takes no requests now: it is starting or shutting down",
-                reason="NOT_SERVING",
-                hint="Try again in a moment; `broker doctor` on its host says how it stands.",
-                retry_after_s=1.0,
-            )
+            raise self._gate.why_closed
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
             raise DeadlineError(f"the deadline of {self._name} had passed when it arrived; nothing was done")

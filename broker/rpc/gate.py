@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.domain.call import PolicyRequest
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.tier import Tier
-from broker.errors import PermissionDeniedError, UnauthenticatedError
+from broker.errors import BrokerError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from broker.identity.directory import Directory, parse_peer
 from broker.pipeline import journal
 from broker.pipeline.parts import Parts
@@ -30,11 +30,26 @@ class CertificateGate:
         self._refusals = refusals
         self._plaintext_agent = unsafe_plaintext_agent
         self._open = False
+        self._unfit: BrokerError | None = None
 
     @property
     def open(self) -> bool:
         """Are requests taken?"""
-        return self._open and not self._parts.store.failed
+        return self._open and self._unfit is None and not self._parts.store.failed
+
+    @property
+    def why_closed(self) -> BrokerError:
+        """What to answer while it isn't open."""
+        return self._unfit or UnavailableError(
+            "the broker takes no requests now: it is starting or shutting down",
+            reason="NOT_SERVING",
+            hint="Try again in a moment; `broker doctor` on its host says how it stands.",
+            retry_after_s=1.0,
+        )
+
+    def shut(self, why: BrokerError) -> None:
+        """Closes the gate for good: what was found wrong is the answer to every request from now on."""
+        self._unfit = why
 
     def set_open(self, *, to: bool) -> None:
         """Opens or closes the gate for all methods but health."""

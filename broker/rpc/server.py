@@ -15,9 +15,10 @@ from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import methods
 from broker.rpc.administration import AdministrationService
-from broker.rpc.dispatch import Bounds, Service, handlers
+from broker.rpc.dispatch import Service
 from broker.rpc.gate import CertificateGate
 from broker.rpc.health import HealthService
+from broker.rpc.ledger import LedgerService
 from broker.rpc.sessions import SessionsService
 from broker.rpc.tool_broker import ToolBrokerService
 
@@ -38,6 +39,7 @@ def services(
     pipeline: Pipeline,
     sessions: SessionsService,
     administration: AdministrationService,
+    ledger: LedgerService,
     gate: CertificateGate,
     *,
     max_arguments_bytes: int,
@@ -50,6 +52,7 @@ def services(
         ),
         Service(methods.SESSIONS, sessions),
         Service(methods.ADMINISTRATION, administration),
+        Service(methods.LEDGER, ledger),
     ]
     names = frozenset(item.descriptor.full_name for item in ours)
     shown = sorted(service.full_name for service in methods.SERVED)
@@ -63,7 +66,7 @@ def services(
 class Server:
     """The listeners, as ``async with``: entering binds and starts, leaving waits for open requests."""
 
-    def __init__(self, served: Sequence[Service], gate: CertificateGate, *, max_request_bytes: int) -> None:
+    def __init__(self, handlers: Sequence[grpc.GenericRpcHandler], *, max_request_bytes: int) -> None:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
@@ -74,7 +77,7 @@ class Server:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
         )
-        self._server.add_generic_rpc_handlers(tuple(handlers(served, gate, Bounds(max_request_bytes))))
+        self._server.add_generic_rpc_handlers(tuple(handlers))
 
     def listen(self, address: str, tls: TlsFiles) -> str:
         """Binds the mutual-TLS listener and returns its address with the real port.

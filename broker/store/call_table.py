@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from broker.domain.call import CallState
 from broker.domain.ports import CallQuery, CallRow
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import optional_time_text, read_optional_time, read_time, time_text
-from broker.store.prepared import Prepared, driver_of
+from broker.store.prepared import Prepared, driver_of, integrity_errors
 from broker.store.tables import CALL
 
 _C = CALL.c
@@ -46,7 +45,7 @@ class SqlCallTable:
         """
         try:
             _INSERT.run(self._driver, _values(row))
-        except sqlite3.IntegrityError as error:
+        except integrity_errors() as error:
             message = f"the call {row.id}, or one of its agent with the same request id, is there already"
             raise ConflictError(message) from error
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from broker.errors import BrokerError, DataLossError, InternalError, UnavailableError
-from broker.store.prepared import driver_of
+from broker.store.prepared import sqlite_driver_of
 
 BUSY_TIMEOUT_S = 30.0
 """How long a connection waits for another process's transaction."""
@@ -81,22 +81,23 @@ def without_waiting(connection: Connection) -> Iterator[None]:
 
 def vacuum(connection: Connection) -> None:
     """Gives free pages back to the file system."""
-    driver_of(connection).executescript("PRAGMA incremental_vacuum")  # execute() stops after the first page
+    sqlite_driver_of(connection).executescript("PRAGMA incremental_vacuum")  # execute() stops after the first page
 
 
-def is_busy(error: DBAPIError | sqlite3.Error) -> bool:
+def is_busy(error: Exception) -> bool:
     """Did the statement fail because somebody else uses the database?"""
-    return _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    return error_name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
-def _name(error: DBAPIError | sqlite3.Error) -> str:
+def error_name(error: Exception) -> str:
+    """SQLite's name of an error, such as ``SQLITE_FULL``: it holds nothing of SQL or its values."""
     origin = error.orig if isinstance(error, DBAPIError) else error
     return getattr(origin, "sqlite_errorname", "") or type(origin).__name__
 
 
-def translate(error: DBAPIError | sqlite3.Error) -> BrokerError:
+def translate(error: Exception) -> BrokerError:
     """An error of SQLite as one of ours. Texts of SQL and parameters are left out: they may hold content."""
-    name = _name(error)
+    name = error_name(error)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DataLossError(
             f"the database file is damaged ({name})",

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -17,24 +16,21 @@ from sqlalchemy.exc import DBAPIError
 
 from broker.domain.ports import Transaction
 from broker.errors import ConflictError, FailedPreconditionError, UnavailableError
+from broker.store.base import SqlStore
 from broker.store.connection import engine_for, is_busy, prepare, raw_connection, translate, vacuum, without_waiting
-from broker.store.prepared import driver_of
+from broker.store.prepared import sqlite_driver_of
 from broker.store.schema import APPLICATION_ID, check_schema, create_schema
+from broker.store.session import SqliteSession
 from broker.store.transaction import SqlTransaction
 from broker.store.usage import UseMark, touch
-from broker.store.writer import GroupWriter
-
-READERS = 4
-"""Threads that read at one time."""
 
 T = TypeVar("T")
 
 
-class Database:
+class Database(SqlStore):
     """Implements ``broker.domain.ports.Store``; made by ``open`` or ``open_sync``, never by itself.
 
-    Several processes may have the same file open. ``write_sync`` and ``read_sync`` are for programs without an event
-    loop; in one they would block it.
+    Several processes may have the same file open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,9 +53,7 @@ class Database:
             self._mark.close()
             raise
         self._version_gate = threading.Lock()
-        self._writer = GroupWriter(self._connection)
-        self._scrubbed = -1  # an earlier run may have left deleted pages in the log
-        self._pool = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="store-reader")
+        super().__init__(SqliteSession(self._connection))
 
     @staticmethod
     def create(path: Path) -> None:
@@ -108,35 +102,6 @@ class Database:
         finally:
             database.close()
 
-    async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Runs ``work`` in a writing transaction; returns once it is durable.
-
-        ``work`` may run again only if its caller calls again. Cancelling the caller before the writer takes ``work``
-        means that it never runs; after that it runs to its end, and whether it was durable shows only in the database.
-
-        Raises:
-            UnavailableError: ``STORE_BUSY`` or ``STORE_FAILED`` (nothing was written, or, where the text says so, it is
-                unknown), ``STORE_CLOSED``.
-            Exception: whatever ``work`` raised; nothing that it wrote is kept.
-        """
-        return await asyncio.wrap_future(self._writer.submit(work))
-
-    async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Runs ``work`` on a consistent snapshot.
-
-        Raises:
-            InternalError: ``STORE_READ_ONLY``: ``work`` tried to write.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, work)
-
-    def write_sync(self, work: Callable[[Transaction], T]) -> T:
-        """Like ``write``, for programs without an event loop."""
-        return self._writer.submit(work).result()
-
-    def read_sync(self, work: Callable[[Transaction], T]) -> T:
-        """Like ``read``, for programs without an event loop."""
-        return self._pool.submit(self._read, work).result()
-
     def data_version(self) -> int:
         """A number that differs after anybody has committed: another process, or this one. Takes microseconds.
 
@@ -149,16 +114,6 @@ class Database:
         except sqlite3.Error as error:
             raise translate(error) from error
         return int(row[0])
-
-    @property
-    def failed(self) -> bool:
-        """Has a COMMIT failed, so that nobody knows whether it is durable? No write is taken after that."""
-        return self._writer.failed
-
-    @property
-    def scrub_due(self) -> bool:
-        """May the files still show what was deleted? True until the first ``scrub`` after opening, too."""
-        return self._writer.deletions != self._scrubbed
 
     async def scrub(self) -> None:
         """Makes what was deleted unreadable in the files: empties the log into the database and gives pages back.
@@ -176,6 +131,9 @@ class Database:
         deletions = self._writer.deletions  # all committed or rolled back: this runs between two transactions
         _empty_log(connection)
         self._scrubbed = deletions
+
+    async def serve_alone(self) -> None:
+        """Needs nothing here: the lock on the state directory, where the file lies, lets one broker alone serve it."""
 
     def close(self) -> None:
         """Finishes what is queued and closes the file; blocks. ``open`` and ``open_sync`` call it."""
@@ -207,8 +165,9 @@ class Database:
     def _read(self, work: Callable[[Transaction], T]) -> T:
         try:
             connection, transaction = self._reader()
-            driver = driver_of(connection)
+            driver = sqlite_driver_of(connection)
             driver.execute("BEGIN")
+            transaction.ledger.forget()
             try:
                 return work(transaction)
             finally:

@@ -1,34 +1,45 @@
-"""Ledger entries in the database."""
+"""Ledger entries in the database, and the projections of them."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from broker.domain.ports import Head, StoredEntry
+from broker.domain.ports import EntryKeys, EntryQuery, Head, StoredEntry
 from broker.errors import InternalError
-from broker.store.prepared import Prepared, driver_of
-from broker.store.tables import LEDGER_AGENT, LEDGER_ENTRY
+from broker.store.prepared import Prepared, driver_of, integrity_errors
+from broker.store.tables import LEDGER_AGENT, LEDGER_ENTRY, LEDGER_INDEX, LEDGER_TILE
 
-_HEAD = Prepared(select(LEDGER_ENTRY.c.seq, LEDGER_ENTRY.c.leaf).order_by(LEDGER_ENTRY.c.seq.desc()).limit(1))
+_E, _A, _T, _X = LEDGER_ENTRY.c, LEDGER_AGENT.c, LEDGER_TILE.c, LEDGER_INDEX.c
+_HEAD = Prepared(select(_E.seq, _E.leaf).order_by(_E.seq.desc()).limit(1))
 _INSERT = Prepared(insert(LEDGER_ENTRY))
-_ENTRIES = (
-    select(LEDGER_ENTRY.c.seq, LEDGER_ENTRY.c.prev, LEDGER_ENTRY.c.leaf, LEDGER_ENTRY.c.data)
-    .where(LEDGER_ENTRY.c.seq >= bindparam("first"))
-    .order_by(LEDGER_ENTRY.c.seq)
+_ENTRIES = Prepared(
+    select(_E.seq, _E.prev, _E.leaf, _E.data)
+    .where(_E.seq >= bindparam("first"))
+    .order_by(_E.seq)
     .limit(bindparam("most"))
 )
-_AGENT_HEAD = Prepared(
-    select(LEDGER_AGENT.c.seq, LEDGER_AGENT.c.leaf).where(LEDGER_AGENT.c.agent == bindparam("which"))
+_LEAVES = Prepared(select(_E.leaf).where(_E.seq >= bindparam("first")).order_by(_E.seq).limit(bindparam("most")))
+_AGENT_HEAD = Prepared(select(_A.seq, _A.leaf).where(_A.agent == bindparam("which")))
+_AGENT_HEADS = Prepared(
+    select(_A.agent, _A.seq, _A.leaf).where(_A.entry_seq >= bindparam("first")).order_by(_A.entry_seq)
 )
 _AGENT_INSERT = Prepared(insert(LEDGER_AGENT))
 _AGENT_UPDATE = Prepared(
     update(LEDGER_AGENT)
-    .where(LEDGER_AGENT.c.agent == bindparam("which"))
-    .values(seq=bindparam("new_seq"), leaf=bindparam("new_leaf"))
+    .where(_A.agent == bindparam("which"))
+    .values(seq=bindparam("new_seq"), leaf=bindparam("new_leaf"), entry_seq=bindparam("new_entry_seq"))
 )
+_TILE = Prepared(select(_T.hashes).where(_T.level == bindparam("which_level"), _T.idx == bindparam("which_idx")))
+_TILE_INSERT = Prepared(insert(LEDGER_TILE))
+_TILE_UPDATE = Prepared(
+    update(LEDGER_TILE)
+    .where(_T.level == bindparam("which_level"), _T.idx == bindparam("which_idx"))
+    .values(hashes=bindparam("new_hashes"))
+)
+_INDEX = Prepared(insert(LEDGER_INDEX))
+_INDEXED = Prepared(select(func.coalesce(func.max(_X.seq) + 1, 0)))
 
 
 class SqlLedgerTable:
@@ -37,11 +48,20 @@ class SqlLedgerTable:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._driver = driver_of(connection)
+        self._head: Head | None = None
+        self._agents: dict[str, Head] = {}
+
+    def forget(self) -> None:
+        """Forgets the heads that it has seen: others may have moved them, or what it wrote was taken back."""
+        self._head = None
+        self._agents.clear()
 
     def head(self) -> Head | None:
         """The last entry, or ``None`` in an empty ledger."""
-        row = _HEAD.run(self._driver, {}).fetchone()
-        return None if row is None else Head(row[0], row[1])
+        if self._head is None:
+            row = _HEAD.run(self._driver, {}).fetchone()
+            self._head = None if row is None else Head(row[0], row[1])
+        return self._head
 
     def insert(self, entry: StoredEntry) -> None:
         """Adds the next entry.
@@ -52,26 +72,111 @@ class SqlLedgerTable:
         values = {"seq": entry.seq, "prev": entry.prev, "leaf": entry.leaf, "data": entry.data}
         try:
             _INSERT.run(self._driver, values)
-        except sqlite3.IntegrityError as error:
-            message = f"the database refused ledger entry {entry.seq}: {error}"
+        except integrity_errors() as error:
+            message = f"the database refused ledger entry {entry.seq}: it is not the one that follows the last"
             raise InternalError(message, reason="LEDGER_REFUSED") from error
+        self._head = Head(entry.seq, entry.leaf)
 
     def entries(self, first: int, limit: int) -> Sequence[StoredEntry]:
         """Up to ``limit`` entries from ``first`` on, in order."""
-        rows = self._connection.execute(_ENTRIES, {"first": first, "most": limit})
+        rows = _ENTRIES.run(self._driver, {"first": first, "most": limit}).fetchall()
         return [StoredEntry(*row) for row in rows]
+
+    def leaves(self, first: int, limit: int) -> Sequence[bytes]:
+        """Up to ``limit`` leaf hashes (32 bytes each) from ``first`` on, in order."""
+        return [row[0] for row in _LEAVES.run(self._driver, {"first": first, "most": limit}).fetchall()]
 
     def agent_head(self, agent: str) -> Head | None:
         """The last entry of an agent's own chain."""
-        row = _AGENT_HEAD.run(self._driver, {"which": agent}).fetchone()
-        return None if row is None else Head(row[0], row[1])
+        found = self._agents.get(agent)
+        if found is None:
+            row = _AGENT_HEAD.run(self._driver, {"which": agent}).fetchone()
+            found = None if row is None else Head(row[0], row[1])
+        return found
 
-    def set_agent_head(self, agent: str, head: Head) -> None:
-        """Moves an agent's own chain on."""
+    def agent_heads(self, changed_from: int = 0) -> Sequence[tuple[str, Head]]:
+        """The agents whose last entry has this number in the ledger or a later one, with their heads."""
+        rows = _AGENT_HEADS.run(self._driver, {"first": changed_from}).fetchall()
+        return [(row[0], Head(row[1], row[2])) for row in rows]
+
+    def set_agent_head(self, agent: str, head: Head, entry_seq: int) -> None:
+        """Moves an agent's own chain on; ``entry_seq`` is the number of that entry in the ledger.
+
+        Raises:
+            InternalError: the chain has no entry before this one.
+        """
         if head.seq == 0:
-            _AGENT_INSERT.run(self._driver, {"agent": agent, "seq": head.seq, "leaf": head.leaf})
+            values = {"agent": agent, "seq": 0, "leaf": head.leaf, "entry_seq": entry_seq}
+            _AGENT_INSERT.run(self._driver, values)
+            self._agents[agent] = head
             return
-        values = {"which": agent, "new_seq": head.seq, "new_leaf": head.leaf}
+        values = {"which": agent, "new_seq": head.seq, "new_leaf": head.leaf, "new_entry_seq": entry_seq}
         if _AGENT_UPDATE.run(self._driver, values).rowcount != 1:
             message = f"the chain of agent {agent} has no entry before number {head.seq}"
             raise InternalError(message, reason="LEDGER_REFUSED")
+        self._agents[agent] = head
+
+    def tile(self, level: int, index: int) -> bytes | None:
+        """A tile, up to 256 hashes of 32 bytes: the nodes of tree level ``8 * level``; or ``None``."""
+        row = _TILE.run(self._driver, {"which_level": level, "which_idx": index}).fetchone()
+        return None if row is None else row[0]
+
+    def put_tile(self, level: int, index: int, hashes: bytes) -> None:
+        """Keeps a tile in place of what was kept under its level and index.
+
+        Raises:
+            InternalError: it isn't whole hashes, or more than fit.
+        """
+        values = {"which_level": level, "which_idx": index, "new_hashes": hashes}
+        try:
+            if _TILE_UPDATE.run(self._driver, values).rowcount == 0:
+                _TILE_INSERT.run(self._driver, {"level": level, "idx": index, "hashes": hashes})
+        except integrity_errors() as error:
+            message = f"the database refused {len(hashes)} bytes as tile {index} of level {level}"
+            raise InternalError(message, reason="LEDGER_REFUSED") from error
+
+    def index(self, rows: Mapping[int, EntryKeys]) -> None:
+        """Makes entries findable, by their numbers: those that follow ``indexed``."""
+        _INDEX.run_many(
+            self._driver,
+            [
+                {
+                    "seq": seq,
+                    "type": keys.type,
+                    "ts": keys.ts,
+                    "agent": keys.agent or None,
+                    "call_id": keys.call_id or None,
+                    "workspace": keys.workspace or None,
+                    "tool": keys.tool or None,
+                }
+                for seq, keys in rows.items()
+            ],
+        )
+
+    def indexed(self) -> int:
+        """How many entries are findable: those with numbers below that."""
+        row = _INDEXED.run(self._driver, {}).fetchone()
+        return int(row[0])
+
+    def find(self, query: EntryQuery) -> Sequence[int]:
+        """Numbers of the entries that fit, oldest first unless the query says otherwise."""
+        statement = select(_X.seq).where(_X.seq >= query.first)
+        if query.before is not None:
+            statement = statement.where(_X.seq < query.before)
+        if query.types:
+            statement = statement.where(_X.type.in_(sorted(query.types)))
+        wanted = (
+            (_X.agent, query.agent),
+            (_X.call_id, query.call_id),
+            (_X.workspace, query.workspace),
+            (_X.tool, query.tool),
+        )
+        for column, value in wanted:
+            if value:
+                statement = statement.where(column == value)
+        if query.ts_from:
+            statement = statement.where(_X.ts >= query.ts_from)
+        if query.ts_before:
+            statement = statement.where(_X.ts < query.ts_before)
+        order = _X.seq.desc() if query.newest_first else _X.seq
+        return list(self._connection.execute(statement.order_by(order).limit(query.limit)).scalars())

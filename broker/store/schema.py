@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
 from broker.errors import DataLossError
-from broker.store.tables import META, SCHEMA_VERSION, Base
+from broker.store.tables import ALEMBIC_VERSION, META, Base
+from broker.store.versions import check_version, write_version
 
 APPLICATION_ID = 0x61_62_72_31
 """``abr1`` in the header of our SQLite files."""
@@ -41,20 +42,21 @@ TRIGGERS: Mapping[str, str] = MappingProxyType(
 def create_schema(connection: Connection) -> None:
     """Makes all tables and triggers in an empty database."""
     Base.metadata.create_all(connection)
+    ALEMBIC_VERSION.create(connection)
     for statement in TRIGGERS.values():
         connection.exec_driver_sql(statement)
-    connection.execute(
-        insert(META),
-        [{"key": "schema_version", "value": SCHEMA_VERSION}, {"key": "in_use", "value": "0"}],
-    )
+    connection.execute(insert(META), [{"key": "in_use", "value": "0"}])
+    write_version(connection)
 
 
 def check_schema(connection: Connection) -> None:
     """Lets a database pass that this version of the broker made.
 
     Raises:
-        DataLossError: it isn't one of ours, has another version, or lacks a trigger.
+        FailedPreconditionError: ``STORE_OLD``: an older broker made it.
+        DataLossError: it isn't one of ours, is a newer broker's, or lacks a table or trigger.
     """
+    check_version(connection)
     names = {row[0] for row in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if missing := Base.metadata.tables.keys() - names:
         raise DataLossError(
@@ -62,19 +64,26 @@ def check_schema(connection: Connection) -> None:
             reason="STORE_UNKNOWN_SCHEMA",
             hint="Restore the state directory from a backup, or name the right one with --state.",
         )
-    version = connection.execute(select(META.c.value).where(META.c.key == "schema_version")).scalar()
-    if version != SCHEMA_VERSION:
-        raise DataLossError(
-            f"the database has schema version {version!r}; this broker knows only {SCHEMA_VERSION!r}",
-            reason="STORE_UNKNOWN_SCHEMA",
-            hint="Use the version of the broker that made it.",
-        )
+    check_triggers(connection)
+
+
+def check_triggers(connection: Connection) -> None:
+    """Lets a database pass whose triggers are ours, to the letter, and no others.
+
+    Raises:
+        DataLossError: ``STORE_SCHEMA_CHANGED``.
+    """
     rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
     found: dict[str, str] = {row[0]: row[1] for row in rows}
     if found != dict(TRIGGERS):
         changed = sorted(name for name in found.keys() | TRIGGERS.keys() if found.get(name) != TRIGGERS.get(name))
-        raise DataLossError(
-            f"the trigger {changed[0]!r} of the database is missing, changed or foreign: somebody worked on the file",
-            reason="STORE_SCHEMA_CHANGED",
-            hint="Run `broker ledger verify`, then find out who changed the database before it is used again.",
-        )
+        raise schema_changed(f"the trigger {changed[0]!r} of the database is missing, changed or foreign")
+
+
+def schema_changed(what: str) -> DataLossError:
+    """The error about a database whose protection of the ledger isn't as we made it."""
+    return DataLossError(
+        f"{what}: somebody worked on the database",
+        reason="STORE_SCHEMA_CHANGED",
+        hint="Run `broker ledger verify`, then find out who changed the database before it is used again.",
+    )

@@ -10,13 +10,19 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
     Text,
     UniqueConstraint,
 )
 from sqlmodel import Field, SQLModel
 
-SCHEMA_VERSION = "1"
-"""Kept in ``store_meta``; another version is refused at opening."""
+NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits on each database. SQLite's INTEGER has them, and only under that name is a primary key the row's own number."""
+
+WORDS = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that sorts by its code points on each database, whatever the server's locale."""
 
 
 class Base(SQLModel):
@@ -26,11 +32,11 @@ class Base(SQLModel):
 
 
 class StoreMeta(Base, table=True):
-    """Facts about the file itself: ``schema_version``, ``in_use``."""
+    """Facts about the database itself; in a SQLite file ``in_use``."""
 
     __tablename__ = "store_meta"
-    key: str = Field(primary_key=True, sa_type=Text)
-    value: str = Field(sa_type=Text)
+    key: str = Field(primary_key=True, sa_type=WORDS)
+    value: str = Field(sa_type=WORDS)
 
 
 class LedgerEntry(Base, table=True):
@@ -42,19 +48,60 @@ class LedgerEntry(Base, table=True):
         CheckConstraint("length(leaf) = 32", name="ledger_entry_leaf"),
         CheckConstraint("length(data) < 65536", name="ledger_entry_data"),
     )
-    seq: int = Field(sa_column=Column("seq", Integer, primary_key=True, autoincrement=False))
-    prev: str = Field(unique=True, sa_type=Text)
+    seq: int = Field(sa_column=Column("seq", NUMBER, primary_key=True, autoincrement=False))
+    prev: str = Field(
+        sa_type=WORDS
+    )  # the trigger lets only the last entry's leaf pass; an index would cost half the speed
     leaf: bytes = Field(sa_type=LargeBinary)
     data: bytes = Field(sa_type=LargeBinary)
 
 
 class LedgerAgent(Base, table=True):
-    """A projection: the last entry of each agent's own chain."""
+    """A projection: the last entry of each agent's own chain. ``entry_seq`` is that entry's number in the ledger."""
 
     __tablename__ = "ledger_agent"
-    agent: str = Field(primary_key=True, sa_type=Text)
-    seq: int
+    __table_args__ = (Index("ledger_agent_entry", "entry_seq"),)
+    agent: str = Field(primary_key=True, sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
     leaf: bytes = Field(sa_type=LargeBinary)
+    entry_seq: int = Field(sa_type=NUMBER)
+
+
+class LedgerTile(Base, table=True):
+    """A projection: tiles of the Merkle tree, up to 256 hashes each."""
+
+    __tablename__ = "ledger_tile"
+    __table_args__ = (
+        CheckConstraint(
+            "length(hashes) > 0 AND length(hashes) <= 8192 AND length(hashes) % 32 = 0", name="ledger_tile_hashes"
+        ),
+    )
+    level: int = Field(sa_column=Column("level", Integer, primary_key=True, autoincrement=False))
+    idx: int = Field(sa_column=Column("idx", NUMBER, primary_key=True, autoincrement=False))
+    hashes: bytes = Field(sa_type=LargeBinary)
+
+
+class LedgerIndex(Base, table=True):
+    """A projection: by what an entry is found. A member that an entry doesn't have is NULL."""
+
+    __tablename__ = "ledger_index"
+    __table_args__ = (Index("ledger_index_type", "type", "seq"), Index("ledger_index_ts", "ts"))
+    seq: int = Field(sa_column=Column("seq", NUMBER, primary_key=True, autoincrement=False))
+    type: str = Field(sa_type=WORDS)
+    ts: str = Field(sa_type=WORDS)
+    agent: str | None = Field(default=None, sa_type=WORDS)
+    call_id: str | None = Field(default=None, sa_type=WORDS)
+    workspace: str | None = Field(default=None, sa_type=WORDS)
+    tool: str | None = Field(default=None, sa_type=WORDS)
+
+
+class WorkspaceKey(Base, table=True):
+    """The key of each workspace, wrapped; whoever destroys it erases what was sealed under it."""
+
+    __tablename__ = "workspace_key"
+    workspace: str = Field(primary_key=True, sa_type=WORDS)
+    wrapped: bytes = Field(sa_type=LargeBinary)
+    created: str = Field(sa_type=WORDS)
 
 
 class VaultObject(Base, table=True):
@@ -62,15 +109,15 @@ class VaultObject(Base, table=True):
 
     __tablename__ = "vault_object"
     __table_args__ = (Index("vault_object_expires", "expires"),)
-    id: str = Field(primary_key=True, sa_type=Text)
-    owner: str = Field(sa_type=Text)
-    kind: str = Field(sa_type=Text)
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    owner: str = Field(sa_type=WORDS)
+    kind: str = Field(sa_type=WORDS)
     wrapped: bytes = Field(sa_type=LargeBinary)
-    created: str = Field(sa_type=Text)
-    expires: str | None = Field(default=None, sa_type=Text)
-    size: int
-    digest: str = Field(sa_type=Text)
-    data_classes: str = Field(sa_type=Text)
+    created: str = Field(sa_type=WORDS)
+    expires: str | None = Field(default=None, sa_type=WORDS)
+    size: int = Field(sa_type=NUMBER)
+    digest: str = Field(sa_type=WORDS)
+    data_classes: str = Field(sa_type=WORDS)
     complete: bool
 
 
@@ -78,7 +125,7 @@ class VaultChunk(Base, table=True):
     """Sealed chunks of encrypted objects."""
 
     __tablename__ = "vault_chunk"
-    object_id: str = Field(primary_key=True, foreign_key="vault_object.id", sa_type=Text)
+    object_id: str = Field(primary_key=True, foreign_key="vault_object.id", sa_type=WORDS)
     idx: int = Field(sa_column=Column("idx", Integer, primary_key=True, autoincrement=False))
     sealed: bytes = Field(sa_type=LargeBinary)
 
@@ -87,7 +134,7 @@ class VaultUsage(Base, table=True):
     """How much each owner keeps in sealed chunks; kept beside them, so that a quota costs no sum over all of them."""
 
     __tablename__ = "vault_usage"
-    owner: str = Field(primary_key=True, sa_type=Text)
+    owner: str = Field(primary_key=True, sa_type=WORDS)
     stored: int = Field(sa_type=BigInteger)
 
 
@@ -96,26 +143,26 @@ class IdentityRecord(Base, table=True):
 
     __tablename__ = "identity"
     __table_args__ = (UniqueConstraint("kind", "name", name="identity_name"),)
-    id: str = Field(primary_key=True, sa_type=Text)
-    kind: str = Field(sa_type=Text)
-    name: str = Field(sa_type=Text)
-    owner: str = Field(sa_type=Text)
-    registrar: str = Field(sa_type=Text)
-    created: str = Field(sa_type=Text)
-    revoked: str | None = Field(default=None, sa_type=Text)
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    kind: str = Field(sa_type=WORDS)
+    name: str = Field(sa_type=WORDS)
+    owner: str = Field(sa_type=WORDS)
+    registrar: str = Field(sa_type=WORDS)
+    created: str = Field(sa_type=WORDS)
+    revoked: str | None = Field(default=None, sa_type=WORDS)
 
 
 class CertificateRecord(Base, table=True):
     """Certificates in the order of their issue."""
 
     __tablename__ = "certificate"
-    number: int | None = Field(default=None, primary_key=True)
-    fingerprint: str = Field(unique=True, sa_type=Text)
-    identity: str = Field(foreign_key="identity.id", sa_type=Text)
+    number: int | None = Field(default=None, primary_key=True, sa_type=NUMBER)
+    fingerprint: str = Field(unique=True, sa_type=WORDS)
+    identity: str = Field(foreign_key="identity.id", sa_type=WORDS)
     public_key_der: bytes = Field(sa_type=LargeBinary)
-    not_before: str = Field(sa_type=Text)
-    not_after: str = Field(sa_type=Text)
-    revoked: str | None = Field(default=None, sa_type=Text)
+    not_before: str = Field(sa_type=WORDS)
+    not_after: str = Field(sa_type=WORDS)
+    revoked: str | None = Field(default=None, sa_type=WORDS)
 
 
 class SessionRecord(Base, table=True):
@@ -123,29 +170,29 @@ class SessionRecord(Base, table=True):
 
     __tablename__ = "session"
     __table_args__ = (Index("session_agent", "agent", "id"), Index("session_starter", "starter", "id"))
-    id: str = Field(primary_key=True, sa_type=Text)
-    agent: str = Field(sa_type=Text)
-    workspace: str = Field(sa_type=Text)
-    starter: str = Field(sa_type=Text)
-    schedule: str = Field(sa_type=Text)
-    created: str = Field(sa_type=Text)
-    expires: str = Field(sa_type=Text)
-    ended: str | None = Field(default=None, sa_type=Text)
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    agent: str = Field(sa_type=WORDS)
+    workspace: str = Field(sa_type=WORDS)
+    starter: str = Field(sa_type=WORDS)
+    schedule: str = Field(sa_type=WORDS)
+    created: str = Field(sa_type=WORDS)
+    expires: str = Field(sa_type=WORDS)
+    ended: str | None = Field(default=None, sa_type=WORDS)
 
 
 class ScheduleRecord(Base, table=True):
     """Schedules by which agents start sessions themselves."""
 
     __tablename__ = "schedule"
-    id: str = Field(primary_key=True, sa_type=Text)
-    agent: str = Field(sa_type=Text)
-    workspace: str = Field(sa_type=Text)
-    registrar: str = Field(sa_type=Text)
-    weekdays: str = Field(sa_type=Text)
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    agent: str = Field(sa_type=WORDS)
+    workspace: str = Field(sa_type=WORDS)
+    registrar: str = Field(sa_type=WORDS)
+    weekdays: str = Field(sa_type=WORDS)
     from_minute: int
     until_minute: int
     session_ttl_s: float
-    expires: str = Field(sa_type=Text)
+    expires: str = Field(sa_type=WORDS)
 
 
 class CallRecord(Base, table=True):
@@ -157,43 +204,54 @@ class CallRecord(Base, table=True):
         Index("call_state", "state"),
         Index("call_agent_id", "agent", "id"),
     )
-    id: str = Field(primary_key=True, sa_type=Text)
-    agent: str = Field(sa_type=Text)
-    owner: str = Field(sa_type=Text)
-    tool: str = Field(sa_type=Text)
-    tool_version: str = Field(sa_type=Text)
-    workspace: str = Field(sa_type=Text)
-    workflow: str = Field(sa_type=Text)
-    state: str = Field(sa_type=Text)
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    agent: str = Field(sa_type=WORDS)
+    owner: str = Field(sa_type=WORDS)
+    tool: str = Field(sa_type=WORDS)
+    tool_version: str = Field(sa_type=WORDS)
+    workspace: str = Field(sa_type=WORDS)
+    workflow: str = Field(sa_type=WORDS)
+    state: str = Field(sa_type=WORDS)
     tier: int
-    request_id: str = Field(sa_type=Text)
-    request_digest: str = Field(sa_type=Text)
-    created: str = Field(sa_type=Text)
-    started: str | None = Field(default=None, sa_type=Text)
-    ended: str | None = Field(default=None, sa_type=Text)
-    expires: str | None = Field(default=None, sa_type=Text)
-    decision_seq: int | None = None
-    intent_seq: int | None = None
-    outcome_seq: int | None = None
-    last_event: int
-    envelope_digest: str = Field(sa_type=Text)
+    request_id: str = Field(sa_type=WORDS)
+    request_digest: str = Field(sa_type=WORDS)
+    created: str = Field(sa_type=WORDS)
+    started: str | None = Field(default=None, sa_type=WORDS)
+    ended: str | None = Field(default=None, sa_type=WORDS)
+    expires: str | None = Field(default=None, sa_type=WORDS)
+    decision_seq: int | None = Field(default=None, sa_type=NUMBER)
+    intent_seq: int | None = Field(default=None, sa_type=NUMBER)
+    outcome_seq: int | None = Field(default=None, sa_type=NUMBER)
+    last_event: int = Field(sa_type=NUMBER)
+    envelope_digest: str = Field(sa_type=WORDS)
 
 
 class RefusalRecord(Base, table=True):
     """Repeated refusals that wait for their counted entry."""
 
     __tablename__ = "refusal"
-    agent: str = Field(primary_key=True, sa_type=Text)
-    key: str = Field(primary_key=True, sa_type=Text)
-    first: str = Field(index=True, sa_type=Text)
-    last: str = Field(sa_type=Text)
-    count: int
+    agent: str = Field(primary_key=True, sa_type=WORDS)
+    key: str = Field(primary_key=True, sa_type=WORDS)
+    first: str = Field(index=True, sa_type=WORDS)
+    last: str = Field(sa_type=WORDS)
+    count: int = Field(sa_type=NUMBER)
     body: bytes = Field(sa_type=LargeBinary)
 
+
+# Alembic's own table, as it would make it; apart from the others, which Alembic compares with what is there.
+ALEMBIC_VERSION = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 META = Base.metadata.tables["store_meta"]
 LEDGER_ENTRY = Base.metadata.tables["ledger_entry"]
 LEDGER_AGENT = Base.metadata.tables["ledger_agent"]
+LEDGER_TILE = Base.metadata.tables["ledger_tile"]
+LEDGER_INDEX = Base.metadata.tables["ledger_index"]
+WORKSPACE_KEY = Base.metadata.tables["workspace_key"]
 VAULT_OBJECT = Base.metadata.tables["vault_object"]
 VAULT_CHUNK = Base.metadata.tables["vault_chunk"]
 VAULT_USAGE = Base.metadata.tables["vault_usage"]
@@ -203,6 +261,11 @@ SESSION = Base.metadata.tables["session"]
 SCHEDULE = Base.metadata.tables["schedule"]
 CALL = Base.metadata.tables["call"]
 REFUSAL = Base.metadata.tables["refusal"]
+
+# Each holds only the entries that have such a member; the others cost it nothing.
+for _member in (LEDGER_INDEX.c.agent, LEDGER_INDEX.c.call_id, LEDGER_INDEX.c.tool):
+    _has = _member.is_not(None)
+    Index(f"ledger_index_{_member.name}", _member, LEDGER_INDEX.c.seq, sqlite_where=_has, postgresql_where=_has)
 
 # An agent's own request id stands for one call; calls without one don't get in each other's way.
 Index(

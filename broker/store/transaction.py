@@ -5,10 +5,13 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from broker.store.call_table import SqlCallTable
+from broker.store.erasure_table import SqlErasureTable
 from broker.store.identity_table import SqlIdentityTable
 from broker.store.ledger_table import SqlLedgerTable
+from broker.store.projections import SqlProjectionTable
 from broker.store.refusal_table import SqlRefusalTable
 from broker.store.vault_table import SqlVaultTable
+from broker.store.workspace_key_table import SqlWorkspaceKeyTable
 
 
 class SqlTransaction:
@@ -20,9 +23,17 @@ class SqlTransaction:
     def __init__(self, connection: Connection) -> None:
         self._ledger = SqlLedgerTable(connection)
         self._vault = SqlVaultTable(connection)
+        self._workspace_keys = SqlWorkspaceKeyTable(connection)
+        self._erasure = SqlErasureTable(connection)
         self._identities = SqlIdentityTable(connection)
         self._calls = SqlCallTable(connection)
         self._refusals = SqlRefusalTable(connection)
+        self._projections = SqlProjectionTable(connection)
+
+    @property
+    def deletions(self) -> int:
+        """How often something was deleted or overwritten that must not be readable any more; never goes down."""
+        return self._vault.deletions + self._workspace_keys.deletions + self._erasure.deletions
 
     @property
     def ledger(self) -> SqlLedgerTable:
@@ -33,6 +44,16 @@ class SqlTransaction:
     def vault(self) -> SqlVaultTable:
         """Encrypted objects."""
         return self._vault
+
+    @property
+    def workspace_keys(self) -> SqlWorkspaceKeyTable:
+        """Keys of workspaces."""
+        return self._workspace_keys
+
+    @property
+    def erasure(self) -> SqlErasureTable:
+        """What erasures need."""
+        return self._erasure
 
     @property
     def identities(self) -> SqlIdentityTable:
@@ -48,3 +69,8 @@ class SqlTransaction:
     def refusals(self) -> SqlRefusalTable:
         """Repeated refusals."""
         return self._refusals
+
+    @property
+    def projections(self) -> SqlProjectionTable:
+        """What is made anew from the ledger, as plain rows."""
+        return self._projections

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from broker.domain.ports import OBJECT_COST, VaultRow
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
-from broker.store.prepared import Prepared, driver_of
+from broker.store.prepared import Prepared, driver_of, integrity_errors
 from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, VAULT_USAGE
 
 _O = VAULT_OBJECT.c
@@ -86,7 +85,7 @@ class SqlVaultTable:
         }
         try:
             _INSERT.run(self._driver, values)
-        except sqlite3.IntegrityError as error:
+        except integrity_errors() as error:
             raise ConflictError(f"there is an encrypted object {row.id} already") from error
         self._count(row.id, _fixed_cost(list_text(row.data_classes)))
 
@@ -129,7 +128,7 @@ class SqlVaultTable:
         rows = [{"object_id": object_id, "idx": index, "sealed": sealed} for index, sealed in chunks.items()]
         try:
             _INSERT_CHUNK.run_many(self._driver, rows)
-        except sqlite3.IntegrityError as error:
+        except integrity_errors() as error:
             which = ", ".join(map(str, chunks))
             message = f"chunk {which} of the encrypted object {object_id} is there already, or the object isn't"
             raise ConflictError(message) from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from broker.errors import UnavailableError
-from broker.store.connection import translate
-from broker.store.prepared import driver_of
+from broker.store.answers import Answer, LoopAnswer, ThreadAnswer, tell
+from broker.store.session import RolledBackError, WriteSession
 from broker.store.transaction import SqlTransaction
 
 MAX_BATCH = 64
@@ -32,23 +31,22 @@ class _Job:
     """Runs inside the shared transaction; ``None`` where ``alone`` is set."""
     alone: Callable[[Connection], Any] | None
     """Runs outside of any transaction, between two batches."""
-    future: Future[Any]
+    answer: Answer
 
 
 class GroupWriter:
-    """Owns a connection and its thread from construction to ``close``.
+    """Has a session's connection to itself, in a thread of its own, from construction to ``close``.
 
     A function's exception rolls back what that function wrote and goes to its caller; the others of its batch are
     committed. A COMMIT that fails leaves open whether the batch is durable. Nothing is safe to do after that, so the
     writer then refuses all further work: reopen the database and read what is there.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._driver = driver_of(connection)
-        self._transaction = SqlTransaction(connection)
+    def __init__(self, session: WriteSession) -> None:
+        self._session = session
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
+        self._turn = threading.Lock()
         self._closed = False
         self._failure: str = ""
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -62,7 +60,7 @@ class GroupWriter:
     @property
     def deletions(self) -> int:
         """How many encrypted objects its functions have deleted."""
-        return self._transaction.vault.deletions
+        return self._session.deletions
 
     def submit(self, work: Callable[[SqlTransaction], T]) -> Future[T]:
         """Queues a function. A future cancelled before its turn is never run; after that it can't be cancelled.
@@ -70,9 +68,40 @@ class GroupWriter:
         Raises:
             UnavailableError: the writer is closed.
         """
-        future: Future[T] = Future()
-        self._put(_Job(work, None, future))
-        return future
+        answer = ThreadAnswer()
+        self._put(_Job(work, None, answer))
+        return answer.future
+
+    async def run(self, work: Callable[[SqlTransaction], T]) -> T:
+        """Queues a function and waits for its result, on an event loop. Cancelled before its turn, it never runs.
+
+        Raises:
+            UnavailableError: the writer is closed.
+            Exception: what the function raised.
+        """
+        answer = LoopAnswer(asyncio.get_running_loop())
+        self._put(_Job(work, None, answer))
+        result: T = await answer.future
+        return result
+
+    def run_here(self, work: Callable[[SqlTransaction], T]) -> T:
+        """Runs a function in the caller's thread where nobody else writes now, otherwise by the queue; blocks.
+
+        Raises:
+            UnavailableError: the writer is closed.
+            Exception: what the function raised.
+        """
+        if not self._turn.acquire(blocking=False):
+            return self.submit(work).result()
+        answer = ThreadAnswer()
+        try:
+            if self._closed:
+                raise _closed()
+            self._write([_Job(work, None, answer)])
+        finally:
+            self._turn.release()
+        result: T = answer.future.result()
+        return result
 
     def submit_alone(self, work: Callable[[Connection], T]) -> Future[T]:
         """Queues a function that runs between two transactions, such as a checkpoint.
@@ -80,9 +109,9 @@ class GroupWriter:
         Raises:
             UnavailableError: the writer is closed.
         """
-        future: Future[T] = Future()
-        self._put(_Job(None, work, future))
-        return future
+        answer = ThreadAnswer()
+        self._put(_Job(None, work, answer))
+        return answer.future
 
     def close(self) -> None:
         """Finishes what is queued and ends the thread; the connection stays with its owner."""
@@ -91,11 +120,13 @@ class GroupWriter:
                 self._closed = True
                 self._queue.put(None)
         self._thread.join()
+        with self._turn:  # whoever writes in a thread of its own has ended, and nobody begins
+            pass
 
     def _put(self, job: _Job) -> None:
         with self._gate:
             if self._closed:
-                raise UnavailableError("the database is closed; nothing was written", reason="STORE_CLOSED")
+                raise _closed()
             self._queue.put(job)
 
     def _run(self) -> None:
@@ -109,83 +140,116 @@ class GroupWriter:
                 if first is None:
                     return
                 if first.alone is not None:
-                    self._run_alone(first, first.alone)
+                    with self._turn:
+                        self._run_alone(first, first.alone)
                     continue
                 batch = [first]
                 while len(batch) < MAX_BATCH and waiting and (job := waiting[0]) is not None and job.alone is None:
                     batch.append(job)
                     waiting.popleft()
-                self._write(batch)
+                with self._turn:
+                    self._write(batch)
 
     def _run_alone(self, job: _Job, work: Callable[[Connection], Any]) -> None:
-        if not job.future.set_running_or_notify_cancel():
+        if not job.answer.taken():
             return
         if self._failure:
-            job.future.set_exception(self._refusal())
+            tell([(job.answer, None, self._refusal())])
             return
         try:
-            result = work(self._connection)
+            result = work(self._session.connection)
         except BaseException as error:  # noqa: BLE001 - it goes to its caller, whatever it is; the thread must live on
-            job.future.set_exception(_for_caller(error))
+            tell([(job.answer, None, self._for_caller(error))])
         else:
-            job.future.set_result(result)
+            tell([(job.answer, result, None)])
 
     def _write(self, batch: list[_Job]) -> None:
-        jobs = [job for job in batch if job.future.set_running_or_notify_cancel()]
+        jobs = [job for job in batch if job.answer.taken()]
         while jobs:
             jobs = self._commit(jobs)
 
     def _commit(self, jobs: list[_Job]) -> list[_Job]:
-        """Runs and commits jobs; returns those that it didn't come to, because SQLite ended the transaction."""
+        """Runs and commits jobs; returns those that it didn't come to, because the database ended the transaction."""
         if self._failure:
             _fail(jobs, self._refusal())
             return []
+        session = self._session
         try:
-            self._sql("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            _fail(jobs, translate(error))
+            session.begin()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing was begun; the thread must live on
+            _fail(jobs, self._for_caller(error))
             return []
+        alone = len(jobs) == 1
         done: list[tuple[_Job, Any]] = []
         for position, job in enumerate(jobs):
             try:
-                result = self._run_one(job)
+                result = self._run_one(job, alone=alone)
             except BaseException as error:  # noqa: BLE001 - it goes to its caller; the others of the batch go on
-                job.future.set_exception(_for_caller(error))
-                if not self._driver.in_transaction:
+                tell([(job.answer, None, self._for_caller(error))])
+                if not session.in_transaction():
                     # A full disk and the like roll back everything: what ran before is gone, the rest can try anew.
-                    _fail([job for job, _ in done], _for_caller(error))
+                    _fail([job for job, _ in done], self._taken_back(error))
                     return jobs[position + 1 :]
             else:
                 done.append((job, result))
         self._finish(done)
         return []
 
-    def _run_one(self, job: _Job) -> Any:  # noqa: ANN401 - the function's own result
+    def _run_one(self, job: _Job, *, alone: bool) -> Any:  # noqa: ANN401 - the function's own result
         if job.work is None:
             return None
-        self._sql("SAVEPOINT work")
+        session = self._session
+        if alone:  # where it raises, the whole transaction is rolled back
+            return job.work(session.transaction)
+        session.save()
         try:
-            result = job.work(self._transaction)
+            result = job.work(session.transaction)
+            session.keep()
         except BaseException:
-            if self._driver.in_transaction:
-                self._sql("ROLLBACK TO work")
-                self._sql("RELEASE work")
+            if session.in_transaction():
+                self._undo()
             raise
-        self._sql("RELEASE work")
         return result
 
-    def _finish(self, done: list[tuple[_Job, Any]]) -> None:
+    def _undo(self) -> None:
         try:
-            self._sql("COMMIT" if done else "ROLLBACK")
-        except sqlite3.Error as error:
-            self._failure = getattr(error, "sqlite_errorname", "") or "no error name"
+            self._session.undo()
+        except Exception:  # noqa: BLE001 - whatever it is, what was refused may still stand in the transaction
+            self._roll_back()
+
+    def _finish(self, done: list[tuple[_Job, Any]]) -> None:
+        if not done:
+            self._roll_back()
+            return
+        try:
+            self._session.commit()
+        except RolledBackError as error:
+            _fail([job for job, _ in done], error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows what is durable
+            self._failure = self._session.name(error)
             _fail([job for job, _ in done], self._refusal())
             return
-        for job, result in done:
-            job.future.set_result(result)
+        tell([(job.answer, result, None) for job, result in done])
 
-    def _sql(self, statement: str) -> None:
-        self._driver.execute(statement)
+    def _roll_back(self) -> None:
+        try:
+            self._session.rollback()
+        except Exception as error:  # noqa: BLE001 - nothing was acknowledged; but the connection is in no known state
+            self._failure = self._session.name(error)
+
+    def _for_caller(self, error: BaseException) -> BaseException:
+        if isinstance(error, Exception) and self._session.is_ours(error):
+            return self._session.translate(error)
+        return error
+
+    def _taken_back(self, error: BaseException) -> BaseException:
+        """For those whose writes went with another's: what the database said, but never what the other was refused for."""
+        if isinstance(error, Exception) and self._session.is_ours(error):
+            return self._session.translate(error)
+        return UnavailableError(
+            "the database took the transaction back; nothing was written", reason="STORE_FAILED", retry_after_s=1.0
+        )
 
     def _refusal(self) -> UnavailableError:
         return UnavailableError(
@@ -195,10 +259,9 @@ class GroupWriter:
         )
 
 
-def _for_caller(error: BaseException) -> BaseException:
-    return translate(error) if isinstance(error, DBAPIError | sqlite3.Error) else error
+def _closed() -> UnavailableError:
+    return UnavailableError("the database is closed; nothing was written", reason="STORE_CLOSED")
 
 
 def _fail(jobs: list[_Job], error: BaseException) -> None:
-    for job in jobs:
-        job.future.set_exception(error)
+    tell([(job.answer, None, error) for job in jobs])

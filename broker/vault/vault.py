@@ -1,18 +1,19 @@
-"""Sealed objects: AES-256-GCM with a random key per object, which lies wrapped under the vault's key beside it.
+"""Sealed objects: AES-256-GCM with a random key per object, wrapped under its workspace's key or the vault's.
 
-    wrapped = nonce || AES-256-GCM(vault key, data key || r32)     bound to id and kind
-    sealed  = nonce || AES-256-GCM(data key, plain text)                   bound to id, kind and index
+    workspace key = random, sealed with the vault's key                    bound to the workspace
+    keys    = AES-256-GCM(workspace key, data key || r32)                  bound to id, kind, workspace and call
+    chunk   = AES-256-GCM(data key, plain text)                            bound to id, kind, index, workspace and call
     commit  = HMAC-SHA256(r32, kind || 0x00 || text)
 
-Nonces are 96 random bits. Without ``wrapped`` neither the chunks can be read nor a commitment be tested against a
-guess: erasing an object is deleting its row.
+What belongs to no workspace (identities, specifications, uploads) has its keys sealed with the vault's key, bound to id
+and kind. Without its keys neither an object's chunks can be read nor a commitment be tested against a guess: erasing it
+is deleting its row; and without a workspace's key nothing of that workspace can be had.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -20,13 +21,12 @@ from datetime import datetime
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from broker.domain.ports import SEAL_OVERHEAD, Transaction, VaultRow
+from broker.domain.ports import DESTROYED, Transaction, VaultRow
 from broker.domain.secret import Secret
 from broker.errors import DataLossError, InternalError, NotFoundError
 from broker.vault.keyfile import KEY_BYTES
-
-_NONCE_BYTES = 12
-_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+from broker.vault.sealing import Place, bound, check_words, place_of, seal, unseal, with_place
+from broker.vault.workspace_keys import WorkspaceKeys
 
 
 class SealedVault:
@@ -44,6 +44,7 @@ class SealedVault:
         if len(key) != KEY_BYTES:
             raise InternalError(f"the vault's key must have {KEY_BYTES} bytes, not {len(key)}", reason="KEY_DAMAGED")
         self._cipher = AESGCM(key)
+        self._workspaces = WorkspaceKeys(self._cipher)
 
     def create(
         self,
@@ -55,50 +56,78 @@ class SealedVault:
         now: datetime,
         expires: datetime | None,
         data_classes: tuple[str, ...] = (),
+        workspace: str = "",
+        call: str = "",
     ) -> SealedItem:
         """Makes an object with fresh keys.
 
+        Args:
+            tx: a writing transaction.
+            object_id: unused so far.
+            owner: id of the identity whose quota it counts for.
+            kind: what it is.
+            now: the time, UTC.
+            expires: when it is erased; ``None`` keeps it.
+            data_classes: its labels.
+            workspace: whose key wraps the object's; empty for what belongs to none.
+            call: id of the call that it is of; only with a workspace.
+
         Raises:
             ConflictError: the id is taken.
+            DataLossError: the workspace's key doesn't open under the vault's.
         """
-        for word in (object_id, kind):
-            if not _WORD.fullmatch(word):
-                raise InternalError(f"{word!r} can't name an encrypted object", reason="VAULT_NAME_INVALID")
+        check_words(object_id, kind, *(word for word in (workspace, call) if word))
+        if call and not workspace:
+            raise InternalError("what is of a call is of a workspace", reason="VAULT_NAME_INVALID")
+        place = Place(workspace, call) if workspace else None
+        cipher = self._workspaces.made(tx, workspace, now) if workspace else self._cipher
         keys = secrets.token_bytes(2 * KEY_BYTES)
-        wrapped = _seal(self._cipher, keys, _bound("keys", object_id, kind))
-        row = VaultRow(object_id, owner, kind, wrapped, now, expires, data_classes=data_classes)
-        tx.vault.insert(row)
-        return SealedItem(object_id, kind, keys)
+        wrapped = with_place(seal(cipher, keys, bound("keys", object_id, kind, place=place)), place)
+        tx.vault.insert(VaultRow(object_id, owner, kind, wrapped, now, expires, data_classes=data_classes))
+        return SealedItem(object_id, kind, keys, place)
 
     def open(self, tx: Transaction, object_id: str) -> SealedItem:
         """Opens an object.
 
         Raises:
-            NotFoundError: there is none, or it has been erased.
-            DataLossError: its keys don't open under the vault's key.
+            NotFoundError: there is none, it has been erased, or its workspace has (``CONTENT_ERASED``).
+            DataLossError: its keys don't open (``VAULT_KEYS_DAMAGED``).
         """
         row = tx.vault.get(object_id)
         if row is None:
-            raise NotFoundError(
-                f"there is no encrypted object {object_id}, or it has been erased", reason="CONTENT_ERASED"
-            )
+            raise _erased(object_id)
+        return self.open_row(tx, row)
+
+    def open_row(self, tx: Transaction, row: VaultRow) -> SealedItem:
+        """Opens an object whose row is at hand.
+
+        Raises:
+            NotFoundError, DataLossError: as ``open``.
+        """
+        if row.wrapped == DESTROYED:
+            raise _erased(row.id)
         try:
-            keys = _unseal(self._cipher, row.wrapped, _bound("keys", object_id, row.kind))
-        except InvalidTag as error:
+            place, sealed = place_of(row.wrapped)
+            cipher = self._cipher if place is None else self._workspaces.present(tx, place.workspace)
+            if cipher is None:
+                raise _erased(row.id)
+            keys = unseal(cipher, sealed, bound("keys", row.id, row.kind, place=place))
+        except (InvalidTag, ValueError) as error:
             raise DataLossError(
-                f"the keys of the encrypted object {object_id} don't open under the vault's key",
+                f"the keys of the encrypted object {row.id} don't open",
                 reason="VAULT_KEYS_DAMAGED",
                 hint="Either the key file isn't the one of this database, or the row was changed.",
             ) from error
-        return SealedItem(object_id, row.kind, keys)
+        return SealedItem(row.id, row.kind, keys, place)
 
 
 class SealedItem:
     """Implements ``broker.domain.ports.SealedObject``; made by ``SealedVault``."""
 
-    def __init__(self, object_id: str, kind: str, keys: bytes) -> None:
+    def __init__(self, object_id: str, kind: str, keys: bytes, place: Place | None = None) -> None:
         self._id = object_id
         self._kind = kind
+        self._place = place
         self._cipher = AESGCM(keys[:KEY_BYTES])
         self._commitment_key = Secret(keys[KEY_BYTES:])
 
@@ -109,6 +138,11 @@ class SealedItem:
     def id(self) -> str:
         """Its id."""
         return self._id
+
+    @property
+    def place(self) -> Place | None:
+        """The workspace and the call that it belongs to, as its keys prove; ``None`` for none."""
+        return self._place
 
     def commit(self, kind: str, plaintext: bytes) -> str:
         """The keyed commitment of a text: hex HMAC-SHA256(r32, kind || 0x00 || text).
@@ -127,11 +161,7 @@ class SealedItem:
         Raises:
             ConflictError: there is a chunk with one of the indexes already.
         """
-        sealed = {
-            index: _seal(self._cipher, plaintext, _bound("chunk", self._id, self._kind, str(index)))
-            for index, plaintext in chunks.items()
-        }
-        tx.vault.insert_chunks(self._id, sealed)
+        tx.vault.insert_chunks(self._id, {index: self.seal(index, text) for index, text in chunks.items()})
 
     def read(self, tx: Transaction, first: int, limit: int) -> Iterator[tuple[int, bytes]]:
         """Opens up to ``limit`` chunks from index ``first`` on, in order; to be used up inside the transaction.
@@ -142,11 +172,20 @@ class SealedItem:
             DataLossError: a chunk was changed, or belongs elsewhere; while iterating.
         """
         for index, sealed in tx.vault.chunks(self._id, first, limit):
-            yield index, self._open(index, sealed)
+            yield index, self.unseal(index, sealed)
 
-    def _open(self, index: int, sealed: bytes) -> bytes:
+    def seal(self, index: int, plaintext: bytes, *, last: bool | None = None) -> bytes:
+        """Seals one chunk; ``last`` is bound as well where it is said: whether another one follows."""
+        return seal(self._cipher, plaintext, self._chunk(index, last=last))
+
+    def unseal(self, index: int, sealed: bytes, *, last: bool | None = None) -> bytes:
+        """Opens one chunk, sealed with the same ``last``.
+
+        Raises:
+            DataLossError: it was changed, or belongs elsewhere (``VAULT_CHUNK_DAMAGED``).
+        """
         try:
-            return _unseal(self._cipher, sealed, _bound("chunk", self._id, self._kind, str(index)))
+            return unseal(self._cipher, sealed, self._chunk(index, last=last))
         except InvalidTag as error:
             raise DataLossError(
                 f"chunk {index} of the encrypted object {self._id} was changed, or belongs elsewhere",
@@ -154,18 +193,10 @@ class SealedItem:
                 hint="Keep the database file for an investigation, and restore a backup.",
             ) from error
 
-
-def _seal(cipher: AESGCM, plaintext: bytes, bound: bytes) -> bytes:
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + cipher.encrypt(nonce, plaintext, bound)
-
-
-def _unseal(cipher: AESGCM, sealed: bytes, bound: bytes) -> bytes:
-    if len(sealed) < SEAL_OVERHEAD:
-        raise InvalidTag
-    return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+    def _chunk(self, index: int, *, last: bool | None) -> bytes:
+        follows = () if last is None else ("last" if last else "more",)
+        return bound("chunk", self._id, self._kind, str(index), *follows, place=self._place)
 
 
-def _bound(purpose: str, *words: str) -> bytes:
-    # The words hold no "|" (see _WORD), so two different lists never give the same bytes.
-    return "|".join(("broker.vault.v1", purpose, *words)).encode()
+def _erased(object_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no encrypted object {object_id}, or it has been erased", reason="CONTENT_ERASED")

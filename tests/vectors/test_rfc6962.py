@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.ledger.merkle import CompactRange, leaf_hash, node_hash
+from broker.tlog.merkle import CompactRange, leaf_hash, node_hash
 
 LEAVES = [
     bytes.fromhex(text)

@@ -14,7 +14,7 @@ ANY = st.recursive(
     max_leaves=8,
 )
 NAMES = ["agent", "tool", "policy", "refused", "repeated", "outcome", "lineage", "call_id", "tier", "rules", "tools"]
-NAMES += ["egress", "egress_allowed"]
+NAMES += ["egress", "egress_allowed", "old", "new", "key", "lost", "forked", "by"]
 
 
 @given(st.sampled_from([*sorted(ENTRY_TYPES), "made.up"]), st.dictionaries(st.sampled_from(NAMES), ANY))
@@ -68,3 +68,14 @@ def test_an_outcome_says_which_hosts_it_reached_and_what_was_refused() -> None:
         "SUCCEEDED  demo.fetch, exit code 0, reached api.example.com:443, [2001:db8::1]:80,"
         " egress refused or cut: NOT_LISTED, SECRET_ECHOED"
     )
+
+
+def test_what_became_of_the_keys_and_of_lost_entries() -> None:
+    old, new = "brk_1+1ab4ad3c+Ad8bSZRc", "brk_1+c2b1f00d+AVoidVoid"
+    rotated = {"type": "signer.rotated", "old": old, "new": new, "by": "hum_1"}
+    assert line(rotated) == "key 1ab4ad3c hands over to key c2b1f00d, by hum_1"
+    revoked = {"type": "signer.revoked", "key": old, "by": "hum_1"}
+    assert line(revoked) == "revoked  key 1ab4ad3c, by hum_1"
+    assert tone(revoked) == "yellow"
+    lost = {"type": "recovered", "lost": {"from": 7, "to": 9}, "forked": True, "by": "hum_1"}
+    assert line(lost) == "entries 7 to 9 are lost, from a history that isn't this one, by hum_1"

@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def _set(tx: Transaction, agent: str = "agt_1") -> None:
-    tx.ledger.set_agent_head(agent, Head(0, b"x" * 32))
+    tx.ledger.set_agent_head(agent, Head(0, b"x" * 32), 0)
 
 
 def test_a_new_database_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def _as_owner(path: Path, statement: str) -> None:
 
 
 def test_another_schema_version_is_refused(path: Path) -> None:
-    _as_owner(path, "UPDATE store_meta SET value = '99' WHERE key = 'schema_version'")
+    _as_owner(path, "UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(DataLossError) as refused, Database.open_sync(path):
         pytest.fail("it opened")
     assert refused.value.reason == "STORE_UNKNOWN_SCHEMA"
-    assert "99" in refused.value.message
+    assert "0099" in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,19 @@ async def test_the_data_version_shows_what_another_process_commits(path: Path) -
         assert database.data_version() != before
 
 
+async def test_the_data_version_changes_with_nothing_but_commits(path: Path) -> None:
+    def fail(tx: Transaction) -> None:
+        _set(tx)
+        raise KeyError
+
+    async with Database.open(path) as database:
+        before = database.data_version()
+        await database.read(lambda tx: tx.ledger.head())
+        with pytest.raises(KeyError):
+            await database.write(fail)
+        assert database.data_version() == before
+
+
 async def test_erased_bytes_are_gone_from_all_files_after_a_scrub(path: Path) -> None:
     mark = b"these bytes must go"
     async with Database.open(path) as database:
@@ -154,12 +167,12 @@ from broker.store.database import Database
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 with Database.open_sync(path) as database:
-    database.write_sync(lambda tx: tx.ledger.set_agent_head("agt_before", Head(0, b"x" * 32)))
+    database.write_sync(lambda tx: tx.ledger.set_agent_head("agt_before", Head(0, b"x" * 32), 0))
     size = path.with_name(path.name + "-wal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
     for agent in ("agt_during", "agt_after"):
         try:
-            database.write_sync(lambda tx: tx.ledger.set_agent_head(agent, Head(0, b"x" * 32)))
+            database.write_sync(lambda tx: tx.ledger.set_agent_head(agent, Head(0, b"x" * 32), 0))
             print("acknowledged", agent)
         except BrokerError as error:
             print(error.reason, type(error).__name__, error.message)

@@ -61,7 +61,9 @@ def admitted(**changes: Any) -> ActiveCall:  # noqa: ANN401 - fields of several 
         plan=PLAN,
         decision=request.decision,
         expires=request.expires,
+        salt="5a" * 32,
     )
+    request = dataclasses.replace(request, envelope=sealed.decode())
     row = dataclasses.replace(ROW, state=CallState.QUEUED, envelope_digest=digest(sealed))
     tool = changes.pop("tool_now", _Tool)
     return ActiveCall(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.domain.call import CallContext, CallRequest, Decision, Lineage
-from broker.domain.envelope import envelope, envelope_digest
+from broker.domain.envelope import envelope, envelope_digest, fresh_salt, salt_of
 from broker.domain.run import EgressKind, EgressRule, Job, JobFile, Limits, OutputRules, Profile, SecretUse
 from broker.domain.tier import Tier
 from broker.errors import InternalError
@@ -47,6 +47,7 @@ BASE: dict[str, Any] = {
     "tier": Tier.INTERNAL,
     "decision": Decision(allowed=True, rule="r1", reason="because", policy_digest="sha256:p", inputs={"role": "x"}),
     "expires": datetime(2030, 1, 2, 3, 4, 5, 678, UTC),
+    "salt": "5a" * 32,
 }
 
 
@@ -107,6 +108,7 @@ def all_changes() -> list[dict[str, Any]]:
         {**BASE, "tool_version": "sha256:other"},
         {**BASE, "file_digests": {"a.csv": "sha256:other"}},
         {**BASE, "tier": Tier.AUTONOMOUS},
+        {**BASE, "salt": "a5" * 32},
         {**BASE, "expires": BASE["expires"] + timedelta(microseconds=1)},
         {**BASE, **more, "job": dataclasses.replace(BASE["job"], arguments=b'{"a":2}')},
         changed("request", tool="demo.other"),
@@ -147,7 +149,7 @@ def test_what_does_not_decide_is_not() -> None:
     base = envelope(**BASE)
     assert envelope(**changed("decision", policy_digest="sha256:q", inputs={}, reason="so")) == base
     assert envelope(**changed("request", request_id="again")) == base
-    assert json.loads(base)["format"] == "broker.envelope.v2"
+    assert json.loads(base)["format"] == "broker.envelope.v3"
     assert json.loads(base)["egress"][0]["secret"] == {
         "name": "api-token",
         "header": "authorization",
@@ -180,4 +182,19 @@ def test_files_may_come_in_any_order() -> None:
 def test_parts_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InternalError) as caught:
         envelope(**wrong)
+    assert caught.value.reason == "ENVELOPE_INVALID"
+
+
+def test_the_salt_is_random_and_read_back() -> None:
+    first, second = fresh_salt(), fresh_salt()
+    assert first != second
+    text = envelope(**{**BASE, "salt": first}).decode()
+    assert salt_of(text) == first
+    assert salt_of("{}") == salt_of("no JSON") == salt_of('{"salt":1}') == salt_of("[]") == ""
+
+
+@pytest.mark.parametrize("salt", ["", "5a" * 31, "5A" * 32, "5a" * 33])
+def test_an_envelope_without_a_whole_salt_is_refused(salt: str) -> None:
+    with pytest.raises(InternalError) as caught:
+        envelope(**{**BASE, "salt": salt})
     assert caught.value.reason == "ENVELOPE_INVALID"

@@ -1,0 +1,942 @@
+"""Checks an evidence bundle of a broker's ledger, with Python's standard library and `cryptography` alone.
+
+    python verify_bundle.py BUNDLE [--key VKEY]... [--checkpoint FILE]... [--witness VKEY]... [--json]
+
+It is one file, longer than others here, because it lies in each bundle: an auditor reads it from top to bottom, installs
+nothing of the broker's, and runs it anywhere (Python 3.9 or later). Better still, take it from elsewhere than from the
+bundle that it is to check. The format is described in docs/bundle.md of the broker.
+
+Without --key it believes the key that the ledger's own first entry names: that proves integrity, not origin.
+
+Exit code: 0 ok, 10 tampered, 11 forked, 12 gapped, 13 truncated, 14 malformed, 15 rolled back, 16 recovered, 17 wrong
+key; 2 for a wrong use. The first thing that is wrong is said with its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import re
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+FORMAT = "broker.ledger-bundle.v1"
+PAYLOAD_TYPE = "application/vnd.broker.ledger-bundle.v1+json"
+OK, TAMPERED, FORKED, GAPPED, TRUNCATED = "ok", "tampered", "forked", "gapped", "truncated"
+MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY = "malformed", "rolled back", "recovered", "wrong key"
+WORDS = (TAMPERED, FORKED, GAPPED, TRUNCATED, MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY)
+EXIT_CODES = {OK: 0, **{word: 10 + place for place, word in enumerate(WORDS)}}
+NOT_SHOWN = "not shown"
+
+MAX_ENTRY = 64 * 1024
+MAX_NUMBER = 2**53 - 1
+MAX_MEMBERS = 250_000
+MIB = 2**20
+MEMBERS = (  # what a bundle may hold, and how many bytes of it at most
+    (r"manifest\.json", 48 * MIB),
+    (r"manifest\.dsse\.json", 65 * MIB),
+    (r"entries\.jsonl", 2**50),
+    (r"proofs/(?:0|[1-9][0-9]{0,15})\.tlog-proof", 2 * MIB),
+    (r"checkpoints/[0-9]{16}\.note", MIB),
+    (r"(?:keys|heads)\.json", 16 * MIB),
+    (r"consistency\.json", 64 * MIB),
+    (r"texts/(?:policy|specs|files)/[0-9a-f]{64}", 16 * MIB),
+    (r"approvals/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.json", 16 * MIB),
+    (r"verify_bundle\.py|README\.txt", 4 * MIB),
+)
+UNSIGNED = {"manifest.json", "manifest.dsse.json"}
+KEY_TYPES = {"genesis", "signer.rotated", "signer.revoked", "recovered"}
+HEX_32 = re.compile(r"[0-9a-f]{64}")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+ZEROS = "0" * 64
+
+
+class Fault(Exception):  # noqa: N818 - a verdict, not an error of this program
+    """Ends the check with a verdict and its place."""
+
+    def __init__(self, verdict: str, why: str, file: str = "", seq: int | None = None, field: str = "") -> None:
+        super().__init__(why)
+        self.verdict = verdict
+        self.place = {"file": file, "seq": seq, "field": field, "why": why}
+
+
+class UsageError(Exception):
+    """What was asked for can't be answered; the bundle isn't to blame."""
+
+
+# --- JSON in RFC 8785 form, without floats -----------------------------------------------------------------------------
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys: list[Any] = [key for key, _ in pairs]
+    if not "".join(keys).isascii():  # among ASCII alone, the order by code points and by UTF-16 is one
+        keys = [key.encode("utf-16-be", "surrogatepass") for key in keys]
+    if keys != sorted(set(keys)):
+        raise ValueError("its keys are not in RFC 8785's order, or one is there twice")
+    return dict(pairs)
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > MAX_NUMBER:
+        raise ValueError("an integer is beyond 2^53-1")
+    return int(text)
+
+
+def _refused(text: str) -> Any:  # noqa: ANN401 - what json wants
+    raise ValueError(f"the number {text[:40]} is no integer")
+
+
+def read_json(data: bytes, file: str, seq: int | None = None) -> dict[str, Any]:
+    """Reads an object that must be in RFC 8785 form: order, numbers, escapes and spaces."""
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=_pairs, parse_int=_integer, parse_float=_refused, parse_constant=_refused
+        )
+        again = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        raise Fault(MALFORMED, f"is not JSON in RFC 8785 form: {str(error)[:200]}", file, seq) from error
+    if not isinstance(value, dict) or again != text:
+        raise Fault(MALFORMED, "is no JSON object in RFC 8785 form", file, seq)
+    return value
+
+
+def member(value: Any, name: str, kind: type, file: str, seq: int | None = None) -> Any:  # noqa: ANN401 - any JSON
+    """A member of an object, which must be of a type."""
+    found: Any = value.get(name) if isinstance(value, dict) else None
+    if type(found) is not kind or (type(found) is int and found < 0):
+        raise Fault(MALFORMED, f"has no {name} that is a {kind.__name__}", file, seq, name)
+    return found
+
+
+# --- RFC 6962 trees ----------------------------------------------------------------------------------------------------
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """SHA-256(0x00 || data)."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256(0x01 || left || right)."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+class Tree:
+    """A growing tree, as the roots of its perfect subtrees, largest first."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.roots: list[bytes] = []
+
+    def append(self, leaf: bytes) -> None:
+        """Adds a leaf hash."""
+        size = self.size
+        while size & 1:
+            leaf = node_hash(self.roots.pop(), leaf)
+            size >>= 1
+        self.roots.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The root of what was added."""
+        if not self.roots:
+            return hashlib.sha256(b"").digest()
+        root = self.roots[-1]
+        for left in reversed(self.roots[:-1]):
+            root = node_hash(left, root)
+        return root
+
+
+def included(leaf: bytes, index: int, size: int, proof: list[bytes], root: bytes) -> bool:
+    """RFC 9162, 2.1.3.2."""
+    if index >= size:
+        return False
+    at, last, node = index, size - 1, leaf
+    for sibling in proof:
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            node = node_hash(sibling, node)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            node = node_hash(node, sibling)
+        at, last = at >> 1, last >> 1
+    return last == 0 and node == root
+
+
+def extends(old_size: int, old_root: bytes, size: int, root: bytes, proof: list[bytes]) -> bool:
+    """RFC 9162, 2.1.4.2: is the tree of ``old_size`` leaves the beginning of the other?"""
+    if old_size in {0, size}:
+        return not proof and (old_root == root if old_size else old_root == Tree().root())
+    path = proof if old_size & (old_size - 1) else [old_root, *proof]
+    if old_size > size or not path:
+        return False
+    at, last = old_size - 1, size - 1
+    while at & 1:
+        at, last = at >> 1, last >> 1
+    old = new = path[0]
+    for sibling in path[1:]:
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            old, new = node_hash(sibling, old), node_hash(sibling, new)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            new = node_hash(new, sibling)
+        at, last = at >> 1, last >> 1
+    return last == 0 and old == old_root and new == root
+
+
+def agent_head_root(agent: str, head: tuple[int, bytes] | None, proof: dict[str, Any], file: str) -> bytes:
+    """The root of the map of agents' heads that follows from a proof: a sparse trie by the bits of SHA-256(agent)."""
+
+    def hashed(key: bytes, number: int, leaf: bytes) -> bytes:
+        return hashlib.sha256(b"\x00" + key + number.to_bytes(8, "big") + leaf).digest()
+
+    key = hashlib.sha256(agent.encode()).digest()
+    bits = "".join(f"{byte:08b}" for byte in key)
+    siblings, other = member(proof, "siblings", list, file), proof.get("other")
+    if set(proof) != {"siblings", "other"} or len(siblings) > len(bits) or (head is not None and other is not None):
+        raise Fault(MALFORMED, "is no proof of an agent's head", file, field="proof")
+    node = bytes(32)
+    if head is not None:
+        node = hashed(key, *head)
+    elif other is not None:
+        there = unhex(member(other, "key", str, file), file, "proof.other")
+        if there == key or "".join(f"{byte:08b}" for byte in there)[: len(siblings)] != bits[: len(siblings)]:
+            raise Fault(TAMPERED, "shows a head that doesn't lie on the agent's way", file, field="proof.other")
+        node = hashed(
+            there, member(other, "seq", int, file), unhex(member(other, "leaf", str, file), file, "proof.other")
+        )
+    for bit, text in zip(reversed(bits[: len(siblings)]), reversed(siblings)):  # noqa: B905 - for Python 3.9
+        sibling = unhex(text, file, "proof.siblings")
+        node = node_hash(sibling, node) if bit == "1" else node_hash(node, sibling)
+    return node
+
+
+def unhex(text: Any, file: str, field: str) -> bytes:  # noqa: ANN401 - any JSON
+    """32 bytes in hexadecimal."""
+    if not isinstance(text, str) or not HEX_32.fullmatch(text):
+        raise Fault(MALFORMED, "is not 64 hexadecimal digits", file, field=field)
+    return bytes.fromhex(text)
+
+
+# --- C2SP signed notes and checkpoints ---------------------------------------------------------------------------------
+
+
+def unbase64(text: str) -> bytes:
+    """Reads canonical base64."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("is no canonical base64")
+    return data
+
+
+class Key:
+    """A verifier key: ``name+hex(id)+base64(type || public key)``."""
+
+    def __init__(self, text: str) -> None:
+        name, _, rest = text.partition("+")
+        digits, _, encoded = rest.partition("+")
+        data = unbase64(encoded)
+        self.text, self.name, self.id = text, name, hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
+        if not name or any(char.isspace() for char in name) or digits != self.id.hex() or len(data) != 33:
+            raise ValueError("is no verifier key")
+        if data[0] not in (1, 4):
+            raise ValueError(f"is a key of the unknown type {data[0]}")
+        self.cosigns, self._key = data[0] == 4, Ed25519PublicKey.from_public_bytes(data[1:])
+
+    def signed(self, message: bytes, signature: bytes) -> bool:
+        """Is this the key's Ed25519 signature?"""
+        try:
+            self._key.verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def a_key(entry: dict[str, Any], name: str, file: str, seq: int) -> Key:
+    """A member that is a key by which the entry's own log signs."""
+    try:
+        key = Key(member(entry, name, str, file, seq))
+    except ValueError as error:
+        raise Fault(MALFORMED, f"is no verifier key: {error}", file, seq, name) from error
+    if key.cosigns or key.name != entry["origin"]:
+        raise Fault(MALFORMED, "is a witness's key, or another log's", file, seq, name)
+    return key
+
+
+class Checkpoint:
+    """A signed note whose text is origin, size, root, and perhaps more lines."""
+
+    def __init__(self, data: bytes, file: str, seq: int | None = None) -> None:
+        self.data, self.file, self.seq = data, file, seq
+        try:
+            whole = data.decode("utf-8")
+            end = whole.rindex("\n\n")
+            if not whole.endswith("\n") or re.search("[\x00-\x09\x0b-\x1f]", whole):
+                raise ValueError("it has no newline at its end, or a control character")  # noqa: TRY301 - one handler for all
+            self.text = whole[: end + 1]
+            self.origin, size, root, *self.extensions = self.text[:-1].split("\n")
+            self.size, self.root = int(size[:17]), unbase64(root)
+            self.signatures: list[tuple[str, bytes, bytes]] = []
+            for line in whole[end + 2 : -1].split("\n"):
+                dash, name, encoded = line.split(" ")
+                raw = unbase64(encoded)
+                if dash != "\u2014" or len(raw) < 5:
+                    raise ValueError("a signature line is none")  # noqa: TRY301 - one handler for all
+                self.signatures.append((name, raw[:4], raw[4:]))
+        except ValueError as error:
+            raise Fault(MALFORMED, f"is no signed checkpoint: {str(error)[:200]}", file, seq) from error
+        if str(self.size) != size or not 0 <= self.size <= MAX_NUMBER or len(self.root) != 32 or not self.origin:
+            raise Fault(MALFORMED, "is no signed checkpoint: its size or root is none", file, seq)
+
+    def signed_by(self, key: Key) -> bool:
+        """Did this key sign it? A false signature in a known key's name is tampering."""
+        found = [data for name, key_id, data in self.signatures if (name, key_id) == (key.name, key.id)]
+        if any(not key.signed(self.text.encode(), data) for data in found):
+            raise Fault(
+                TAMPERED, f"the signature by {key.name} ({key.id.hex()}) is false", self.file, self.seq, "signature"
+            )
+        return bool(found)
+
+    def cosigned_at(self, key: Key) -> int | None:
+        """When a witness cosigned it, in seconds since 1970."""
+        for name, key_id, data in self.signatures:
+            if (name, key_id) == (key.name, key.id):
+                moment = int.from_bytes(data[:8], "big")
+                if not key.signed(f"cosignature/v1\ntime {moment}\n{self.text}".encode(), data[8:]):
+                    raise Fault(TAMPERED, f"the cosignature by {key.name} is false", self.file, field="signature")
+                return moment
+        return None
+
+
+# --- the history of the log's keys, from the genesis on ----------------------------------------------------------------
+
+
+class Period:
+    """A key, and the sizes of the checkpoints that it must sign: from ``first`` until the next key's."""
+
+    def __init__(self, key: Key, first: int) -> None:
+        self.key, self.first, self.revoked = key, first, False
+
+
+class History:
+    """What the entries say of the log's keys."""
+
+    def __init__(self) -> None:
+        self.genesis: str | None = None
+        self.periods: list[Period] = []
+        self.recovered: list[tuple[int, int]] = []
+        self.rotations: list[Checkpoint] = []
+
+    def entry(self, entry: dict[str, Any], seq: int, file: str) -> None:
+        """Takes in an entry of one of ``KEY_TYPES``."""
+        if entry["type"] == "signer.rotated":
+            self._rotated(entry, seq, file)
+        elif entry["type"] == "signer.revoked":
+            self._revoked(entry, seq, file)
+        elif entry["type"] == "recovered":
+            self._recovered(entry, seq, file)
+        elif "checkpoint_key" in entry:
+            self.periods.append(Period(a_key(entry, "checkpoint_key", file, seq), 1))
+            self.genesis = self.periods[0].key.text
+
+    def _rotated(self, entry: dict[str, Any], seq: int, file: str) -> None:
+        old, new = a_key(entry, "old", file, seq), a_key(entry, "new", file, seq)
+        if not self.periods:
+            self.periods.append(Period(old, 1))
+        note = Checkpoint(member(entry, "checkpoint", str, file, seq).encode("utf-8", "replace"), file, seq)
+        named = [line for line in note.extensions if line.startswith("next-key ")]
+        agreed = (note.origin, note.size, named) == (entry["origin"], seq, [f"next-key {new.text}"])
+        if not agreed or old.text != self.current.key.text or new.id in {period.key.id for period in self.periods}:
+            why = "hands over between other keys, or at another size, than it says"
+            raise Fault(TAMPERED, why, file, seq, "checkpoint")
+        if not note.signed_by(old) or not note.signed_by(new):
+            raise Fault(WRONG_KEY, "the handing over is not signed by both keys", file, seq, "checkpoint")
+        self.rotations.append(note)
+        self.periods.append(Period(new, seq + 1))
+
+    def _revoked(self, entry: dict[str, Any], seq: int, file: str) -> None:
+        text = member(entry, "key", str, file, seq)
+        found = [period for period in self.periods[:-1] if period.key.text == text and not period.revoked]
+        if not found:
+            raise Fault(TAMPERED, "revokes the key in force, or none that was replaced", file, seq, "key")
+        found[0].revoked = True
+
+    def _recovered(self, entry: dict[str, Any], seq: int, file: str) -> None:
+        lost = member(entry, "lost", dict, file, seq)
+        first, last = member(lost, "from", int, file, seq), member(lost, "to", int, file, seq)
+        keys = [period.key for period in self.periods if not period.revoked]
+        keys += [a_key(entry, "lost_key", file, seq)] if "lost_key" in entry else []
+        note = Checkpoint(member(entry, "checkpoint", str, file, seq).encode("utf-8", "replace"), file, seq)
+        if not first <= min(last, seq) or (note.origin, note.size) != (entry["origin"], last + 1):
+            raise Fault(TAMPERED, "its checkpoint doesn't show that those entries are lost", file, seq, "lost")
+        if not sum(note.signed_by(key) for key in keys):  # each of them is asked: none may be false
+            raise Fault(WRONG_KEY, "its checkpoint is not signed by a key of this ledger", file, seq, "checkpoint")
+        self.recovered.append((first, last))
+
+    @property
+    def current(self) -> Period:
+        """The key in force after all that was taken in."""
+        return self.periods[-1]
+
+    def at(self, size: int) -> Period:
+        """The key that must sign a checkpoint of this size."""
+        return [period for period in self.periods if period.first <= max(size, 1)][-1]
+
+    def signed(self, note: Checkpoint) -> bool:
+        """Is it signed as it must be: by the key of its size and, where that was revoked, by a later one too?"""
+        required = self.at(note.size)
+        signers = [period for period in self.periods if note.signed_by(period.key)]
+        later = [one for one in signers if one.first > required.first and not one.revoked]
+        return required in signers and (not required.revoked or bool(later))
+
+    def lost(self, size: int) -> bool:
+        """May a checkpoint of this size be of a history that was lost, and is no longer in the ledger?"""
+        return any(first < size <= last + 1 for first, last in self.recovered)
+
+
+# --- the ZIP file ------------------------------------------------------------------------------------------------------
+
+
+class Archive:
+    """Members of a bundle, read once, in bounded memory; ``digests`` has the SHA-256 and size of those read."""
+
+    def __init__(self, path: str) -> None:
+        self.zip = zipfile.ZipFile(path)
+        self.digests: dict[str, tuple[str, int]] = {}
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        if len(self.zip.infolist()) > MAX_MEMBERS:
+            raise Fault(MALFORMED, f"has more than {MAX_MEMBERS} files")
+        end = 0
+        for info in sorted(self.zip.infolist(), key=lambda info: info.header_offset):
+            name = info.orig_filename
+            limit = next((most for pattern, most in MEMBERS if re.fullmatch(pattern, name)), None)
+            if limit is None or info.filename != name:
+                raise Fault(MALFORMED, "is no file of a bundle", ascii(name)[:200])
+            if name in self.members:
+                raise Fault(MALFORMED, "is there twice", name)
+            if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Fault(MALFORMED, "is encrypted, or compressed in a way that bundles aren't", name)
+            if info.file_size > limit:
+                raise Fault(MALFORMED, f"says that it has {info.file_size} bytes; the limit is {limit}", name)
+            if info.header_offset < end:  # else a few bytes could be given out as terabytes, or as two texts
+                raise Fault(MALFORMED, "overlaps another file of the archive", name)
+            end = info.header_offset + 30 + len(name.encode()) + info.compress_size
+            self.members[name] = info
+
+    def chunks(self, name: str) -> Any:  # noqa: ANN401 - an iterator of bytes
+        """The bytes of a member, piece by piece."""
+        if name not in self.members:
+            raise Fault(MALFORMED, "is missing from the bundle", name)
+        digest, size = hashlib.sha256(), 0
+        with self.zip.open(self.members[name]) as stream:
+            while piece := stream.read(MIB):
+                digest.update(piece)
+                size += len(piece)
+                yield piece
+        if size != self.members[name].file_size:
+            raise Fault(MALFORMED, "is not as long as the archive says", name)
+        self.digests[name] = (digest.hexdigest(), size)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member."""
+        return b"".join(self.chunks(name))
+
+    def lines(self, name: str) -> Any:  # noqa: ANN401 - an iterator of bytes
+        """The lines of a member without their newlines; one that is too long ends it."""
+        rest = b""
+        for piece in self.chunks(name):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+            if len(rest) > MAX_ENTRY:
+                break
+        if rest:
+            yield rest
+
+
+# --- the check ---------------------------------------------------------------------------------------------------------
+
+
+class Check:
+    """One bundle. ``report`` fills up as it goes."""
+
+    def __init__(self, archive: Archive, report: dict[str, Any]) -> None:
+        self.archive, self.report = archive, report
+        self.history, self.tree = History(), Tree()
+        self.later: Fault | None = None  # a proof that fails: said after it is known whose signature the root has
+        self.seq, self.count, self.selected = -1, 0, 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.leaf, self.prev = "", ""
+        self.agents: dict[str, tuple[int, str]] = {}
+        self.calls: set[str] = set()
+        self.named: dict[str, set[str]] = {"policy": set(), "specs": set()}
+        self.types: Counter[str] = Counter()
+        self.roots: dict[int, bytes] = {}
+        self.heads_root = b""
+        self._manifest()
+        self._checkpoints()
+        self.heads = self._json("heads.json") if "agent" in self.filter else {}
+        if self.heads:
+            self.heads_seq = member(self.heads, "seq", int, "heads.json")
+            if set(self.heads) != {"agent", "seq", "proof"}:
+                raise Fault(MALFORMED, "must hold exactly agent, seq and proof", "heads.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return read_json(self.archive.read(name), name)
+
+    def _manifest(self) -> None:
+        name = "manifest.json"
+        self.raw = self.archive.read(name)
+        manifest = self.manifest = read_json(self.raw, name)
+        if manifest.get("format") != FORMAT:
+            raise Fault(MALFORMED, f"this verifier knows only {FORMAT}", name, field="format")
+        self.origin, kind = member(manifest, "origin", str, name), member(manifest, "kind", str, name)
+        self.full, self.filter = kind == "full", member(manifest, "selected", dict, name)
+        wanted: dict[str, Any] = {"full": [[]], "extract": [["agent"], ["call"], ["session"], ["from", "to"]]}
+        if sorted(self.filter) not in wanted.get(kind, []):
+            raise Fault(MALFORMED, "is neither a whole ledger nor a known extract", name, field="selected")
+        for field, value in self.filter.items():
+            member(self.filter, field, int if field in ("from", "to") else str, name)
+            self.report["selected"][field] = value
+        self.files = member(manifest, "files", dict, name)
+        self.absent = member(manifest, "absent", dict, name)
+        self.report.update(kind=kind, origin=self.origin, made=manifest.get("made"), absent=self.absent)
+        envelope = self._json("manifest.dsse.json")
+        try:
+            payload = unbase64(member(envelope, "payload", str, "manifest.dsse.json"))
+            self.signatures = [
+                (
+                    member(item, "keyid", str, "manifest.dsse.json"),
+                    unbase64(member(item, "sig", str, "manifest.dsse.json")),
+                )
+                for item in member(envelope, "signatures", list, "manifest.dsse.json")
+            ]
+        except ValueError as error:
+            raise Fault(MALFORMED, f"is no DSSE envelope: {error}", "manifest.dsse.json") from error
+        if payload != self.raw or envelope.get("payloadType") != PAYLOAD_TYPE:
+            raise Fault(
+                TAMPERED, "signs another manifest than the one in the bundle", "manifest.dsse.json", field="payload"
+            )
+
+    def _checkpoints(self) -> None:
+        names = sorted(name for name in self.archive.members if name.startswith("checkpoints/"))
+        self.notes = [Checkpoint(self.archive.read(name), name) for name in names]
+        for note in self.notes:
+            if note.file != f"checkpoints/{note.size:016d}.note" or note.origin != self.origin:
+                raise Fault(TAMPERED, "is of another size or ledger than its place", note.file)
+        said = member(self.manifest, "checkpoint", dict, "manifest.json")
+        if not self.notes:
+            raise Fault(MALFORMED, "holds no checkpoint", "checkpoints/")
+        self.newest = self.notes[-1]
+        if (said.get("size"), said.get("root")) != (self.newest.size, self.newest.root.hex()):
+            raise Fault(
+                TAMPERED, "names another checkpoint than the newest in the bundle", "manifest.json", field="checkpoint"
+            )
+        self.report["checkpoint"] = {"size": self.newest.size, "root": self.newest.root.hex()}
+        self.paths = {} if self.full else self._json("consistency.json")
+        self.known_sizes = {note.size for note in self.notes}
+
+    # entries
+
+    def walk(self) -> None:
+        """Checks all entries, one after the other."""
+        try:
+            self._walk()
+        finally:
+            self.report.update(entries=self.count, types=dict(sorted(self.types.items())))
+        if not self.count:
+            raise Fault(GAPPED, "has no genesis: the key history begins there", "entries.jsonl", 0)
+        if self.full and self.count < self.newest.size:
+            why = f"ends after {self.count} entries; the checkpoint has {self.newest.size}"
+            raise Fault(TRUNCATED, why, "entries.jsonl", self.count)
+        if self.full and self.tree.root() != self.newest.root:
+            why = "the entries give another root than the checkpoint's"
+            self.later = Fault(TAMPERED, why, self.newest.file, field="root")
+        self._ends()
+
+    def _walk(self) -> None:
+        for data in self.archive.lines("entries.jsonl"):
+            entry = self._entry(data)
+            leaf = leaf_hash(data)
+            self._link(entry, leaf)
+            self._agent(entry, leaf.hex())
+            self._select(entry)
+            self._texts(entry)
+            if entry["type"] in KEY_TYPES:
+                self.history.entry(entry, self.seq, "entries.jsonl")
+            self.leaf, self.prev = leaf.hex(), entry["prev"]
+            self.count += 1
+            self.types[entry["type"]] += 1
+
+    def _entry(self, data: bytes) -> dict[str, Any]:
+        file, guess = "entries.jsonl", self.seq + 1
+        if len(data) >= MAX_ENTRY:
+            raise Fault(MALFORMED, f"an entry is longer than {MAX_ENTRY} bytes", file, guess)
+        entry = read_json(data, file, guess)
+        seq, origin = member(entry, "seq", int, file, guess), member(entry, "origin", str, file, guess)
+        kind, prev = member(entry, "type", str, file, seq), member(entry, "prev", str, file, seq)
+        member(entry, "boot_id", str, file, seq)
+        stamp = member(entry, "ts", str, file, seq)
+        if type(entry.get("v")) is not int or entry["v"] != 1:
+            raise Fault(MALFORMED, "this verifier knows only version 1", file, seq, "v")
+        if not HEX_32.fullmatch(prev) or not TIMESTAMP.fullmatch(stamp) or (kind == "genesis") != (seq == 0):
+            raise Fault(MALFORMED, "prev, ts or type is none that an entry may have", file, seq)
+        if origin != self.origin:
+            raise Fault(TAMPERED, f"belongs to another ledger, {origin[:100]!a}", file, seq, "origin")
+        if seq <= self.seq:
+            raise Fault(FORKED, f"comes again, or after entry {self.seq}", file, seq, "seq")
+        if seq > guess and (self.full or guess == 0):
+            raise Fault(GAPPED, f"entries {guess} to {seq - 1} are missing before it", file, guess, "seq")
+        if seq >= self.newest.size:
+            raise Fault(TAMPERED, f"is not in the checkpoint of {self.newest.size} entries", file, seq, "seq")
+        self.adjacent, self.seq = seq == guess, seq
+        return entry
+
+    def _link(self, entry: dict[str, Any], leaf: bytes) -> None:
+        file, seq = "entries.jsonl", self.seq
+        if self.adjacent and entry["prev"] != (self.leaf if seq else ZEROS):
+            twice = seq > 0 and entry["prev"] == self.prev
+            raise Fault(
+                FORKED if twice else TAMPERED, "names another predecessor than the entry before it", file, seq, "prev"
+            )
+        if self.full:
+            if seq in self.known_sizes or entry["type"] == "signer.rotated":
+                self.roots[seq] = self.tree.root()
+            self.tree.append(leaf)
+            return
+        name = f"proofs/{seq}.tlog-proof"
+        head, _, checkpoint = self.archive.read(name).partition(b"\n\n")
+        try:
+            magic, index, *hashes = head.decode("ascii").split("\n")
+            proof = [unbase64(text) for text in hashes]
+        except ValueError as error:
+            raise Fault(MALFORMED, "is no tlog-proof", name, seq) from error
+        if magic != "c2sp.org/tlog-proof@v1" or any(len(item) != 32 for item in proof):
+            raise Fault(MALFORMED, "is no tlog-proof", name, seq)
+        right = index == f"index {seq}" and checkpoint == self.newest.data
+        if not right or not included(leaf, seq, self.newest.size, proof, self.newest.root):
+            self.later = self.later or Fault(TAMPERED, "doesn't prove that the entry is in the checkpoint", name, seq)
+
+    def _agent(self, entry: dict[str, Any], leaf: str) -> None:
+        if "agent" not in entry:
+            return
+        file, seq, agent = "entries.jsonl", self.seq, entry["agent"]
+        name, number = member(agent, "id", str, file, seq), member(agent, "seq", int, file, seq)
+        if set(agent) != {"id", "seq", "prev"} or not HEX_32.fullmatch(member(agent, "prev", str, file, seq)):
+            raise Fault(MALFORMED, "must hold exactly id, seq and prev", file, seq, "agent")
+        whole = self.full or self.filter.get("agent") == name
+        known = self.agents.get(name, (-1, ZEROS) if whole or number == 0 else None)
+        if known is not None:
+            if number <= known[0]:
+                raise Fault(FORKED, f"is number {number} of its agent, which is at {known[0]}", file, seq, "agent.seq")
+            if whole and number > known[0] + 1:
+                why = f"entries {known[0] + 1} to {number - 1} of the agent are missing before it"
+                raise Fault(GAPPED, why, file, seq, "agent.seq")
+            if number == known[0] + 1 and agent["prev"] != known[1]:
+                raise Fault(FORKED, "names another entry as its agent's last", file, seq, "agent.prev")
+        self.agents[name] = (number, leaf)
+
+    def _select(self, entry: dict[str, Any]) -> None:
+        seq, chosen = self.seq, self.filter
+        if "agent" in chosen:
+            hit = (
+                seq < self.heads_seq
+                and isinstance(entry.get("agent"), dict)
+                and entry["agent"]["id"] == chosen["agent"]
+            )
+        elif "call" in chosen:
+            hit = entry.get("call_id") == chosen["call"]
+        elif "session" in chosen:
+            lineage = entry.get("lineage")
+            proofs = lineage.get("proofs") if isinstance(lineage, dict) else None
+            named = isinstance(proofs, list) and f"session:{chosen['session']}" in proofs
+            call = entry.get("call_id")
+            hit = named or entry.get("session") == chosen["session"] or (isinstance(call, str) and call in self.calls)
+            if named and isinstance(call, str):
+                self.calls.add(call)
+        else:
+            hit = self.full or chosen["from"] <= seq <= chosen["to"]
+        if hit:
+            if "from" in chosen and seq != (chosen["from"] if self.last is None else self.last + 1):
+                raise Fault(GAPPED, "entries of the range are missing before it", "entries.jsonl", seq, "seq")
+            self.first, self.last, self.selected = seq if self.first is None else self.first, seq, self.selected + 1
+        elif entry["type"] == "heads" and self.heads and seq == self.heads_seq:
+            self.heads_root = unhex(
+                member(entry.get("heads"), "root", str, "entries.jsonl", seq), "entries.jsonl", "heads"
+            )
+        elif entry["type"] not in KEY_TYPES:
+            raise Fault(MALFORMED, "is not part of what was selected", "entries.jsonl", seq)
+
+    def _texts(self, entry: dict[str, Any]) -> None:
+        policy, tool = entry.get("policy"), entry.get("tool")
+        named = [("policy", entry.get("policy_digest")), ("policy", entry.get("before"))]
+        named.append(("policy", policy.get("digest") if isinstance(policy, dict) else None))
+        named.append(("specs", tool.get("version") if isinstance(tool, dict) else None))
+        for kind, text in named:
+            found = DIGEST.fullmatch(text) if isinstance(text, str) else None
+            if found:
+                self.named[kind].add(found[1])
+
+    def _ends(self) -> None:
+        said, file = member(self.manifest, "entries", dict, "manifest.json"), "manifest.json"
+        if "agent" in self.filter:
+            self._heads()
+        if "to" in self.filter and self.last != self.filter["to"]:
+            raise Fault(TRUNCATED, "the range ends before its last entry", "entries.jsonl", self.last)
+        wanted = {"count": self.count, "selected": self.selected, "first": self.first, "last": self.last}
+        if said != wanted:
+            short = isinstance(said.get("count"), int) and said["count"] > self.count
+            raise Fault(GAPPED if short else TAMPERED, f"says {said}, but there are {wanted}", file, field="entries")
+        self.report.update(selected_entries=self.selected, first=self.first, last=self.last, complete=self._complete())
+
+    def _complete(self) -> str:
+        if "agent" in self.filter:
+            return f"all of the agent's entries before entry {self.heads_seq}, of {self.newest.size} in the checkpoint"
+        return "all entries" if self.full else "all of the range" if "from" in self.filter else NOT_SHOWN
+
+    def _heads(self) -> None:
+        file, agent = "heads.json", self.filter["agent"]
+        if self.heads.get("agent") != agent or not self.heads_root:
+            raise Fault(MALFORMED, "is about another agent, or its entry is missing", file, self.heads_seq)
+        head = self.agents.get(agent)
+        shown = None if head is None else (head[0], bytes.fromhex(head[1]))
+        if agent_head_root(agent, shown, member(self.heads, "proof", dict, file), file) != self.heads_root:
+            why = "the agent's last entry in the bundle is not its last in the ledger"
+            self.later = self.later or Fault(TRUNCATED, why, file, None if self.last is None else self.last + 1, "head")
+
+    # signatures
+
+    def signatures_hold(self, pinned: list[Key]) -> None:
+        """Checks whose word the newest checkpoint is, and then what rests on it."""
+        history, newest = self.history, self.newest
+        if not history.periods and pinned:
+            history.periods.append(Period(pinned[0], 1))
+        if history.genesis is None and not pinned:
+            raise Fault(WRONG_KEY, "the genesis names no key: one from elsewhere is needed", "entries.jsonl", 0)
+        if pinned and not {one.text for one in pinned} & {one.key.text for one in history.periods if not one.revoked}:
+            raise Fault(WRONG_KEY, "the key that you trust is not one of this ledger's, or was revoked", "keys.json")
+        if not history.signed(newest):
+            why = f"is not signed by the key in force, {history.at(newest.size).key.text}"
+            raise Fault(WRONG_KEY, why, newest.file, field="signature")
+        if self.later is not None:
+            raise self.later
+        self.roots[newest.size] = newest.root
+        notes = (*history.rotations, *self.notes)
+        if not self.full and set(self.paths) != {str(note.size) for note in notes} - {str(newest.size)}:
+            raise Fault(MALFORMED, "must hold exactly a proof for each older checkpoint", "consistency.json")
+        for note in notes:
+            self._consistent(note, handing_over=note.seq is not None)
+        self._same_keys()
+
+    def _consistent(self, note: Checkpoint, *, handing_over: bool) -> None:
+        history = self.history
+        excused = not handing_over and (history.at(note.size).revoked or history.lost(note.size))
+        if note.size == self.newest.size or self.full:
+            same = self.roots.get(note.size) == note.root
+        else:
+            try:
+                path = [unbase64(text) for text in member(self.paths, str(note.size), list, "consistency.json")]
+            except (ValueError, TypeError) as error:
+                raise Fault(MALFORMED, "holds no hashes", "consistency.json", field=str(note.size)) from error
+            same = extends(note.size, note.root, self.newest.size, self.newest.root, path)
+        signed = handing_over or history.signed(note)
+        if excused and not (same and signed):
+            self.report["set_aside"].append(note.file)
+        elif not signed:
+            raise Fault(WRONG_KEY, "is not signed by the key in force at its size", note.file, field="signature")
+        elif not same:
+            raise Fault(FORKED, "the ledger does not continue this checkpoint", note.file, note.seq, "root")
+
+    def _same_keys(self) -> None:
+        periods = self.history.periods
+        keys = [
+            {"key": one.key.text, "from_size": one.first, "until_size": None, "revoked": one.revoked} for one in periods
+        ]
+        for one, following in zip(keys, periods[1:]):  # noqa: B905 - for Python 3.9
+            one["until_size"] = following.first - 1
+        recovered = [{"from": first, "to": last} for first, last in self.history.recovered]
+        self.report.update(keys=keys, recovered=recovered)
+        if self._json("keys.json") != {"genesis": self.history.genesis, "keys": keys, "recovered": recovered}:
+            raise Fault(TAMPERED, "tells another history of keys than the entries", "keys.json")
+
+    def sealed(self) -> None:
+        """Checks each file by the manifest, and the manifest by its signature."""
+        listed, present = set(self.files), set(self.archive.members) - UNSIGNED
+        if listed != present:
+            name = min(listed ^ present)
+            raise Fault(MALFORMED, "is missing" if name in listed else "is not in the manifest", name)
+        for name in sorted(present):
+            if name not in self.archive.digests:
+                for _ in self.archive.chunks(name):
+                    pass
+            digest, size = self.archive.digests[name]
+            if self.files[name] != {"sha256": digest, "size": size}:
+                raise Fault(TAMPERED, "is not the file that the manifest names", name, field="sha256")
+        text = PAYLOAD_TYPE.encode()
+        message = b"DSSEv1 %d %s %d %s" % (len(text), text, len(self.raw), self.raw)
+        key = self.history.current.key
+        found = [signature for keyid, signature in self.signatures if keyid == key.text]
+        if not found:
+            raise Fault(WRONG_KEY, "is not signed by the key in force", "manifest.dsse.json", field="signatures")
+        if not all(key.signed(message, signature) for signature in found):
+            raise Fault(TAMPERED, "its signature is false: the manifest was changed", "manifest.dsse.json", field="sig")
+
+    def texts(self) -> None:
+        """Checks that each text is the one that an entry names, and that those that lack are said."""
+        have: dict[str, set[str]] = {"policy": set(), "specs": set(), "files": set()}
+        self.named["files"] = set()
+        for name in sorted(self.archive.members):
+            if name.startswith("texts/"):
+                _, kind, digest = name.split("/")
+                have[kind].add(digest)
+                if self.archive.digests[name][0] != digest:
+                    raise Fault(TAMPERED, "is not the text of that digest", name)
+                if kind == "specs":
+                    self._spec_files(name)
+        for kind, named in self.named.items():
+            absent = member(self.absent, kind, list, "manifest.json")
+            if have[kind] & set(map(str, absent)) or have[kind] | set(map(str, absent)) != named:
+                raise Fault(
+                    MALFORMED, "a text is there or absent that no entry names, or neither", "manifest.json", field=kind
+                )
+            self.report["texts"][kind] = len(have[kind])
+
+    def _spec_files(self, name: str) -> None:
+        try:
+            found = json.loads(self.archive.read(name))["files"].values()
+            self.named["files"].update(DIGEST.fullmatch(text)[1] for text in found)  # type: ignore[index]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise Fault(MALFORMED, "is no specification with its files", name) from error
+
+    def held(self, data: bytes) -> None:
+        """Compares with a checkpoint that the auditor holds."""
+        note = Checkpoint(data, "the checkpoint that you gave")
+        if note.origin != self.origin or not self.history.signed(note):
+            raise Fault(WRONG_KEY, "is of another ledger, or not signed by a key of this one", note.file)
+        if note.size > self.newest.size and not self.history.lost(note.size):
+            raise Fault(ROLLED_BACK, f"has {note.size} entries, the bundle proves only {self.newest.size}", note.file)
+        known = {one.size: one.root for one in self.notes if one.file not in self.report["set_aside"]}
+        known.update(self.roots)
+        if note.size not in known and not self.history.lost(note.size):
+            raise UsageError(
+                f"this bundle doesn't show the tree of {note.size} entries: ask for one of the whole ledger"
+            )
+        if known.get(note.size) != note.root and not self.history.lost(note.size):
+            raise Fault(FORKED, "is of another history than the bundle", note.file, field="root")
+        self.report["held_checkpoints"].append(note.size)
+
+
+def verify(
+    path: str, keys: tuple[str, ...] = (), checkpoints: tuple[bytes, ...] = (), witnesses: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Checks a bundle.
+
+    Args:
+        path: the ZIP file.
+        keys: verifier keys of which one is trusted to be the ledger's; none believes the genesis.
+        checkpoints: signed checkpoints of this ledger, known from elsewhere, which it must continue.
+        witnesses: verifier keys of witnesses whose cosignatures are looked for.
+
+    Returns:
+        The verdict, its place, and what was found; plain JSON.
+
+    Raises:
+        UsageError: a key is none, there is no such file, or the bundle can't answer for a checkpoint.
+    """
+    try:
+        pinned, watching = [Key(text) for text in keys], [Key(text) for text in witnesses]
+    except ValueError as error:
+        raise UsageError(f"a key that you gave is none: {error}") from error
+    if any(one.cosigns for one in pinned) or not all(one.cosigns for one in watching):
+        raise UsageError("--key takes a log's key, --witness a witness's")
+    if not Path(path).is_file():
+        raise UsageError(f"there is no file {path}")
+    report: dict[str, Any] = {"bundle": path, "verdict": OK, "place": None, "kind": "", "origin": "", "selected": {}}
+    report.update(trusted="your key" if keys else "the genesis's own key: this proves integrity, not origin")
+    report.update(entries=0, selected_entries=0, first=None, last=None, complete=NOT_SHOWN, types={}, checkpoint=None)
+    report.update(
+        keys=[], recovered=[], set_aside=[], texts={}, absent={}, witnesses=[], held_checkpoints=[], made=None
+    )
+    try:
+        check = Check(Archive(path), report)
+        check.walk()
+        check.signatures_hold(pinned)
+        check.sealed()
+        check.texts()
+        report["witnesses"] = [{"key": one.text, "time": check.newest.cosigned_at(one)} for one in watching]
+        for held in checkpoints:
+            check.held(held)
+        if check.history.recovered:
+            first, last = check.history.recovered[-1]
+            fault = Fault(RECOVERED, f"entries {first} to {last} were lost, and the ledger went on", field="lost")
+            report.update(verdict=RECOVERED, place=fault.place)
+    except Fault as fault:
+        report.update(verdict=fault.verdict, place=fault.place)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a bundle makes Python raise, it is not ok
+        why = f"the file is no whole bundle: {type(error).__name__}: {str(error)[:200]}"
+        report.update(verdict=MALFORMED, place={"file": "", "seq": None, "field": "", "why": why})
+    return report
+
+
+def _tell(report: dict[str, Any]) -> str:
+    lines = [f"{report['verdict']}  {report['bundle']}"]
+    place = report["place"]
+    if place is not None:
+        where = " ".join(
+            part
+            for part in (place["file"], f"entry {place['seq']}" if place["seq"] is not None else "", place["field"])
+            if part
+        )
+        lines.append(f"  at {where or 'the file'}: {place['why']}")
+    shown = ("kind", "selected", "origin", "entries", "first", "last", "complete", "checkpoint", "texts", "absent")
+    lines += [f"  {name:<12} {report[name]}" for name in shown]
+    lines += [
+        f"  {'key':<12} {one['key']} from size {one['from_size']}{', revoked' * one['revoked']}"
+        for one in report["keys"]
+    ]
+    lines += [f"  {'witness':<12} {one['key']} {one['time'] or 'has not cosigned'}" for one in report["witnesses"]]
+    lines += [f"  {'set aside':<12} {name}: of a lost history, or by a revoked key" for name in report["set_aside"]]
+    lines.append(f"  {'trusted':<12} {report['trusted']}")
+    return (
+        "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in "\n".join(lines)) + "\n"
+    )
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Checks an evidence bundle of a broker's ledger.")
+    parser.add_argument("bundle")
+    parser.add_argument("--key", action="append", default=[], help="the ledger's verifier key, from elsewhere")
+    parser.add_argument("--checkpoint", action="append", default=[], help="a signed checkpoint that it must continue")
+    parser.add_argument("--witness", action="append", default=[], help="a witness's verifier key; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    try:
+        held = tuple(Path(name).read_bytes() for name in given.checkpoint)
+        report = verify(given.bundle, tuple(given.key), held, tuple(given.witness))
+    except (UsageError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(report) + "\n" if given.json else _tell(report))
+    return EXIT_CODES[report["verdict"]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

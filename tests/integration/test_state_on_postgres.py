@@ -1,0 +1,109 @@
+"""A state directory whose database is on a PostgreSQL server, from `broker init` to served calls."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+import yaml
+
+from broker.cli.init import create_state
+from broker.errors import BrokerError, ConflictError, InvalidArgumentError
+from broker.ledger.ledger import Ledger
+from broker.store.opening import DatabaseTarget, open_store_sync
+from tests.postgres_server import OWNER, PASSWORD, PostgresServer
+from tests.served import AGENT, OPERATOR, command, command_json, serving
+
+_numbers = count()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"state_{next(_numbers)}"
+
+
+def _init(server: PostgresServer, name: str, state: Path) -> None:
+    password = state.parent / "password"
+    password.write_text(PASSWORD + "\n")
+    password.chmod(0o600)
+    command_json(
+        state,
+        *("init", "--operator", OPERATOR),
+        *("--database", server.tcp_url(name, owner=OWNER), "--database-password", f"file:{password}"),
+        *("--database-owner", server.tcp_url(name, OWNER, owner=OWNER), "--database-owner-password", "env:OWNERS"),
+        OWNERS=PASSWORD,
+    )
+
+
+def test_a_state_is_made_and_used_by_commands(postgres: PostgresServer, name: str, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    _init(postgres, name, state)
+    assert not (state / "broker.db").exists()
+    settings = yaml.safe_load((state / "settings.yaml").read_text("utf-8"))
+    assert set(settings) == {"database", "database_password"}
+    for file in state.rglob("*"):
+        assert not file.is_file() or PASSWORD.encode() not in file.read_bytes()
+    command_json(state, "identity", "issue", "agent", AGENT, "--owner", OPERATOR)
+    listed = command_json(state, "identity", "list")
+    assert AGENT in json.dumps(listed)
+    found = json.loads(command(state, "doctor", "--only", "ledger", "--only", "state", "--json", check=False).stdout)
+    assert {item["status"] for item in found["findings"]} == {"ok"}, found
+    migrated = command_json(state, "migrate")
+    assert migrated["before"] == migrated["after"]
+
+
+def test_the_doctor_says_where_the_broker_owns_its_tables(postgres: PostgresServer, name: str, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command_json(state, "init", "--operator", OPERATOR, "--database", postgres.url(name))
+    found = json.loads(command(state, "doctor", "--only", "ledger", "--json", check=False).stdout)
+    assert any("owns the ledger's table" in item["found"] for item in found["findings"]), found
+
+
+def test_an_init_that_fails_leaves_nothing_in_the_database(
+    postgres: PostgresServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.url(name)
+
+    def fail(*_: object, **__: object) -> int:
+        raise InvalidArgumentError("no entry today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "append", fail)
+        with pytest.raises(InvalidArgumentError):
+            create_state(tmp_path / "state", operator="ada", hosts=(), chosen={"database": url})
+    with postgres.superuser(name) as connection:
+        assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'broker'").fetchone() is None
+    create_state(tmp_path / "state", operator="ada", hosts=(), chosen={"database": url})
+    with pytest.raises(ConflictError) as refused:
+        create_state(tmp_path / "other", operator="ada", hosts=(), chosen={"database": url})
+    assert refused.value.reason == "STORE_EXISTS"
+    with open_store_sync(DatabaseTarget(tmp_path / "none.db", url)) as store:  # the first one's is as it was
+        head = store.read_sync(lambda tx: tx.ledger.head())
+    assert head is not None
+
+
+@pytest.mark.parametrize("url", ["postgresql://a:secret@host/name", "mysql://host/name", "postgresql://host"])
+def test_an_address_that_is_wrong_or_holds_a_password_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(BrokerError) as refused:
+        create_state(tmp_path / "state", operator="ada", hosts=(), chosen={"database": url})
+    assert refused.value.reason == "SETTINGS_INVALID"
+    assert "secret" not in refused.value.message
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.docker
+async def test_calls_are_served(postgres: PostgresServer, name: str, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    _init(postgres, name, state)
+    command_json(state, "identity", "issue", "agent", AGENT, "--owner", OPERATOR)
+    settings = yaml.safe_load((state / "settings.yaml").read_text("utf-8"))
+    (state / "settings.yaml").write_text(yaml.safe_dump({**settings, "listen": "127.0.0.1:0"}), "utf-8")
+    with serving(state) as served:
+        async with served.client() as client:
+            assert (await client.run("python.run", {"code": "print(6 * 7)"})).stdout == b"42\n"
+        served.kill()
+    with serving(state) as served:
+        async with served.client() as client:
+            assert (await client.run("python.run", {"code": "print('again')"})).stdout == b"again\n"
