@@ -9,7 +9,7 @@ usage() {
 Usage: scripts/setup.sh [--no-images] [--no-postgres] [--no-engine] [--help]
 
   --no-images    leave the sandbox images out
-  --no-postgres  leave PostgreSQL's programs out, which only tests use
+  --no-postgres  leave PostgreSQL's programs and strace out, which only tests use
   --no-engine    leave the Docker Engine, the sandbox images and PostgreSQL's programs out
 
 Environment:
@@ -108,6 +108,17 @@ install_project() {
         die "the project could not be installed (whole log: .state/project.log)"
 }
 
+# The tests of power loss look at the system calls of a program.
+find_strace() {
+    if command -v strace >/dev/null; then return 0; fi
+    if may_install; then
+        say "installing Debian's strace for the tests"
+        apt_install strace || die "apt-get could not install strace (whole log: .state/apt.log)"
+    else
+        say "going on without strace: the tests of power loss need it. On Debian or Ubuntu: sudo apt-get install strace"
+    fi
+}
+
 # A virtual environment holds absolute paths, so its folder is part of what it depends on.
 venv_digest="$(EXTRA="$PWD" digest_of requirements.lock)"
 if ! is_done venv "$venv_digest" || ! .venv/bin/python --version >/dev/null 2>&1; then
@@ -132,7 +143,10 @@ if ! is_done project "$project_digest" || ! stubs_exist; then
     mark_done project "$project_digest"
 fi
 
-if [ "$postgres" = yes ]; then scripts/postgres.sh; fi
+if [ "$postgres" = yes ]; then
+    scripts/postgres.sh
+    find_strace
+fi
 if [ "$engine" = yes ]; then scripts/engine.sh; fi
 if [ "$images" = yes ]; then
     say "sandbox images"

@@ -174,9 +174,7 @@ class LogServicer(LedgerServicer):
 
     def _checkpoint(self, size: int) -> pb.Checkpoint:
         note = self.log.note(size, self.sign)
-        return pb.Checkpoint(
-            name=f"checkpoints/{size}", note=note, size=size, root_hash=root(self.log.leaves[:size])
-        )
+        return pb.Checkpoint(name=f"checkpoints/{size}", note=note, size=size, root_hash=root(self.log.leaves[:size]))
 
     def entry(self, seq: int) -> pb.LedgerEntry:
         data = self.log.entries[seq]

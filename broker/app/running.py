@@ -20,6 +20,7 @@ from broker.domain.ids import new_id
 from broker.identity.directory import LiveDirectory
 from broker.ledger.checkpoint_reading import CheckpointsBySize
 from broker.ledger.genesis import read_origin
+from broker.ledger.index import Indexer
 from broker.ledger.ledger import Ledger
 from broker.metrics.endpoint import MetricsEndpoint
 from broker.metrics.prometheus import PrometheusMeter
@@ -89,6 +90,7 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
         unsafe_address = server.listen_unsafe_plaintext(unsafe) if unsafe else ""
         checkpointer = log.checkpointer(parts.ledger, settings, gate.shut)
         await stack.enter_async_context(checkpointer)
+        await stack.enter_async_context(Indexer(parts.store))
         await stack.enter_async_context(server)
         stack.callback(reading.drain)
         await stack.enter_async_context(pipeline)

@@ -132,19 +132,26 @@ def _render(output: RebuildOutput) -> None:
     if output.beyond:
         console.print(printable(f"  {output.beyond}"), markup=False, style="bold red", soft_wrap=True)
     for table in output.tables:
-        counts = [f"{table.equal} equal"]
-        for name in ("missing", "extra", "different", "behind"):
-            if count := getattr(table, name):
-                counts.append(f"{count} {name}")
-        wrong = bool(table.rows)
-        console.print(f"  {table.table:<13} {', '.join(counts)}", markup=False, style="bold red" if wrong else "")
-        for row in table.rows[:_SHOWN]:
-            columns = f": {', '.join(row.columns)}" if row.columns else ""
-            console.print(printable(f"    {row.kind} {' '.join(row.key)}{columns}"), markup=False, soft_wrap=True)
-        if len(table.rows) > _SHOWN:
-            console.print("    and more: --json names them", style="dim")
-        for item in table.unheld:
-            text = f"    not compared: {item.column} of {item.rows} rows ({item.why})"
-            console.print(printable(text), markup=False, style="dim", soft_wrap=True)
+        _render_table(table)
     if not output.equal and not output.written:
         console.print("Replace what is wrong: broker ledger rebuild --write", style="dim")
+
+
+def _render_table(table: TableOutput) -> None:
+    numbers = {
+        "equal": table.equal,
+        "missing": table.missing,
+        "extra": table.extra,
+        "different": table.different,
+        "behind": table.behind,
+    }
+    counts = ", ".join(f"{count} {name}" for name, count in numbers.items() if count) or "empty"
+    console.print(f"  {table.table:<13} {counts}", markup=False, style="bold red" if table.rows else "")
+    for row in table.rows[:_SHOWN]:
+        columns = f": {', '.join(row.columns)}" if row.columns else ""
+        console.print(printable(f"    {row.kind} {' '.join(row.key)}{columns}"), markup=False, soft_wrap=True)
+    if len(table.rows) > _SHOWN:
+        console.print("    and more: --json names them", style="dim")
+    for item in table.unheld:
+        text = f"    not compared: {item.column} of {item.rows} rows ({item.why})"
+        console.print(printable(text), markup=False, style="dim", soft_wrap=True)

@@ -20,6 +20,7 @@ from broker.client.retry import may_retry
 from broker.client.transport import Deadline, Transport
 from broker.client.wire import json_object, moment, protocol_error, resource, timestamp
 from broker.domain.canonical import JsonObject
+from broker.domain.ids import ID_PATTERN
 from broker.errors import BrokerError, DataLossError, FailedPreconditionError, InvalidArgumentError, UnavailableError
 from broker.tlog.agent_map import verify_head
 from broker.tlog.checkpoint import Checkpoint
@@ -212,6 +213,8 @@ class AsyncLedger:
         """
         request = pb.GetAgentHeadProofRequest(agent=agent, checkpoint=_checkpoint_name(size))
         reply = await self._rpc.ask(self._rpc.ledger.GetAgentHeadProof, request, timeout_s=timeout_s)
+        if ID_PATTERN.fullmatch(agent) and reply.agent != agent:
+            raise protocol_error(f"agent {agent} was asked about, and the answer is about {reply.agent!a}")
         heads = await self._proven(_entry(reply.heads_entry), reply.heads_proof.proof, size)
         head = (reply.agent_seq, reply.agent_leaf_hash) if reply.present else None
         try:

@@ -2,13 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from typing import Self
+
+import structlog
+
 from broker.domain.canonical import JsonObject, JsonValue
-from broker.domain.ports import EntryKeys, Transaction
-from broker.errors import DataLossError
+from broker.domain.ports import EntryKeys, Store, Transaction
+from broker.errors import BrokerError, DataLossError
 from broker.ledger.encoding import NotCanonicalError, decode
 
 PAGE = 1000
 """Entries that one transaction makes findable."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Indexer:
+    """Makes entries findable while a broker runs, now and then; an async context manager.
+
+    What it hasn't come to is found all the same, by reading the entries themselves.
+
+    Args:
+        store: of the ledger.
+        interval_s: how long new entries may wait.
+    """
+
+    def __init__(self, store: Store, interval_s: float = 2.0) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="ledger-index")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                while not self._stop.is_set() and await self._store.read(_behind):
+                    await self._store.write(catch_up)
+            except BrokerError as error:
+                _log.warning("ledger.index_behind", reason=error.reason, error=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._stop.wait()
+
+
+def _behind(tx: Transaction) -> bool:
+    head = tx.ledger.head()
+    return head is not None and tx.ledger.indexed() <= head.seq
 
 
 def catch_up(tx: Transaction) -> int:

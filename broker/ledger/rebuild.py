@@ -73,6 +73,7 @@ def tile_rows(table: LedgerTable) -> Iterator[Expected]:
     level = 1
     while above:
         tiles = [above[at : at + TILE_WIDTH] for at in range(0, len(above), TILE_WIDTH)]
-        yield from ({"level": level, "idx": at, "hashes": b"".join(tile)} for at, tile in enumerate(tiles))
+        for at, tile in enumerate(tiles):
+            yield {"level": level, "idx": at, "hashes": b"".join(tile)}
         above = [CompactRange(tile).root() for tile in tiles if len(tile) == TILE_WIDTH]
         level += 1

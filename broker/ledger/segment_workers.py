@@ -51,9 +51,12 @@ class Workers:
         paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         command = [sys.executable, "-P", "-m", "broker.ledger.segment_worker"]
         for _ in range(self._number):
-            process = subprocess.Popen(  # noqa: S603 - ourselves
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
-            )
+            try:
+                process = subprocess.Popen(  # noqa: S603 - ourselves
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+                )
+            except OSError:
+                break  # no more of them can be had; without any, nothing is found here
             self._processes.append(process)
             self._send(process, self._task)
         return self
@@ -77,7 +80,7 @@ class Workers:
         for process, run in zip(cycle(self._processes), wanted, strict=False):
             self._send(process, msgspec.json.encode(run) + b"\n")
             given.append(process)
-            if len(given) == self._number * _AHEAD:
+            if len(given) == len(self._processes) * _AHEAD:
                 yield _receive(given.pop(0))
         for process in given:
             yield _receive(process)

@@ -30,6 +30,8 @@ __all__ = ["MAX_LISTED", "Known", "Row", "UnreadableError", "verify", "verify_op
 Progress: TypeAlias = Callable[[int], None]
 
 _ATTEMPTS = 3
+_BUSY = "LEDGER_BUSY"
+"""Why a source is opened again: somebody began to use it meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,10 @@ def verify_opened(
                 return verify_source(source, known, first=first, workers=workers, progress=step)
         except (DataLossError, UnreadableError) as error:
             return Report(Verdict.MALFORMED, 0, None, "", EMPTY_ROOT.hex(), Place(None, "file", str(error)))
-        except UnavailableError:
-            if not left:
+        except UnavailableError as error:
+            if error.reason != _BUSY or not left:
                 raise
-    raise UnavailableError("the ledger can't be read at rest", reason="LEDGER_BUSY")
+    raise UnavailableError("the ledger can't be read at rest", reason=_BUSY)
 
 
 def _step(progress: Callable[[int, int], None], total: int, done: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from broker.domain.call import PolicyRequest
 from broker.domain.identity import Caller, IdentityKind
+from broker.domain.ids import NAME_PATTERN
 from broker.domain.ports import CallRow, EntryKeys, EntryQuery, Transaction
 from broker.domain.tier import Tier
 from broker.ledger.reading import PUBLIC_TYPES
@@ -82,8 +83,9 @@ class Sight:
         return self._calls[call_id]
 
     def _oversees(self, workspace: str) -> bool:
-        # Asked in the workspace that the entry lies in, not in the caller's own `-`.
-        where = workspace or self._unnamed()
+        # Asked in the workspace that the entry lies in. Refused methods are on record under `-`, where everybody may do
+        # something: what is no workspace's name counts as none.
+        where = workspace if NAME_PATTERN.fullmatch(workspace) else self._unnamed()
         request = PolicyRequest(self._caller.subject, where, self._method, "rpc", Tier.INTERNAL)
         return self._policy.decide(request).allowed
 

@@ -24,7 +24,7 @@ from broker.ledger.signer import FileSigner
 from broker.ledger.verify_bundle import verify
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.merkle import CompactRange, leaf_hash
-from broker.tlog.note import COSIGNATURE, Note, VerifierKey, sign
+from broker.tlog.note import COSIGNATURE, Note, Signature, VerifierKey, sign
 from tests.bundle_world import ORIGIN, START, World, bundle_world, fill, members, new_signer, pack
 
 Files = dict[str, bytes]
@@ -424,6 +424,7 @@ def test_another_format_or_kind(scene: Scene) -> None:
         {"selected": {"agent": 1}},
         {"origin": ""},
         {"checkpoint": None},
+        {"checkpoint": {"size": 17, "root": "0" * 64, "older_left_out": False}},
         {"files": []},
         {"absent": {}},
     ):
@@ -606,6 +607,7 @@ def test_bombs(scene: Scene, tmp_path: Path) -> None:
 
     for change in (says_less, says_more, says_zip64, encrypted, other_method, onto_the_first):
         assert patched(path, {**files, "README.txt": bytes(2**20)}, change) == "malformed", change.__name__
+    assert "overlaps" in verify(str(path))["place"]["why"]
 
 
 def test_a_zip64_member_of_an_enormous_size(scene: Scene, tmp_path: Path) -> None:
@@ -743,6 +745,103 @@ def test_a_specification_that_is_none(tmp_path: Path) -> None:
             absent: JsonObject = {"policy": [], "specs": [], "files": []}
             report = verify(str(pack(tmp_path / "b.zip", reseal(files, world.signer, absent=absent))))
             assert (report["verdict"], report["place"]["file"]) == ("malformed", f"texts/specs/{name}")
+
+
+def by_operator(world: World, found: list[dict[str, Any]]) -> Files:
+    """A bundle of entries as the operator likes them, with the right root and the right signatures."""
+    files = with_entries(_bundle_by_hand(world, world.signer), found)
+    name = next(name for name in files if name.startswith("checkpoints/"))
+    root = CompactRange(leaf_hash(canonical(entry)) for entry in found).root()
+    note = resigned(files.pop(name), root, world.signer, size=len(found))
+    known: JsonObject = {"from_size": 1, "key": str(world.signer.key), "revoked": False, "until_size": None}
+    files["keys.json"] = canonical({"genesis": str(world.signer.key), "keys": [known], "recovered": []})
+    files[f"checkpoints/{len(found):016d}.note"] = note
+    said: JsonObject = {"size": len(found), "root": root.hex(), "older_left_out": False}
+    return reseal(files, world.signer, checkpoint=said, entries=counted(found, found))
+
+
+LIES: dict[str, tuple[str, str, Callable[[list[dict[str, Any]]], None]]] = {
+    "prev of nothing": ("tampered", "prev", lambda found: found[4].update(prev="1" * 64)),
+    "prev of the one before": ("forked", "prev", lambda found: found[4].update(prev=found[3]["prev"])),
+    "no prev": ("malformed", "prev", lambda found: found[4].pop("prev")),
+    "another version": ("malformed", "v", lambda found: found[4].update(v=2)),
+    "a version that is true": ("malformed", "v", lambda found: found[4].update(v=True)),
+    "another ledger": ("tampered", "origin", lambda found: found[4].update(origin="brk_other")),
+    "a time without a zone": ("malformed", "", lambda found: found[4].update(ts="2026-01-01T00:00:00.000000")),
+    "a second genesis": ("malformed", "", lambda found: found[4].update(type="genesis")),
+    "no boot": ("malformed", "boot_id", lambda found: found[4].pop("boot_id")),
+    "a number twice": ("forked", "seq", lambda found: found[4].update(seq=3)),
+    "a number left out": ("gapped", "seq", lambda found: found[4].update(seq=5)),
+    "too long": ("malformed", "", lambda found: found[4].update(text="x" * 65_500)),
+    "an agent with more": ("malformed", "agent", lambda found: found[4]["agent"].update(more=1)),
+    "an agent's number twice": ("forked", "agent.seq", lambda found: found[4]["agent"].update(seq=0)),
+    "an agent's number left out": ("gapped", "agent.seq", lambda found: found[4]["agent"].update(seq=5)),
+    "an agent's prev": ("forked", "agent.prev", lambda found: found[4]["agent"].update(prev="1" * 64)),
+    "an agent that is none": ("malformed", "id", lambda found: found[4].update(agent="agt_a")),
+    "a revocation of the key in force": (
+        "tampered",
+        "key",
+        lambda found: found[4].update(type="signer.revoked", key=found[0]["checkpoint_key"]),
+    ),
+    "a recovery by nobody": (
+        "wrong key",
+        "checkpoint",
+        lambda found: found[4].update(recovery(new_signer(), 4, 9, size=10)),
+    ),
+    "a recovery of another size": (
+        "tampered",
+        "lost",
+        lambda found: found[4].update(recovery(new_signer(), 4, 9, size=11)),
+    ),
+    "a recovery of what comes later": (
+        "tampered",
+        "lost",
+        lambda found: found[4].update(recovery(new_signer(), 7, 9, size=10)),
+    ),
+}
+"""What the operator wrote into the ledger itself: verdict, member, and how."""
+
+
+def recovery(signer: FileSigner, first: int, last: int, *, size: int) -> dict[str, Any]:
+    text = Checkpoint(ORIGIN, size, b"l" * 32).text()
+    note = Note(text, (sign(text, signer.key, signer.sign),)).encode().decode()
+    return {"type": "recovered", "lost": {"from": first, "to": last}, "checkpoint": note, "votes": []}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_ledger_that_the_operator_wrote_wrong_and_signed(tmp_path: Path, lie: str) -> None:
+    verdict, field, change = LIES[lie]
+    with bundle_world(tmp_path) as world:
+        world.append("session.started", {"session": "ses_1"}, "agt_a")
+        for number in range(6):
+            world.append("decision", {"call_id": f"call_{number}"}, "agt_a")
+        world.publish()
+        found = entries(_bundle_by_hand(world, world.signer))
+        assert verify(str(pack(tmp_path / "right.zip", by_operator(world, found))))["verdict"] == "ok"
+        change(found)
+        if not lie.startswith(("prev", "no prev", "a number", "an agent")):
+            rechained(found)
+        report = verify(str(pack(tmp_path / "wrong.zip", by_operator(world, found))))
+        seq = 3 if lie == "a number twice" else 4
+        assert (report["verdict"], report["place"]["seq"], report["place"]["field"]) == (verdict, seq, field), report
+
+
+def test_a_false_cosignature(tmp_path: Path) -> None:
+    with bundle_world(tmp_path) as world:
+        witness = new_signer("witness.example")
+        key = VerifierKey("witness.example", COSIGNATURE, witness.key.public_key)
+        world.publish()
+        world.notes[0] = world.notes[0].with_signature(Signature(key.name, key.key_id, bytes(72)))
+        world.export(tmp_path / "b.zip")
+        path = str(tmp_path / "b.zip")
+        assert verify(path)["verdict"] == "ok"  # nobody asked for that witness
+        report = verify(path, witnesses=(str(key),))
+        assert (report["verdict"], report["place"]["field"]) == ("tampered", "signature")
+
+
+def test_too_many_files(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.ledger.verify_bundle.MAX_MEMBERS", 5)
+    assert "more than 5" in scene.check(scene.bundles["full"])["place"]["why"]
 
 
 def test_a_ledger_that_was_recovered_is_never_ok(tmp_path: Path) -> None:

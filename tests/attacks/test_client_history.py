@@ -23,7 +23,8 @@ from broker.client import (
 )
 from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.v1 import tool_broker_pb2
-from tests.fake_broker import Authority, FakeBroker, fake_broker
+from tests.fake_broker import HANG, Authority, FakeBroker, fake_broker, run
+from tests.fake_broker import call as message
 from tests.fake_log import Log, LogServicer, SigningKey
 
 ORIGIN = "broker-1.example/ledger"
@@ -217,16 +218,14 @@ async def test_a_genesis_made_up_for_a_new_client_is_not_in_the_tree(shown: LogS
         assert (await refused(broker)).reason == "CHECKPOINT_FORGED"
 
 
-async def test_another_ledger_behind_the_same_ca_is_noticed(
-    shown: LogServicer, connect: Connect, tmp_path: Path
-) -> None:
+async def test_another_ledger_behind_the_same_ca_is_noticed(shown: LogServicer, connect: Connect) -> None:
     async with connect() as broker:
         await call(broker)
     shown.show(Log.make("broker-2.example/ledger"))
     async with connect() as broker:
         error = await refused(broker)
     assert error.reason == "LEDGER_REPLACED"
-    Path(error.metadata["memory"]).unlink()  # what the hint says, for those who know why
+    await asyncio.to_thread(Path(error.metadata["memory"]).unlink)  # what the hint says, for those who know why
     async with connect() as broker:
         await call(broker)
 
@@ -257,6 +256,30 @@ async def test_history_rewritten_while_a_client_is_open_ends_its_calls(
                 except HistoryRewrittenError:
                     break
         await refused(broker)
+
+
+async def test_a_rewritten_history_that_a_question_shows_ends_all_calls(shown: LogServicer, connect: Connect) -> None:
+    async with connect() as broker:
+        await call(broker)
+        shown.show(shown.log.fork(2, 9))
+        with pytest.raises(HistoryRewrittenError):
+            await broker.ledger.prove(1)
+        await refused(broker)
+
+
+async def test_a_call_that_runs_when_it_is_noticed_is_still_cancelled(
+    shown: LogServicer, connect: Connect, fake: FakeBroker
+) -> None:
+    fake.script.on("RunToolCall", run("RUNNING", HANG))
+    fake.script.on("CreateToolCall", message("RUNNING"))
+    fake.script.on("CancelToolCall", message("CANCELLED"))
+    async with connect() as broker:
+        async with broker.stream("python.run", {}) as events:
+            await anext(events)
+            shown.show(shown.log.fork(2, 9))
+            with pytest.raises(HistoryRewrittenError):
+                await broker.ledger.checkpoint()
+        assert len(fake.script.sent("CancelToolCall")) == 1
 
 
 async def test_rotated_keys_are_followed_and_others_are_not(shown: LogServicer, connect: Connect) -> None:
@@ -380,9 +403,7 @@ async def test_a_proof_that_is_kept_back_counts_as_none(
     assert "can't show" in str(error)
 
 
-async def test_a_damaged_memory_is_an_error_and_not_a_blank(
-    shown: LogServicer, connect: Connect, tmp_path: Path
-) -> None:
+async def test_a_damaged_memory_is_an_error_and_not_a_blank(connect: Connect, tmp_path: Path) -> None:
     async with connect() as broker:
         await call(broker)
     (path,) = (item for item in (tmp_path / "memory").iterdir() if item.is_file() and not item.name.startswith("."))

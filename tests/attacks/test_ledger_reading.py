@@ -14,7 +14,13 @@ import pytest
 from broker.client import AsyncBroker, EntryFilter, LedgerEntry
 from broker.client.connection import Endpoint
 from broker.client.errors import from_rpc_error
-from broker.errors import BrokerError, InvalidArgumentError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
+from broker.errors import (
+    BrokerError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
 from broker.v1 import ledger_pb2 as pb
 from broker.v1.ledger_pb2_grpc import LedgerStub
 from tests.log_world import publish, write
@@ -39,8 +45,10 @@ def scouts(served: Served) -> list[int]:
     """Entries of scout's own chain, two of them about a call."""
 
     async def work() -> list[int]:
-        async with served.human() as olivia:
+        async with served.human() as olivia, served.client("scout") as refused:
             scout = await _id(olivia, "scout")
+            with pytest.raises(PermissionDeniedError):
+                await refused.status()  # on record under the workspace `-`, in which every agent may read something
         body = {"workspace": "demo", "tool": {"name": "made.up"}, "call_id": "call_" + "1" * 26}
         entries = ("intent", scout, body), ("outcome", scout, body), ("decision", scout, {})
         return list(await write(served.state, *entries))
@@ -109,6 +117,7 @@ async def test_no_filter_shows_an_agent_what_is_not_its_own(
         EntryFilter(agent=scout),
         EntryFilter(call="call_" + "1" * 26),
         EntryFilter(workspace="demo"),
+        EntryFilter(workspace="-"),
         EntryFilter(tool="made.up"),
         EntryFilter(types=("intent", "outcome", "decision", "identity.issued", "policy.changed", "heartbeat")),
         EntryFilter(types=("genesis", "intent", "outcome", "decision", "identity.issued", "heartbeat")),
@@ -122,9 +131,7 @@ async def test_no_filter_shows_an_agent_what_is_not_its_own(
     assert refusals
 
 
-async def test_a_watch_shows_an_agent_nothing_else_either(
-    served: Served, scouts: list[int], spy: AsyncBroker
-) -> None:
+async def test_a_watch_shows_an_agent_nothing_else_either(served: Served, scouts: list[int], spy: AsyncBroker) -> None:
     async with served.human() as olivia:
         own, scout = await _id(olivia, "spy"), await _id(olivia, "scout")
     async with asyncio.timeout(30), aclosing(spy.ledger.watch(EntryFilter(first_seq=scouts[0]))) as entries:
@@ -135,7 +142,7 @@ async def test_a_watch_shows_an_agent_nothing_else_either(
     assert {entry.agent for entry in seen} == {own}
 
 
-async def test_the_head_of_anothers_chain_is_not_shown(served: Served, scouts: list[int], spy: AsyncBroker) -> None:
+async def test_the_head_of_anothers_chain_is_not_shown(served: Served, spy: AsyncBroker) -> None:
     await publish(served.state)
     for name in ("scout", "nobody"):
         with pytest.raises(NotFoundError) as caught:
@@ -156,7 +163,8 @@ async def test_a_human_sees_what_is_of_their_own_agents_and_no_more(served: Serv
             await eve.ledger.agent_head("scout")
 
 
-async def test_a_page_token_of_another_request_is_refused(served: Served, scouts: list[int], wire: LedgerStub) -> None:
+async def test_a_page_token_of_another_request_is_refused(served: Served, wire: LedgerStub) -> None:
+    await publish(served.state)
     first = pb.ListLedgerEntriesRequest(page_size=1)
     first.filter.types.extend(["genesis", "heads", "decision"])
     page = await ask(wire.ListLedgerEntries, first)
@@ -164,20 +172,22 @@ async def test_a_page_token_of_another_request_is_refused(served: Served, scouts
     assert token
     other = pb.ListLedgerEntriesRequest(page_size=1, page_token=token)
     turned = pb.ListLedgerEntriesRequest(page_size=1, page_token=token, filter=first.filter, newest_first=True)
-    made_up = [pb.ListLedgerEntriesRequest(page_token=text, filter=first.filter) for text in ("7", "x" * 5000, "0-" + "0" * 32)]
+    made_up = [
+        pb.ListLedgerEntriesRequest(page_token=text, filter=first.filter) for text in ("7", "x" * 5000, "0-" + "0" * 32)
+    ]
     for request in (other, turned, *made_up):
         with pytest.raises(InvalidArgumentError) as caught:
             await ask(wire.ListLedgerEntries, request)
         assert caught.value.reason == "INVALID_PAGE_TOKEN"
     async with served.client() as scout:
+        rpc, theirs = scout._rpc, pb.ListLedgerEntriesRequest(page_size=1, page_token=token, filter=first.filter)
         with pytest.raises(InvalidArgumentError):
-            rpc = scout._rpc
-            await rpc.ask(rpc.ledger.ListLedgerEntries, pb.ListLedgerEntriesRequest(page_token=token, filter=first.filter))
+            await rpc.ask(rpc.ledger.ListLedgerEntries, theirs)
     again = pb.ListLedgerEntriesRequest(page_size=2, page_token=token, filter=first.filter)
     assert (await ask(wire.ListLedgerEntries, again)).entries[0].seq > page.entries[0].seq
 
 
-async def test_no_limit_makes_an_answer_boundless(served: Served, scouts: list[int]) -> None:
+async def test_no_limit_makes_an_answer_boundless(served: Served) -> None:
     await write(served.state, *[("heartbeat", "", {"text": "x" * 60_000})] * 200)
     async with served.human() as olivia:
         rpc = olivia._rpc
@@ -250,8 +260,10 @@ async def test_what_makes_no_sense_is_refused_with_its_field(
     assert [item.field for item in caught.value.violations] == [field]
 
 
-async def test_a_watch_with_an_end_and_too_many_watches_are_refused(served: Served, wire: LedgerStub) -> None:
-    bounded = wire.WatchLedgerEntries(pb.WatchLedgerEntriesRequest(filter=pb.LedgerEntryFilter(before_seq=3)), timeout=20)
+async def test_a_watch_with_an_end_and_too_many_watches_are_refused(wire: LedgerStub) -> None:
+    bounded = wire.WatchLedgerEntries(
+        pb.WatchLedgerEntriesRequest(filter=pb.LedgerEntryFilter(before_seq=3)), timeout=20
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await bounded.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -272,7 +284,7 @@ async def test_a_watch_with_an_end_and_too_many_watches_are_refused(served: Serv
 async def test_a_policy_without_the_rule_denies_every_method_and_calls_go_on(served: Served) -> None:
     policy = served.state / "policy" / "policy.csv"
     before = policy.read_text("utf-8")
-    policy.write_text("".join(line for line in before.splitlines(True) if "agent-ledger" not in line), "utf-8")
+    policy.write_text("".join(line for line in before.splitlines(keepends=True) if "agent-ledger" not in line), "utf-8")
     command_json(served.state, "policy", "reload", "--identity", f"human/{OPERATOR}")
     try:
         async with served.client("spy") as spy:
@@ -295,10 +307,10 @@ async def test_a_policy_without_the_rule_denies_every_method_and_calls_go_on(ser
 
 async def test_a_watch_ends_when_its_caller_loses_the_right(served: Served) -> None:
     command_json(served.state, "identity", "issue", "agent", "mole", "--owner", "eve")
-    async with served.client("mole") as mole:
-        async with asyncio.timeout(30), aclosing(mole.ledger.watch(EntryFilter(types=("genesis",)))) as entries:
-            assert (await anext(entries)).seq == 0
-            command_json(served.state, "identity", "revoke", "agent", "mole", "--reason", "test")
-            with pytest.raises(BrokerError) as caught:
-                await anext(entries)
+    chosen = EntryFilter(types=("genesis",))
+    async with served.client("mole") as mole, asyncio.timeout(30), aclosing(mole.ledger.watch(chosen)) as entries:
+        assert (await anext(entries)).seq == 0
+        command_json(served.state, "identity", "revoke", "agent", "mole", "--reason", "test")
+        with pytest.raises(BrokerError) as caught:
+            await anext(entries)
     assert caught.value.reason in {"CERTIFICATE_REVOKED", "IDENTITY_REVOKED"}

@@ -7,14 +7,19 @@ without a hand. As in sunlight's tests, every outcome that can't be told apart f
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.domain.ports import Store, Transaction
 from broker.domain.urls import parse_url
@@ -22,15 +27,14 @@ from broker.errors import BrokerError, UnavailableError
 from broker.ledger.checkpoint_store import CheckpointStore
 from broker.ledger.posting import Answer, Poster
 from broker.ledger.publish import FolderPublisher, WebhookPublisher
-from broker.ledger.signer import Signer
+from broker.ledger.signer import FileSigner, Signer
 from broker.ledger.startup import verify_checkpoints, verify_store
 from broker.ledger.tree import Tree
 from broker.ledger.witness import Witness
-from broker.store.opening import DatabaseTarget
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.merkle import verify_consistency
-from broker.tlog.note import Note, VerifierKey, verify_note
-from tests.checkpoint_world import World, now, opened, target_in, world
+from broker.tlog.note import ED25519, Note, VerifierKey, verify_note
+from tests.checkpoint_world import ORIGIN, World, now, opened, target_in, world
 from tests.postgres_server import PostgresServer
 from tests.witness_server import PLAIN, Reply, WitnessState, http_server, witness_server
 
@@ -73,22 +77,25 @@ class Fault:
         self.came.set()
         return True
 
+    def fail(self) -> NoReturn:
+        raise UnavailableError("it failed, or was done and reported as failed", reason="FAULT")
+
     async def around(self, step: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the step gives
         fails = self._is(step)
         if fails and not self.done:
-            raise UnavailableError(f"{step} failed", reason="FAULT")
+            self.fail()
         result = await work()
         if fails:
-            raise UnavailableError(f"{step} reported a failure", reason="FAULT")
+            self.fail()
         return result
 
     def around_sync(self, step: str, work: Callable[[], T]) -> T:
         fails = self._is(step)
         if fails and not self.done:
-            raise UnavailableError(f"{step} failed", reason="FAULT")
+            self.fail()
         result = work()
         if fails:
-            raise UnavailableError(f"{step} reported a failure", reason="FAULT")
+            self.fail()
         return result
 
 
@@ -220,21 +227,22 @@ def _no_tls() -> Any:  # noqa: ANN401 - never called
     raise AssertionError("no TLS here")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseTarget:
-    if request.param == "sqlite":
-        return target_in(tmp_path)
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return replace(target_in(tmp_path), url=server.url(f"checkpoint_faults_{uuid4().hex}"))
+CASES = [
+    *(itertools.product(["sqlite"], STEPS, [False, True], [False, True], [False, True])),
+    # What differs there is the store.
+    *(itertools.product(["postgres"], ["store.read 1", "store.write", "store.read 2"], [False], [False, True], [True])),
+]
 
 
-@pytest.mark.parametrize("restart", [False, True], ids=["goes-on", "restarts"])
-@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-reported-failed"])
-@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("database", "step", "first", "done", "restart"), CASES)
 async def test_a_step_that_fails(
-    tmp_path: Path, target: DatabaseTarget, step: str, *, first: bool, done: bool, restart: bool
+    request: pytest.FixtureRequest, tmp_path: Path, database: str, step: str, *, first: bool, done: bool, restart: bool
 ) -> None:
+    """``first``: of the first checkpoint. ``done``: it was done, and reported as failed. ``restart``: nothing follows it."""
+    target = target_in(tmp_path)
+    if database == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        target = replace(target, url=server.url(f"checkpoint_faults_{uuid4().hex}"))
     async with world(tmp_path, target) as made, outside(made, tmp_path) as held:
         fault = Fault()
         signer = RememberingSigner(made.signer, fault)
@@ -318,3 +326,75 @@ async def test_a_signature_that_doesnt_verify_never_leaves(tmp_path: Path) -> No
             assert await made.checkpoints.latest() is None
         async with made.checkpointer() as checkpointer:
             assert checkpointer.status.size == 2
+
+
+class Deadly(Fault):
+    """The process is killed instead."""
+
+    def fail(self) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@dataclass
+class WritingSigner(RememberingSigner):
+    """Remembers in a file, which outlives the process."""
+
+    file: Path = Path()
+
+    def sign(self, message: bytes) -> bytes:
+        with self.file.open("ab") as file:
+            file.write(message + b"\0")
+        return super().sign(message)
+
+
+async def victim(folder: Path, step: str, *, done: bool) -> None:
+    """Makes a checkpoint, and is killed on the way."""
+    fault = Deadly(step, done=done)
+    signer = read_signer(folder)
+    async with opened(folder, signer) as made:
+        remembering = WritingSigner(signer, fault, file=folder / "signed")
+        async with made.checkpointer(
+            store=FaultyStore(made.store, fault),  # type: ignore[arg-type]
+            checkpoints=FaultyCheckpoints(made.checkpoints, fault),
+            signer=remembering,
+        ):
+            raise AssertionError("it lives")
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in HIDDEN])
+async def test_a_process_killed_at_a_step(repository: Path, tmp_path: Path, step: str, *, done: bool) -> None:
+    async with world(tmp_path) as made:
+        write_signer(tmp_path, made.signer)
+        signer = WritingSigner(made.signer, Fault(), file=tmp_path / "signed")
+        async with made.checkpointer(signer=signer):
+            await made.append(5)
+    for _ in range(2):  # twice in a row, at the same step
+        async with opened(tmp_path, made.signer) as again:
+            await again.append(2)
+        program = (
+            "import asyncio, pathlib, sys; from tests.integration.test_checkpoint_faults import victim;"
+            f"asyncio.run(victim(pathlib.Path(sys.argv[1]), {step!r}, done={done}))"
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(tmp_path), cwd=repository)
+        assert await process.wait() == -signal.SIGKILL
+    async with opened(tmp_path, made.signer) as again:
+        await verify_store(again.store)
+        await verify_checkpoints(again.store, again.checkpoints, again.signer.key)
+        await again.append(1)
+        signer = WritingSigner(made.signer, Fault(), file=tmp_path / "signed")
+        async with again.checkpointer(signer=signer):
+            pass
+        assert not again.unfit
+        signer.signed = [text.decode() for text in (tmp_path / "signed").read_bytes().split(b"\0")[:-1]]
+        await _check(again, signer, acknowledged=1 + 5 + 2 + 2 + 1)
+
+
+def write_signer(folder: Path, signer: FileSigner) -> None:
+    (folder / "private").write_bytes(signer._private.private_bytes_raw())
+
+
+def read_signer(folder: Path) -> FileSigner:
+    private = Ed25519PrivateKey.from_private_bytes((folder / "private").read_bytes())
+    return FileSigner(VerifierKey(ORIGIN, ED25519, private.public_key().public_bytes_raw()), private)

@@ -17,6 +17,8 @@ from broker.tlog.note import Note
 from tests.log_world import publish, write
 from tests.served import OPERATOR, Served, command, command_json, make_state, serving
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 ME = ("--identity", f"human/{OPERATOR}")
 
 
@@ -37,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_show_asks_the_file_or_the_broker_and_both_say_the_same(served: Served, folder: Path) -> None:
+def test_show_asks_the_file_or_the_broker_and_both_say_the_same(served: Served) -> None:
     asyncio.run(write(served.state, ("heartbeat", "", {"text": "x"})))
     by_file = command_json(served.state, "ledger", "show")
     by_broker = command_json(served.state, "ledger", "show", "--server", *ME)
@@ -51,14 +53,14 @@ def test_show_asks_the_file_or_the_broker_and_both_say_the_same(served: Served, 
     assert "genesis" in command(served.state, "ledger", "show", "--server", *ME).stdout
 
 
-def test_an_agent_is_shown_its_own(served: Served, folder: Path) -> None:
+def test_an_agent_is_shown_its_own(served: Served) -> None:
     assert command(served.state, "status", "--identity", "agent/scout", check=False).returncode == 3
     found = command_json(served.state, "ledger", "tail", "--identity", "agent/scout")["items"]
     assert {item["entry"]["type"] for item in found} >= {"decision"}
     assert all("agent" in item["entry"] for item in found)
 
 
-def test_tail_gives_the_last_and_follows(served: Served, folder: Path) -> None:
+def test_tail_gives_the_last_and_follows(served: Served) -> None:
     written = asyncio.run(write(served.state, *[("heartbeat", "", {"text": str(number)}) for number in range(5)]))
     found = command_json(served.state, "ledger", "tail", "-n", "3", *ME)
     assert [item["seq"] for item in found["items"]] == list(written[-3:])
@@ -96,7 +98,9 @@ def test_a_proof_is_written_and_can_be_checked_without_the_broker(served: Served
     forgetful = {"XDG_STATE_HOME": str(folder / "other")}
     unknown = command(nowhere, *check, "--json", check=False, **forgetful)
     assert (unknown.returncode, json.loads(unknown.stdout)["reason"]) == (2, "LEDGER_KEY_UNKNOWN")
-    assert command_json(nowhere, *check, "--key", made["key"], **forgetful)["checkpoint_size"] == made["checkpoint_size"]
+    assert (
+        command_json(nowhere, *check, "--key", made["key"], **forgetful)["checkpoint_size"] == made["checkpoint_size"]
+    )
     Path("entry-3.json").write_bytes(data.replace(b'"v":1', b'"v":2'))
     changed = command(nowhere, *check, "--json", check=False)
     assert (changed.returncode, json.loads(changed.stdout)["reason"]) == (6, "PROOF_INVALID")
@@ -107,11 +111,11 @@ def test_a_proof_is_written_and_can_be_checked_without_the_broker(served: Served
 
 
 @pytest.mark.parametrize("arguments", [(), ("--check", "x"), ("3", "--check", "x", "--entry", "y"), ("-1",)])
-def test_a_wrong_use_of_prove_is_exit_code_2(served: Served, folder: Path, arguments: tuple[str, ...]) -> None:
+def test_a_wrong_use_of_prove_is_exit_code_2(served: Served, arguments: tuple[str, ...]) -> None:
     assert command(served.state, "ledger", "prove", *arguments, *ME, check=False).returncode == 2
 
 
-def test_a_checkpoint_is_printed_as_a_note_and_an_earlier_one_is_compared(served: Served, folder: Path) -> None:
+def test_a_checkpoint_is_printed_as_a_note_and_an_earlier_one_is_compared(served: Served) -> None:
     asyncio.run(publish(served.state))
     kept = command(served.state, "ledger", "checkpoint", *ME).stdout
     Path("kept.note").write_text(kept, "utf-8")

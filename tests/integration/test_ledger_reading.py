@@ -8,6 +8,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
 from broker.client import AsyncBroker, Broker, EntryFilter, LedgerEntry
@@ -22,8 +23,9 @@ from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.merkle import EMPTY_ROOT, leaf_hash
 from broker.tlog.note import VerifierKey
 from broker.tlog.proof import TlogProof
+from broker.v1 import ledger_pb2 as pb
 from tests.log_world import publish, write
-from tests.served import OPERATOR, Served, ledger, make_state, serving
+from tests.served import OPERATOR, Served, command_json, ledger, make_state, serving
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,11 @@ async def test_what_cannot_be_proved_is_refused_with_a_hint(served: Served, oliv
     with pytest.raises(FailedPreconditionError) as uncovered:
         await olivia.ledger.prove(late)
     assert uncovered.value.reason == "ENTRY_NOT_COVERED"
-    for ask in (olivia.ledger.prove(1, size - 1), olivia.ledger.checkpoint(size + 1), olivia.ledger.agent_head("rover", 1)):
+    for ask in (
+        olivia.ledger.prove(1, size - 1),
+        olivia.ledger.checkpoint(size + 1),
+        olivia.ledger.agent_head("rover", 1),
+    ):
         with pytest.raises(NotFoundError) as missing:
             await ask
         assert missing.value.reason == "CHECKPOINT_NOT_FOUND"
@@ -167,8 +173,6 @@ async def test_what_cannot_be_proved_is_refused_with_a_hint(served: Served, oliv
 async def test_an_auditor_reads_all_and_does_nothing_else(served: Served) -> None:
     policy = served.state / "policy" / "policy.csv"
     state = served.state
-    from tests.served import command_json
-
     command_json(state, "identity", "issue", "human", "audrey")
     policy.write_text(policy.read_text("utf-8") + "g, human:audrey, role:auditor, *\n", "utf-8")
     command_json(state, "policy", "reload", "--identity", "human/olivia")
@@ -197,16 +201,21 @@ async def test_a_watch_ends_cleanly_when_the_broker_shuts_down(tmp_path: Path) -
     make_state(state, settings={"checkpoint_interval_s": 86400})
     with serving(state) as broker:
         async with broker.human() as olivia, aclosing(olivia.ledger.watch()) as entries:
+            bare = olivia._rpc.ledger.WatchLedgerEntries(pb.WatchLedgerEntriesRequest(), timeout=60)
             seen = [await anext(entries)]
+            replies = aiter(bare)
+            first = [(await anext(replies)).entry.data]
             ended = asyncio.create_task(_rest(entries, seen))
             assert await asyncio.to_thread(broker.stop) == 0
             with pytest.raises(UnavailableError):
                 await asyncio.wait_for(ended, 60)
-    assert [entry.body for entry in seen] == ledger(state), "all that was written while it ended, and nothing twice"
+            first += [reply.entry.data async for reply in replies]
+            assert await bare.code() is grpc.StatusCode.OK
+    on_record = ledger(state)
+    assert [entry.body for entry in seen] == on_record, "all that was written while it ended, and nothing twice"
+    assert first == [entry.data for entry in seen]
 
 
 async def _rest(entries: object, seen: list[LedgerEntry]) -> None:
     async for entry in entries:
         seen.append(entry)  # noqa: PERF401 - what came before the end counts too
-
-

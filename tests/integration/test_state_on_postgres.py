@@ -50,7 +50,10 @@ def test_a_state_is_made_and_used_by_commands(postgres: PostgresServer, name: st
     assert AGENT in json.dumps(listed)
     found = json.loads(command(state, "doctor", "--only", "ledger", "--only", "state", "--json", check=False).stdout)
     assert {item["status"] for item in found["findings"]} == {"ok"}, found
-    migrated = command_json(state, "migrate")
+    refused = command(state, "migrate", "--json", check=False)
+    assert "STORE_FORBIDDEN" in refused.stdout, refused
+    owner = ("--database-owner", postgres.url(name, OWNER))
+    migrated = command_json(state, "migrate", *owner)
     assert migrated["before"] == migrated["after"]
 
 

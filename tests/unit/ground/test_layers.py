@@ -26,6 +26,7 @@ PLANTED = {
     "broker.doctor": ("docker", "docker"),
     "broker.rpc": ("sqlalchemy", "tables"),
     "broker.store": ("cryptography", "cryptography"),
+    "broker.metrics": ("psycopg", "postgres"),
     "broker.app": ("prometheus_client", "prometheus"),
     "broker.stray": ("broker.errors", "layers"),
 }

@@ -104,7 +104,15 @@ def test_no_such_file_and_no_ledger(tmp_path: Path) -> None:
 
 def test_the_exit_codes_are_in_the_help() -> None:
     text = " ".join(_run("verify", "--help").stdout.split())
-    for word in ("10 tampered", "11 forked", "12 gapped", "13 truncated", "14 malformed"):
+    for word in (
+        "10 tampered",
+        "11 forked",
+        "12 gapped",
+        "13 truncated",
+        "14 malformed",
+        "15 rolled back",
+        "17 wrong key",
+    ):
         assert word in text
 
 

@@ -33,7 +33,7 @@ _SMALL = 1024
 _LARGE = 5 * _SMALL + 300
 
 
-def _grow(count: int) -> list[Row]:
+def _grow(count: int, heads_every: int = 700) -> list[Row]:
     """A ledger of ``count`` entries with agents, calls, commitments to heads and a rotation, all in order."""
     rows: list[Row] = []
     tree, agents, heads = CompactRange(), AgentMap(), {}
@@ -53,10 +53,10 @@ def _grow(count: int) -> list[Row]:
                 "new": str(SECOND.key),
                 "checkpoint": text_of(note),
             }
-        elif seq % 700 == 0:
+        elif seq % heads_every == 0:
             entry |= {"type": "heads", "heads": {"agents": len(agents), "root": agents.root().hex()}}
         else:
-            name = f"agt_{seq % 5 + seq // 1500}"
+            name = f"agt_{seq % 5 + seq // 150}"
             number, prev = heads.get(name, (-1, "0" * 64))
             entry |= {"agent": {"id": name, "seq": number + 1, "prev": prev}, "load": 0.25 if seq % 11 == 0 else 1}
             entry |= [{}, {"type": "intent"}, {"type": "outcome", "intent_seq": seq - 1 - (seq % 1025) // 3}][seq % 3]
@@ -114,10 +114,12 @@ def _one_by_one(rows: list[Row], **known: Any) -> Report:  # noqa: ANN401 - as v
 
 
 def test_all_ways_agree_on_a_sound_ledger(large: list[Row], large_file: Path, small_runs: list[int]) -> None:
-    notes = tuple(hold(large[:size], FIRST if size <= 3000 else SECOND) for size in (1, 1024, 1500, 2048, 3001, _LARGE))
+    notes = tuple(
+        hold(large[:size], FIRST if size <= 3000 else SECOND) for size in (1, 511, 1023, 1024, 1500, 3001, _LARGE)
+    )
     expected = Expectation(2500, leaf_hash(data_of(large[2500])).hex())
     report = _one_by_one(large, held=notes, expected=expected)
-    assert (report.verdict, report.checkpoints, report.checkpoint_size) == (Verdict.OK, 6, _LARGE)
+    assert (report.verdict, report.checkpoints, report.checkpoint_size) == (Verdict.OK, 7, _LARGE)
     assert report.heads == 7
     assert report.open_intents
     assert report.unmatched_outcomes
@@ -192,6 +194,29 @@ def test_runs_and_single_entries_agree_on_any_forgery(large: list[Row], seq: int
         assert report.verdict is not Verdict.OK
 
 
+@pytest.mark.parametrize("what", _FORGERIES)
+@pytest.mark.parametrize("seq", [0, 1, 510, 511, 512, 513, 1023, 1024])
+def test_runs_and_single_entries_agree_where_runs_meet(large: list[Row], seq: int, what: str) -> None:
+    for rows in (large[:1100], large[: seq + 1]):
+        forged = _forge(rows, seq, what)
+        report = verify(forged, held=[hold(rows, FIRST)])
+        assert report == _one_by_one(forged, held=[hold(rows, FIRST)])
+        assert report.verdict is not Verdict.OK
+
+
+@pytest.mark.parametrize("seq", [50, 100, 450, 500, 550])
+def test_a_false_commitment_to_heads_among_true_ones(seq: int) -> None:
+    rows = _grow(560, heads_every=50)
+    entry = json.loads(data_of(rows[seq]))
+    entry["heads"]["root"] = "ab" * 32
+    forged = rechained(rows, seq, entry)
+    report = verify(forged)
+    assert report == _one_by_one(forged)
+    assert report.place is not None
+    assert (report.verdict, report.place.seq, report.place.field) == (Verdict.TAMPERED, seq, "heads")
+    assert report.heads == seq // 50 - 1
+
+
 @pytest.mark.parametrize("what", ["byte", "rehashed", "own chain"])
 @pytest.mark.parametrize("seq", [0, 511, 1023, 1024, _LARGE - 1])
 def test_workers_find_the_same_place(
@@ -206,6 +231,22 @@ def test_workers_find_the_same_place(
     assert all(first + _SMALL <= seq + 2 * _SMALL * 2 for first in small_runs)
 
 
+@pytest.mark.parametrize("seq", [510, 511, 512, 1023, 2047])
+def test_a_broken_link_of_entries_without_agents(tmp_path: Path, small_runs: list[int], seq: int) -> None:
+    rows: list[Row] = []
+    for entry in map(json.loads, map(data_of, _grow(3 * _SMALL, heads_every=1))):
+        entry |= {"type": "heartbeat" if entry["seq"] else "genesis"}
+        rows.append(row_of(entry["seq"], entry | {"prev": leaf_hash(data_of(rows[-1])).hex() if rows else "0" * 64}))
+    sound = _write(tmp_path / "sound.db", rows)
+    assert verify_file(sound, workers=2).verdict is Verdict.OK
+    assert len(small_runs) == 3
+    path = _write(tmp_path / "broker.db", _forge(rows, seq, "rehashed"))
+    for workers in (1, 2):
+        report = verify_file(path, workers=workers)
+        assert report.place is not None
+        assert (report.verdict, report.place.seq, report.place.field) == (Verdict.TAMPERED, seq + 1, "prev")
+
+
 def test_a_gap_of_a_whole_run(large: list[Row], tmp_path: Path, small_runs: list[int]) -> None:
     path = _write(tmp_path / "broker.db", large[:_SMALL] + large[2 * _SMALL :])
     report = verify_file(path, workers=2)
@@ -214,10 +255,11 @@ def test_a_gap_of_a_whole_run(large: list[Row], tmp_path: Path, small_runs: list
     assert small_runs == [0]
 
 
-def test_workers_that_die_are_done_without(
-    large_file: Path, small_runs: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
+def test_workers_that_die_or_never_start_are_done_without(
+    large_file: Path, small_runs: list[int], monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    monkeypatch.setattr(segment_workers.sys, "executable", "/bin/false")
+    monkeypatch.setattr(segment_workers.sys, "executable", program)
     report = verify_file(large_file, workers=2)
     assert (report.verdict, report.entries) == (Verdict.OK, _LARGE)
     assert small_runs == []

@@ -185,6 +185,16 @@ async def test_a_call_that_goes_on_is_refused_for_each_subject_that_has_it(kept:
     assert await kept.left() == {"call_a"}
 
 
+async def test_what_belongs_to_a_call_that_goes_on_is_not_among_what_would_go(kept: Kept) -> None:
+    await kept.call("call_a")
+    await kept.call("call_b", state=CallState.RUNNING)
+    await kept.blob("blob_b", workspace="shop", call="call_b")
+    subject = Subject(SubjectKind.WORKSPACE, "shop")
+    found = await kept.world.store.read(lambda tx: find_holdings(tx, kept.world.vault, subject, NOW))
+    assert found.objects == ("call_a",)
+    assert not {"call_b", "blob_b"} & set(found.items)
+
+
 async def test_identities_must_be_revoked_and_sessions_over(kept: Kept) -> None:
     for subject in (AGENT, HUMAN):
         with pytest.raises(FailedPreconditionError) as refused:
