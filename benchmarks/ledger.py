@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -20,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
-from broker.store.opening import DatabaseTarget, create_store, open_store
-from tests.postgres_server import PostgresServer, postgres_server
 
 from benchmarks.entries import calls
 from benchmarks.report import Measure, Report, percentile
@@ -30,6 +29,8 @@ from broker.errors import InternalError
 from broker.ledger.genesis import genesis_body
 from broker.ledger.ledger import Ledger
 from broker.ledger.tree import Tree
+from broker.store.opening import DatabaseTarget, create_store, open_store
+from tests.postgres_server import PostgresServer, postgres_server
 
 _ROW = 700
 _MANY = 64
@@ -206,7 +207,7 @@ def _sqlite_floor(path: Path) -> float:
     connection = sqlite3.connect(path, isolation_level=None)
     for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "CREATE TABLE t (data BLOB)"):
         connection.execute(statement)
-    row = random.Random(2).randbytes(_ROW)
+    row = os.urandom(_ROW)
     done, began = 0, time.monotonic()
     while time.monotonic() - began < _SECONDS:
         connection.execute("INSERT INTO t VALUES (?)", (row,))
@@ -219,7 +220,7 @@ def _sqlite_floor(path: Path) -> float:
 def _postgres_floor(url: str) -> float:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE t (data BYTEA)")
-        row = random.Random(2).randbytes(_ROW)
+        row = os.urandom(_ROW)
         done, began = 0, time.monotonic()
         while time.monotonic() - began < _SECONDS:
             connection.execute("INSERT INTO t VALUES (%s)", (row,))

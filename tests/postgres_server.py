@@ -125,7 +125,10 @@ def postgres_server(**settings: str) -> Iterator[PostgresServer]:
     finally:
         if server is not None:
             server.stop(signal.SIGQUIT)  # what it would write to the disk in order is removed at once
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(10):  # the server's own processes may outlive it by a moment, and write
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
 
 
 def _program(name: str) -> str:

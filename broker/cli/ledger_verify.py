@@ -15,6 +15,7 @@ from rich.progress import Progress, TaskID
 
 from broker.cli.output import OutputModel, console, emit, errors
 from broker.errors import FieldViolation, InvalidArgumentError
+from broker.ledger.bundle_verify import verify_bundle_file
 from broker.ledger.entry import HEX_32
 from broker.ledger.held import Held, read_folder, read_held
 from broker.ledger.source import Reopen
@@ -144,13 +145,11 @@ def verify_command(
     held += read_folder(folder) if folder is not None and not first else ()
     known = Known(expected, tuple(held), tuple(_key(text) for text in key or ()))
     with _progress(as_json=as_json) as progress:
-        report = verify_opened(
-            lambda: open_source(how),
-            known,
-            first=first,
-            workers=workers or len(os.sched_getaffinity(0)),
-            progress=progress,
-        )
+        if how.kind == "bundle":
+            report = verify_bundle_file(Path(how.target), known, first=first, progress=progress)
+        else:
+            workers = workers or len(os.sched_getaffinity(0))
+            report = verify_opened(lambda: open_source(how), known, first=first, workers=workers, progress=progress)
     emit(_output(how.name, report, expected), as_json=as_json, render=_render)
     if code := EXIT_CODES[report.verdict]:
         raise typer.Exit(code)

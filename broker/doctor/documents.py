@@ -133,5 +133,9 @@ def probe_ledger(state: Path, now: datetime) -> tuple[datetime | None, tuple[Fin
     except (BrokerError, ValueError, KeyError, TypeError) as error:
         return None, (fail("ledger", f"{path}: {error}", "See where it is broken: broker ledger verify"),)
     found = f"{entry.seq + 1} entries, the last of {moment.isoformat(timespec='seconds')}"
-    weak = (warn("ledger", weakness, "Give the tables an owner of their own: docs/postgresql.md says how."),) if weakness else ()
+    weak = (
+        (warn("ledger", weakness, "Give the tables an owner of their own: docs/postgresql.md says how."),)
+        if weakness
+        else ()
+    )
     return moment, (ok("ledger", found), *weak, *expiring)

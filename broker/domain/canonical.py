@@ -76,24 +76,13 @@ def canonical_fast(value: object) -> bytes | None:
     """
     try:
         data = orjson.dumps(value, option=_AS_RFC_8785)
-    except TypeError:
-        return None
-    return data if is_plain(data) else None
-
-
-def is_plain(data: bytes) -> bool:
-    """Does JSON text that ``orjson`` wrote or would write mean the same in RFC 8785: no floats, all text in the BMP?
-
-    Floats are written otherwise there. Beyond the BMP, its order of keys (UTF-16) is another than that of UTF-8.
-
-    Raises:
-        ValueError: the text is not JSON.
-    """
-    try:
-        _WITHOUT_FLOATS.decode(data)
-    except _FloatError:
-        return False
-    return data.isascii() or _BEYOND_BMP.search(data) is None
+        again = _WITHOUT_FLOATS.decode(data)
+    except (TypeError, _FloatError):
+        return None  # floats are written otherwise in RFC 8785
+    if b"null" in data and again != value:
+        return None  # a NaN became null
+    # Beyond the BMP, RFC 8785's order of keys (UTF-16) is another than that of UTF-8.
+    return data if data.isascii() or _BEYOND_BMP.search(data) is None else None
 
 
 def pointer(*parts: str | int) -> str:

@@ -60,7 +60,7 @@ ENTRY_TYPES = frozenset(
 HEX_32 = re.compile(r"[0-9a-f]{64}")
 """32 bytes in hexadecimal, as ``prev`` holds them."""
 
-TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 """``ts``: UTC, always with microseconds, so that text order is time order."""
 
 

@@ -148,7 +148,7 @@ def test_a_bundle_with_its_checkpoints(tmp_path: Path) -> None:
     lines = files["entries.jsonl"].splitlines(keepends=True)
     pack(path, {**files, "entries.jsonl": b"".join(lines[:-1])})
     code, found = _run(path)
-    assert (code, found["verdict"], found["place"]["seq"]) == (13, "truncated", 41)
+    assert (code, found["verdict"], found["place"]["seq"]) == (13, "truncated", 42)
     pack(path, {**files, "entries.jsonl": b"".join([*lines[:5], lines[5].replace(b"call", b"cell"), *lines[6:]])})
     code, found = _run(path)
     assert (code, found["verdict"], found["place"]["seq"]) == (10, "tampered", 6)

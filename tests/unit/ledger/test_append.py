@@ -17,8 +17,8 @@ from broker.errors import BrokerError, DataLossError, FailedPreconditionError, I
 from broker.ledger.entry import ENTRY_TYPES, OWN_KEYS
 from broker.ledger.genesis import genesis_body, read_genesis, read_origin
 from broker.ledger.ledger import Ledger
-from broker.tlog.merkle import leaf_hash
 from broker.store.database import Database
+from broker.tlog.merkle import leaf_hash
 
 MOMENT = datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=timezone(timedelta(hours=1)))
 LEDGER = Ledger("origin-1", "boot_1", lambda: MOMENT)
