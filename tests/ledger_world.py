@@ -62,7 +62,7 @@ BODIES: dict[str, JsonObject] = {
     "plan.intent": {**_CALL, "plan": "pln_01"},
     "plan.outcome": {**_CALL, "plan": "pln_01", "effect_digest": _DIGEST},
     "approval.requested": {**_CALL, **_APPROVAL, "quorum": {"rule": "two-of", "need": 2}},
-    "vote": {**_CALL, **_APPROVAL, "decision": "approve", "approver": "hum_02", "signature": "b" * 86, "load": 0.25},
+    "vote": {**_CALL, **_APPROVAL, "decision": "approve", "approver": "hum_02", "signature": "b" * 86, "load_percent": 25},
     "approval.closed": {**_CALL, **_APPROVAL, "result": "approved", "votes": [11]},
     "intent": {**_CALL, "policy": _POLICY, "lineage": _LINEAGE, "egress_allowed": ["https api.example.com:443"]},
     "outcome": {**_CALL, **_OUTCOME, "intent_seq": 14},

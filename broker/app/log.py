@@ -11,13 +11,13 @@ from pathlib import Path
 from broker.app.clock import now
 from broker.domain.ports import Recorder, Store
 from broker.domain.urls import parse_url
-from broker.errors import BrokerError
+from broker.errors import BrokerError, FailedPreconditionError
 from broker.ledger.checkpoint_store import DirectoryCheckpoints
 from broker.ledger.checkpointer import Checkpointer
 from broker.ledger.posting import Trust
 from broker.ledger.publish import FolderPublisher, Publisher, WebhookPublisher
 from broker.ledger.rotation import check_signer, open_signer, read_history
-from broker.ledger.signer import Signer, read_passphrase
+from broker.ledger.signer import Signer, read_passphrase, read_public_key
 from broker.ledger.startup import verify_checkpoints, verify_store
 from broker.ledger.witness import Witness
 from broker.sandbox.egress.upstream import trust_from
@@ -64,8 +64,14 @@ async def verified_log(store: Store, paths: StatePaths, settings: Settings) -> V
         UnavailableError: the checkpoints can't be read.
     """
     await verify_store(store)
-    signer = await _signer(store, paths, settings)
     checkpoints = DirectoryCheckpoints(checkpoints_folder(paths, settings))
+    try:
+        signer = await _signer(store, paths, settings)
+    except FailedPreconditionError as error:
+        if error.reason == "KEY_NOT_CURRENT":
+            # A backup from before the key was changed: that it is behind says more than that its key is another.
+            await verify_checkpoints(store, checkpoints, await asyncio.to_thread(read_public_key, paths.checkpoint_key))
+        raise
     await verify_checkpoints(store, checkpoints, signer.key)
     return VerifiedLog(store, signer, checkpoints)
 

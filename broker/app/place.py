@@ -61,9 +61,11 @@ def only_broker(paths: StatePaths) -> Iterator[None]:
 
 
 @contextmanager
-def announced(paths: StatePaths, address: str, boot: Boot) -> Iterator[None]:
-    """Says in the state directory where the broker listens, so that commands find it."""
+def announced(paths: StatePaths, address: str, boot: Boot, *, not_serving: str = "") -> Iterator[None]:
+    """Says in the state directory where the broker listens, so that commands find it, and why it refuses, if it does."""
     info = {"address": address, "pid": os.getpid(), "boot_id": boot.boot_id, "started": boot.started.isoformat()}
+    if not_serving:
+        info["not_serving"] = not_serving
     draft = paths.socket_info.with_suffix(".new")
     draft.write_text(json.dumps(info) + "\n", "utf-8")
     draft.chmod(0o600)

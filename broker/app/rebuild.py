@@ -186,6 +186,7 @@ class Comparison:
         yield self._table("session", self._identities.sessions())
         yield self._table("schedule", self._identities.schedules())
         yield self._table("call", self._calls.rows())
+        yield self._table("vault_usage", self._tx.projections.usage())
 
     def _listen(self, row: StoredEntry, entry: JsonObject) -> None:
         self._heads.entry(row, entry)

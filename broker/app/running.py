@@ -17,6 +17,7 @@ from broker.app.place import announced, only_broker, tls_files
 from broker.app.record import Keeper
 from broker.app.sandbox import sandboxes
 from broker.domain.ids import new_id
+from broker.errors import BrokerError
 from broker.identity.directory import LiveDirectory
 from broker.ledger.checkpoint_reading import CheckpointsBySize
 from broker.ledger.genesis import read_origin
@@ -38,6 +39,7 @@ from broker.rpc.sessions import SessionsService
 from broker.settings import Settings, StatePaths
 from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
+from broker.store.base import SqlStore
 from broker.store.opening import DatabaseTarget, open_store
 from broker.vault.keyfile import read_key_file
 from broker.vault.vault import SealedVault
@@ -54,6 +56,12 @@ class Running:
     boot: Boot
     parts: Parts
     pipeline: Pipeline
+    gate: CertificateGate
+
+    @property
+    def unfit(self) -> BrokerError | None:
+        """Why the ledger must not be gone on with; nothing is taken, recorded or begun any more then."""
+        return self.gate.unfit
 
 
 @asynccontextmanager
@@ -69,7 +77,8 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
     boot = Boot(version("agent-broker"), new_id("boot"), now())
     async with AsyncExitStack() as stack:
         stack.enter_context(only_broker(paths))
-        parts, log = await _parts(stack, paths, settings, boot)
+        store = await stack.enter_async_context(open_store(_target(paths, settings)))
+        parts, log = await _parts(stack, store, paths, settings, boot)
         pipeline = Pipeline(parts, drain_s=settings.drain_s)
         gate = CertificateGate(parts, pipeline.refusals, unsafe_plaintext_agent=settings.unsafe_plaintext_agent)
         reading = LedgerService(parts, CheckpointsBySize(checkpoints_folder(paths, settings)))
@@ -88,8 +97,14 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
         address = server.listen(settings.listen, tls_files(paths))
         unsafe = settings.unsafe_plaintext_listen
         unsafe_address = server.listen_unsafe_plaintext(unsafe) if unsafe else ""
-        checkpointer = log.checkpointer(parts.ledger, settings, gate.shut)
-        await stack.enter_async_context(checkpointer)
+
+        def stop(why: BrokerError) -> None:
+            gate.shut(why)
+            store.stop(why)
+
+        await stack.enter_async_context(log.checkpointer(parts.ledger, settings, stop))
+        if gate.unfit is not None:
+            raise gate.unfit
         await stack.enter_async_context(Indexer(parts.store))
         await stack.enter_async_context(server)
         stack.callback(reading.drain)
@@ -97,13 +112,17 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
         stack.callback(gate.set_open, to=False)
         gate.set_open(to=True)
         stack.enter_context(announced(paths, address, boot))
-        yield Running(address, unsafe_address, boot, parts, pipeline)
+        yield Running(address, unsafe_address, boot, parts, pipeline, gate)
 
 
-async def _parts(stack: AsyncExitStack, paths: StatePaths, settings: Settings, boot: Boot) -> tuple[Parts, VerifiedLog]:
+def _target(paths: StatePaths, settings: Settings) -> DatabaseTarget:
+    return DatabaseTarget(paths.database, settings.database, settings.database_password)
+
+
+async def _parts(
+    stack: AsyncExitStack, store: SqlStore, paths: StatePaths, settings: Settings, boot: Boot
+) -> tuple[Parts, VerifiedLog]:
     vault = SealedVault(read_key_file(paths.vault_key))
-    target = DatabaseTarget(paths.database, settings.database, settings.database_password)
-    store = await stack.enter_async_context(open_store(target))
     await store.serve_alone()
     log = await verified_log(store, paths, settings)
     origin = await store.read(read_origin)

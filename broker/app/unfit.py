@@ -19,7 +19,11 @@ UNFIT = frozenset(
         "LEDGER_BEHIND_CHECKPOINT",
         "LEDGER_FORKED",
         "LEDGER_TREE_WRONG",
+        "LEDGER_DAMAGED",
+        "LEDGER_LEAVES_MISSING",
         "KEY_HISTORY_BROKEN",
+        "KEY_NOT_CURRENT",
+        "CHECKPOINT_FORKED",
         "CHECKPOINTS_MISSING",
         "CHECKPOINT_DAMAGED",
         "CHECKPOINT_FOREIGN",
@@ -44,5 +48,5 @@ async def refusing(state: Path, settings: Settings, boot: Boot, why: BrokerError
         server = Server([UnfitHandler(why)], max_request_bytes=settings.max_request_bytes)
         address = server.listen(settings.listen, tls_files(paths))
         await stack.enter_async_context(server)
-        stack.enter_context(announced(paths, address, boot))
+        stack.enter_context(announced(paths, address, boot, not_serving=why.reason))
         yield address

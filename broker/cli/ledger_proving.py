@@ -11,7 +11,7 @@ from broker.cli.output import OutputModel, console, emit, printable
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
 from broker.client import AsyncBroker, VerifiedCheckpoint
 from broker.client.checkpoint_memory import MemoryFolder, default_folder, parse_key
-from broker.domain.canonical import parse_object
+from broker.domain.canonical import canonical, parse_object
 from broker.errors import ConflictError, DataLossError, FailedPreconditionError, FieldViolation, InvalidArgumentError
 from broker.settings import DEFAULT_STATE
 from broker.tlog.checkpoint import Checkpoint
@@ -153,8 +153,9 @@ def _checked(proof_file: Path, entry_file: Path, key: str) -> ProofOutput:
     data = _read(entry_file, "--entry", _MAX_ENTRY)
     try:
         proof = TlogProof.parse(_read(proof_file, "--check", _MAX_FILE))
-        signer = _key(Checkpoint.parse(proof.checkpoint.text), key)
+        signer = _key(proof.checkpoint, key)
         found = proof.verify(leaf_hash(data), [signer])
+        _check_entry(data, proof.index, found.origin)
     except (NoteError, ProofError) as error:
         raise DataLossError(
             f"{proof_file} doesn't show that {entry_file} is in the log: {error}",
@@ -173,7 +174,23 @@ def _checked(proof_file: Path, entry_file: Path, key: str) -> ProofOutput:
     )
 
 
-def _key(shown: Checkpoint, key: str) -> VerifierKey:
+def _check_entry(data: bytes, index: int, origin: str) -> None:
+    """Whoever holds a key may sign a tree over anything; an entry of this ledger says itself which one it is.
+
+    Raises:
+        ProofError: it isn't the entry of that number.
+    """
+    try:
+        entry = parse_object(data, field="entry", max_bytes=_MAX_ENTRY)
+    except InvalidArgumentError as error:
+        raise ProofError(str(error)) from error
+    if canonical(entry) != data or (entry.get("seq"), entry.get("origin")) != (index, origin):
+        message = f"what is proved isn't entry {index} of {origin!a} in RFC 8785 form"
+        raise ProofError(message)
+
+
+def _key(note: Note, key: str) -> VerifierKey:
+    shown = Checkpoint.parse(note.text)
     given, folder = parse_key(key), default_folder()
     if given is not None:
         return given
@@ -182,13 +199,15 @@ def _key(shown: Checkpoint, key: str) -> VerifierKey:
     try:
         for text in () if known is None else known.key_entries:
             history.entry(parse_object(text, field="entry", max_bytes=_MAX_ENTRY))
-        return history.key_for(shown.size)
+        signer = history.key_for(shown.size)
     except (KeyHistoryError, NoteError, InvalidArgumentError) as error:
         raise FailedPreconditionError(
             f"which key signs the checkpoints of {shown.origin!a} isn't known here",
             reason="LEDGER_KEY_UNKNOWN",
             hint="Give it with --key, from a source that you trust; `broker ledger checkpoint` remembers it.",
         ) from error
+    history.check(note)  # a key that was revoked since proves nothing any more
+    return signer
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:

@@ -75,11 +75,25 @@ async def _serve(state: Path, settings: Settings, *, as_json: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         await _work(stop, state, settings, as_json=as_json)
+    except _UnfitError as unfit:
+        why = unfit.why
     except BrokerError as error:
-        if error.reason not in UNFIT or stop.is_set():
+        if error.reason not in UNFIT:
             raise
-        await _refuse(stop, state, settings, error, as_json=as_json)
-        raise
+        why = error
+    else:
+        return
+    if not stop.is_set():
+        await _refuse(stop, state, settings, why, as_json=as_json)
+    raise why  # it ends badly, however politely it was asked to end
+
+
+class _UnfitError(Exception):
+    """While it served, the broker found its ledger unfit."""
+
+    def __init__(self, why: BrokerError) -> None:
+        super().__init__(why.reason)
+        self.why = why
 
 
 async def _refuse(stop: asyncio.Event, state: Path, settings: Settings, why: BrokerError, *, as_json: bool) -> None:
@@ -103,18 +117,23 @@ async def _refuse(stop: asyncio.Event, state: Path, settings: Settings, why: Bro
 
 
 async def _work(stop: asyncio.Event, state: Path, settings: Settings, *, as_json: bool) -> None:
-    async with running(state, settings) as broker:
-        # What a start has made stays until the end: no collection need look at it again, in the middle of a call.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_COLLECT_AFTER)
-        emit(_output(broker), as_json=as_json, render=_render)
-        await _until_stopped(stop, broker)
-        structlog.get_logger(__name__).info("broker.draining", seconds=settings.drain_s)
+    broker: Running | None = None
+    try:
+        async with running(state, settings) as broker:
+            # What a start has made stays until the end: no collection need look at it again, in the middle of a call.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*_COLLECT_AFTER)
+            emit(_output(broker), as_json=as_json, render=_render)
+            await _until_stopped(stop, broker)
+            structlog.get_logger(__name__).info("broker.draining", seconds=settings.drain_s)
+    finally:
+        if broker is not None and broker.unfit is not None:
+            raise _UnfitError(broker.unfit)  # whatever else went wrong at its end came of this
 
 
 async def _until_stopped(stop: asyncio.Event, broker: Running) -> None:
-    while not stop.is_set():
+    while not stop.is_set() and broker.unfit is None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_S):
                 await stop.wait()

@@ -159,5 +159,11 @@ def judge_running(running: Running, *, expected: bool) -> Finding:
             "a process holds serve.lock, but serve.json says nothing of it",
             "Wait a moment if it has just been started; otherwise look for its process: fuser serve.lock",
         )
+    if reason := running.info.get("not_serving"):
+        return fail(
+            "running",
+            f"a broker runs at {running.address}, and serves nobody: {reason}",
+            "Look at its log, and at `broker ledger verify`; docs/checkpoints.md says what to do.",
+        )
     told = ", ".join(f"{key} {value}" for key, value in sorted(running.info.items()))
     return ok("running", f"a broker runs: {told}")

@@ -1,4 +1,4 @@
-"""Projections: tables that hold nothing but what the ledger's entries, and the content sealed beside them, say.
+"""Projections: tables that hold nothing but what the ledger's entries, and what is sealed beside them, say.
 
 They are there to be asked quickly. Each can be made anew, which is also how a change that went past the ledger is found.
 """
@@ -29,6 +29,7 @@ KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "session": ("id",),
         "schedule": ("id",),
         "call": ("id",),
+        "vault_usage": ("owner",),
     }
 )
 """Table -> the columns that name a row. Rows that others refer to come first."""
@@ -70,6 +71,12 @@ class ProjectionTable(Protocol):
 
     def last_chunk(self, object_id: str) -> int | None:
         """The highest index among an encrypted object's chunks; ``None`` where it has none."""
+
+    def usage(self) -> Iterator[Mapping[str, Cell]]:
+        """What ``vault_usage`` must hold: what each owner keeps, counted anew, in the order of its keys.
+
+        An owner that keeps nothing may have a row or none; where there is one, it must say 0.
+        """
 
 
 class UnexpectedEntryError(ValueError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 from cryptography import x509
 
@@ -127,6 +128,14 @@ class Directory:
         return Caller(identity, certificate)
 
 
+@runtime_checkable
+class _Distant(Protocol):
+    """A store that has to ask a server: its version is awaited, for a look at it would hold up the event loop."""
+
+    async def ask_data_version(self) -> int:
+        """Like ``Store.data_version``."""
+
+
 class LiveDirectory:
     """The present ``Directory``, read again only after the registry has changed.
 
@@ -137,6 +146,7 @@ class LiveDirectory:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._distant = store if isinstance(store, _Distant) else None
         self._lock = asyncio.Lock()
         self._version: int | None = None
         self._known: _Known | None = None
@@ -149,11 +159,13 @@ class LiveDirectory:
         Raises:
             BrokerError: the store can't be read: nobody is authenticated from an old copy.
         """
-        if self._known is not None and self._version == self._store.data_version():
+        # A file is asked at once, without an await: this is on the way of each RPC.
+        version = self._store.data_version() if self._distant is None else await self._distant.ask_data_version()
+        if self._known is not None and self._version == version:
             return self._known.directory
         async with self._lock:
             # The version is taken before reading: a commit in between costs one more reading, and is never missed.
-            version = self._store.data_version()
+            version = self._store.data_version() if self._distant is None else await self._distant.ask_data_version()
             if self._known is None or self._version != version:
                 known = self._known
                 self._known = await self._store.read(lambda tx: _refresh(tx, known))

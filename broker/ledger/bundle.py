@@ -211,9 +211,10 @@ class _Writer:
             self._zip.add(HEADS, canonical(file))
 
     def _consistency(self) -> JsonObject:
-        """Proofs that older checkpoints, kept or in a handing over of keys, are beginnings of the newest."""
+        """Proofs that older checkpoints, kept or in an entry of the key history, are beginnings of the newest."""
         sizes = {Checkpoint.parse(note.text).size for note in self._kept.notes[1:]}
         sizes |= {item.from_size - 1 for item in self._history.keys[1:]}  # the ones of a handing over
+        sizes |= {item.seq for item in self._history.recovered}  # and those of a recovery's statement
         return {
             str(size): [encode_base64(item) for item in self._tree.consistency_proof(size)] for size in sorted(sizes)
         }

@@ -6,11 +6,12 @@ Two programs that were written apart from each other read a whole ledger's entri
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from broker.errors import InvalidArgumentError
+from broker.errors import FieldViolation, InvalidArgumentError
 from broker.ledger.bundle_reader import open_bundle
-from broker.ledger.verdict import Place, Report, Verdict
+from broker.ledger.verdict import Expectation, Place, Report, Verdict
 from broker.ledger.verifier import Known, verify_opened
 from broker.ledger.verify_bundle import UsageError, verify
 from broker.tlog.merkle import EMPTY_ROOT
@@ -30,17 +31,40 @@ def verify_bundle_file(
         progress: called now and then with the number of entries checked and that of all.
 
     Raises:
-        InvalidArgumentError: ``USAGE``: there is no such file, or the bundle can't answer for a checkpoint.
+        InvalidArgumentError: ``USAGE``: there is no such file, or the bundle can't answer for a checkpoint; an extract
+            can't begin at ``first``, or doesn't hold the entry that is expected.
     """
+    wanted = () if known.expected is None else (known.expected.seq,)
     try:
         keys = tuple(map(str, known.keys))
-        found = verify(str(path), keys, tuple(item.note.encode() for item in known.held))
+        found = verify(str(path), keys, tuple(item.note.encode() for item in known.held), entries=wanted)
     except UsageError as error:
         raise InvalidArgumentError(str(error), reason="USAGE") from error
     verdict = Verdict(found["verdict"])
-    if verdict not in (Verdict.OK, Verdict.RECOVERED) or found["kind"] != "full":
+    if verdict not in (Verdict.OK, Verdict.RECOVERED):
         return _report(found, verdict)
-    return verify_opened(lambda: open_bundle(path), known, first=first, progress=progress)
+    if found["kind"] == "full":
+        return verify_opened(lambda: open_bundle(path), known, first=first, progress=progress)
+    if first:
+        raise _not_of_an_extract("--from", f"needs a whole ledger, and {path} is an extract, which is checked as one")
+    report = _report(found, verdict)
+    return report if known.expected is None else _expected(report, known.expected, found["leaves"])
+
+
+def _expected(report: Report, expected: Expectation, leaves: dict[str, str]) -> Report:
+    leaf = leaves.get(str(expected.seq))
+    if leaf is None:
+        why = f"names entry {expected.seq}, which this extract doesn't hold: take a bundle of the whole ledger"
+        raise _not_of_an_extract("--expect-seq", why)
+    if expected.leaf in ("", leaf):
+        return report
+    why = f"has the hash {leaf}, but {expected.leaf} is expected: this is another history"
+    return replace(report, verdict=Verdict.FORKED, place=Place(expected.seq, "leaf", why))
+
+
+def _not_of_an_extract(option: str, why: str) -> InvalidArgumentError:
+    violations = (FieldViolation(option, why),)
+    return InvalidArgumentError(f"{option} {why}", reason="USAGE", violations=violations)
 
 
 def _report(found: dict[str, object], verdict: Verdict) -> Report:

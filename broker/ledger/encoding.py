@@ -16,16 +16,21 @@ class NotCanonicalError(ValueError):
     """The bytes are not the RFC 8785 form of a JSON object."""
 
 
-def encode(entry: JsonObject) -> bytes:
+def encode(entry: JsonObject, *, floats: bool = True) -> bytes:
     """The RFC 8785 bytes of a JSON object.
 
+    Args:
+        entry: the object.
+        floats: may it hold any? Entries hold none: a verifier needs no more than integers then.
+
     Raises:
-        ValueError: a value has no such form (NaN, an integer beyond 2^53-1, a lone surrogate, another type).
+        ValueError: a value has no such form (NaN, an integer beyond 2^53-1, a lone surrogate, another type), or is a
+            float where there may be none.
     """
     fast = canonical_fast(entry)
     if fast is not None:
         return fast
-    _refuse_unreadable(entry)
+    _refuse_numbers(entry, floats=floats)
     return canonical(entry)
 
 
@@ -47,13 +52,16 @@ def decode(data: bytes) -> JsonObject:
     return cast("JsonObject", value)
 
 
-def _refuse_unreadable(value: JsonValue) -> None:
-    # RFC 8785 writes such a float with all its digits and no point: read back, it is an integer that I-JSON refuses.
-    if isinstance(value, float) and MAX_SAFE_INTEGER < abs(value) < _EXPONENT_FROM:
-        raise ValueError("a number beyond 2^53-1 must be a string")
+def _refuse_numbers(value: JsonValue, *, floats: bool) -> None:
+    if isinstance(value, float):
+        if not floats:
+            raise ValueError("an entry holds no floats; write the number as an integer or a string")
+        # RFC 8785 writes such a float with all its digits and no point: read back, it is an integer that I-JSON refuses.
+        if MAX_SAFE_INTEGER < abs(value) < _EXPONENT_FROM:
+            raise ValueError("a number beyond 2^53-1 must be a string")
     if isinstance(value, list):
         for item in value:
-            _refuse_unreadable(item)
+            _refuse_numbers(item, floats=floats)
     elif isinstance(value, dict):
         for item in value.values():
-            _refuse_unreadable(item)
+            _refuse_numbers(item, floats=floats)

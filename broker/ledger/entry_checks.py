@@ -30,6 +30,8 @@ def check_number(seq: object, wanted: int) -> int:
     """
     if type(seq) is not int:
         raise FoundError(Verdict.MALFORMED, wanted, "seq", "the number of this entry is no integer")
+    if seq < 0:
+        raise FoundError(Verdict.MALFORMED, seq, "seq", "no entry has a number below 0")
     if seq < wanted:
         raise FoundError(Verdict.FORKED, seq, "seq", f"entry {seq} is there twice")
     if seq > wanted:

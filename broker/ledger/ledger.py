@@ -90,7 +90,7 @@ def _check_genesis(head: Head | None, entry_type: str) -> None:
 
 def _bytes(entry: JsonObject, entry_type: str) -> bytes:
     try:
-        data = encode(entry)
+        data = encode(entry, floats=False)
     except (ValueError, RecursionError) as error:
         # The value itself is left out of the text: it may be what must not be seen.
         message = f"the body of a ledger entry of type {entry_type!r} has no RFC 8785 form: {type(error).__name__}"

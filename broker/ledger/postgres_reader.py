@@ -52,7 +52,8 @@ class LedgerDatabase:
         Raises:
             UnreadableError: the server doesn't send any more.
         """
-        statement, values = (_ENTRIES, [first]) if last is None else (f"{_ENTRIES} AND seq <= %s", [first, last])
+        lowest = first or -(2**63)  # a row with a number below 0 is seen, and found
+        statement, values = (_ENTRIES, [lowest]) if last is None else (f"{_ENTRIES} AND seq <= %s", [lowest, last])
         try:
             with self._connection.cursor("entries", withhold=False) as cursor:
                 cursor.itersize = _ROWS

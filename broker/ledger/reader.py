@@ -23,6 +23,7 @@ from broker.ledger.wal import holds_commit
 
 _ATTEMPTS = 3
 _LONGEST_VALUE = 2**20
+_LOWEST = -(2**63)
 _NEEDS_LOG = (
     "the file was in use when it was last written, and its -wal file is missing, empty or damaged: the newest entries may"
     " be missing"
@@ -67,7 +68,9 @@ class LedgerFile:
         until = "" if last is None else " AND seq <= :last"
         statement = f"SELECT seq, prev, leaf, data FROM ledger_entry WHERE seq >= :first{until} ORDER BY seq"  # noqa: S608 - no input
         try:
-            with closing(self._connection.execute(statement, {"first": first, "last": last})) as cursor:
+            # From the beginning is from wherever it begins: a row with a number below 0 is seen, and found.
+            values = {"first": first or _LOWEST, "last": last}
+            with closing(self._connection.execute(statement, values)) as cursor:
                 yield from map(Row._make, cursor)
         except sqlite3.Error as error:
             raise UnreadableError(_text(error)) from error

@@ -6,7 +6,8 @@ durable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from broker.domain.canonical import JsonObject
@@ -56,11 +57,32 @@ def read_step(table: LedgerTable, query: EntryQuery, visible: Callable[[EntryKey
     Raises:
         DataLossError: ``LEDGER_DAMAGED``: an entry can't be read.
     """
+    return read_any(table, (query,), visible, step)
+
+
+def read_any(
+    table: LedgerTable, queries: Sequence[EntryQuery], visible: Callable[[EntryKeys], bool], step: Step
+) -> Read:
+    """The next entries that fit any of the queries and are visible, each once; none for no query.
+
+    Where an answer ends that isn't the last depends on what is found by the queries, on what of it is visible, and on
+    how many entries the index doesn't have yet. So that it tells a reader nothing of others, let the queries find only
+    what is visible.
+
+    Args:
+        table: the ledger.
+        queries: with the same bounds and in the same order.
+        visible: may an entry be shown?
+        step: how much may be taken up.
+
+    Raises:
+        DataLossError: ``LEDGER_DAMAGED``: an entry can't be read.
+    """
     found: list[ReadEntry] = []
     size = 0
-    for looked_at, (seq, row) in enumerate(_candidates(table, query)):
+    for looked_at, (seq, row) in enumerate(_candidates(table, queries)):
         if len(found) == step.entries or looked_at == step.looked_at or size >= step.max_bytes:
-            return Read(tuple(found), seq + 1 if query.newest_first else seq)
+            return Read(tuple(found), seq + 1 if queries[0].newest_first else seq)
         if row is not None and visible(row.keys):
             found.append(row)
             size += len(row.row.data)
@@ -83,7 +105,7 @@ def newest(table: LedgerTable, query: EntryQuery) -> ReadEntry | None:
     Raises:
         DataLossError: ``LEDGER_DAMAGED``.
     """
-    found = _candidates(table, replace(query, newest_first=True))
+    found = _candidates(table, (replace(query, newest_first=True),))
     return next((entry for _, entry in found if entry is not None), None)
 
 
@@ -111,17 +133,28 @@ def _agent_seq(entry: ReadEntry) -> int:
     return seq
 
 
-def _candidates(table: LedgerTable, query: EntryQuery) -> Iterator[tuple[int, ReadEntry | None]]:
-    """Entries in the query's order; ``None`` in place of one that was looked at and doesn't fit."""
-    head = table.head()
+def _candidates(table: LedgerTable, queries: Sequence[EntryQuery]) -> Iterator[tuple[int, ReadEntry | None]]:
+    """Entries in the queries' order; ``None`` in place of one that was looked at and fits none of them."""
+    if not queries:
+        return
+    query, head = queries[0], table.head()
     end = 0 if head is None else head.seq + 1
     stop = end if query.before is None else min(end, query.before)
-    border = table.indexed() if _filters(query) else 0
-    found = _found(table, replace(query, before=min(stop, border)))
-    scanned = _scanned(table, query, max(query.first, border), stop)
+    border = table.indexed() if all(map(_filters, queries)) else 0
+    each = [_found(table, replace(item, before=min(stop, border))) for item in queries]
+    found = _once(heapq.merge(*each, key=lambda item: item[0], reverse=query.newest_first))
+    scanned = _scanned(table, queries, max(query.first, border), stop)
     parts = (scanned, found) if query.newest_first else (found, scanned)
     for part in parts:
         yield from part
+
+
+def _once(items: Iterable[tuple[int, ReadEntry | None]]) -> Iterator[tuple[int, ReadEntry | None]]:
+    last = -1
+    for item in items:
+        if item[0] != last:
+            yield item
+        last = item[0]
 
 
 def _found(table: LedgerTable, query: EntryQuery) -> Iterator[tuple[int, ReadEntry | None]]:
@@ -141,15 +174,17 @@ def _found(table: LedgerTable, query: EntryQuery) -> Iterator[tuple[int, ReadEnt
             first = numbers[-1] + 1
 
 
-def _scanned(table: LedgerTable, query: EntryQuery, first: int, stop: int) -> Iterator[tuple[int, ReadEntry | None]]:
-    starts = range(first, stop, _BATCH)
-    for start in reversed(starts) if query.newest_first else starts:
+def _scanned(
+    table: LedgerTable, queries: Sequence[EntryQuery], first: int, stop: int
+) -> Iterator[tuple[int, ReadEntry | None]]:
+    newest_first, starts = queries[0].newest_first, range(first, stop, _BATCH)
+    for start in reversed(starts) if newest_first else starts:
         rows = list(table.entries(start, min(_BATCH, stop - start)))
-        if query.newest_first:
+        if newest_first:
             rows.reverse()
         for row in rows:
             entry = _read(row)
-            yield row.seq, entry if _fits(entry.keys, query) else None
+            yield row.seq, entry if any(_fits(entry.keys, query) for query in queries) else None
 
 
 def _filters(query: EntryQuery) -> bool:

@@ -22,7 +22,7 @@ from broker.ledger.segment import BATCH, MAX_LISTED, SEGMENT, Run
 from broker.ledger.segment_workers import Workers, runs
 from broker.ledger.source import Noted, Projected, Row, Source, UnreadableError
 from broker.ledger.verdict import Expectation, Place, Report, Verdict
-from broker.tlog.merkle import EMPTY_ROOT, leaf_hash
+from broker.tlog.merkle import EMPTY_ROOT, CompactRange, leaf_hash
 from broker.tlog.note import VerifierKey
 
 __all__ = ["MAX_LISTED", "Known", "Row", "UnreadableError", "verify", "verify_opened", "verify_source"]
@@ -106,6 +106,8 @@ def verify_source(
             _share(chain, source, total, workers, progress)
         _feed(chain, source.rows(chain.count), progress)
         chain.end()
+        if first and known.keys:
+            chain.roots.update(_stored_roots(source, known, chain.count))
         beyond = source.beyond(chain.count) if isinstance(source, Projected) else ""
     except FoundError as found:
         return chain.report(found.verdict, found.place)
@@ -162,6 +164,21 @@ def _check_begin(first: int, total: int) -> None:
 
 def _chain(known: Known, first: int = 0, leaf: str = "") -> Chain:
     return Chain(known.expected, frozenset(item.checkpoint.size for item in known.held), first, leaf)
+
+
+def _stored_roots(source: Source, known: Known, count: int) -> dict[int, bytes]:
+    """Roots at the sizes of the checkpoints, from the leaf hashes as they lie there: those of the entries that were checked
+    are right, and where a signed root comes out, those before are too.
+    """
+    wanted = {item.checkpoint.size for item in known.held if item.checkpoint.size <= count}
+    tree, roots = CompactRange(), {}
+    for row in source.rows(0, max(wanted, default=0) - 1) if wanted - {0} else ():
+        if not isinstance(row.leaf, bytes):
+            raise FoundError(Verdict.TAMPERED, tree.size, "leaf", "the hash of this entry is no longer bytes")
+        tree.append(row.leaf)
+        if tree.size in wanted:
+            roots[tree.size] = tree.root()
+    return roots
 
 
 def _leaf_before(source: Source, first: int) -> str:

@@ -9,7 +9,8 @@ bundle that it is to check. The format is described in docs/bundle.md of the bro
 Without --key it believes the key that the ledger's own first entry names: that proves integrity, not origin.
 
 Exit code: 0 ok, 10 tampered, 11 forked, 12 gapped, 13 truncated, 14 malformed, 15 rolled back, 16 recovered, 17 wrong
-key; 2 for a wrong use. The first thing that is wrong is said with its place.
+key; 2 for a wrong use. The first thing that is wrong is said with its place. A witness that is named and has cosigned no
+checkpoint of the bundle is a wrong key (17), a false cosignature of its is tampering (10).
 """
 
 from __future__ import annotations
@@ -313,14 +314,19 @@ class Checkpoint:
         return bool(found)
 
     def cosigned_at(self, key: Key) -> int | None:
-        """When a witness cosigned it, in seconds since 1970."""
+        """When a witness cosigned it, in seconds since 1970; none of its cosignatures may be false."""
+        moments = []
         for name, key_id, data in self.signatures:
             if (name, key_id) == (key.name, key.id):
-                moment = int.from_bytes(data[:8], "big")
-                if not key.signed(f"cosignature/v1\ntime {moment}\n{self.text}".encode(), data[8:]):
+                moments.append(int.from_bytes(data[:8], "big"))
+                if not key.signed(f"cosignature/v1\ntime {moments[-1]}\n{self.text}".encode(), data[8:]):
                     raise Fault(TAMPERED, f"the cosignature by {key.name} is false", self.file, field="signature")
-                return moment
-        return None
+        return max(moments, default=None)
+
+
+def a_note(entry: dict[str, Any], name: str, file: str, seq: int) -> Checkpoint:
+    """A member that is the text of a signed checkpoint."""
+    return Checkpoint(member(entry, name, str, file, seq).encode("utf-8", "replace"), file, seq)
 
 
 # --- the history of the log's keys, from the genesis on ----------------------------------------------------------------
@@ -340,7 +346,7 @@ class History:
         self.genesis: str | None = None
         self.periods: list[Period] = []
         self.recovered: list[tuple[int, int]] = []
-        self.rotations: list[Checkpoint] = []
+        self.within: list[Checkpoint] = []  # of the tree before a rotation's or recovery's entry, which holds it
 
     def entry(self, entry: dict[str, Any], seq: int, file: str) -> None:
         """Takes in an entry of one of ``KEY_TYPES``."""
@@ -358,7 +364,7 @@ class History:
         old, new = a_key(entry, "old", file, seq), a_key(entry, "new", file, seq)
         if not self.periods:
             self.periods.append(Period(old, 1))
-        note = Checkpoint(member(entry, "checkpoint", str, file, seq).encode("utf-8", "replace"), file, seq)
+        note = a_note(entry, "checkpoint", file, seq)
         named = [line for line in note.extensions if line.startswith("next-key ")]
         agreed = (note.origin, note.size, named) == (entry["origin"], seq, [f"next-key {new.text}"])
         if not agreed or old.text != self.current.key.text or new.id in {period.key.id for period in self.periods}:
@@ -366,7 +372,7 @@ class History:
             raise Fault(TAMPERED, why, file, seq, "checkpoint")
         if not note.signed_by(old) or not note.signed_by(new):
             raise Fault(WRONG_KEY, "the handing over is not signed by both keys", file, seq, "checkpoint")
-        self.rotations.append(note)
+        self.within.append(note)
         self.periods.append(Period(new, seq + 1))
 
     def _revoked(self, entry: dict[str, Any], seq: int, file: str) -> None:
@@ -379,13 +385,28 @@ class History:
     def _recovered(self, entry: dict[str, Any], seq: int, file: str) -> None:
         lost = member(entry, "lost", dict, file, seq)
         first, last = member(lost, "from", int, file, seq), member(lost, "to", int, file, seq)
+        if not self.periods:
+            raise Fault(WRONG_KEY, "the ledger names no key that could have signed it", file, seq, "statement")
         keys = [period.key for period in self.periods if not period.revoked]
-        keys += [a_key(entry, "lost_key", file, seq)] if "lost_key" in entry else []
-        note = Checkpoint(member(entry, "checkpoint", str, file, seq).encode("utf-8", "replace"), file, seq)
+        if "lost_key" in entry:
+            keys.append(a_key(entry, "lost_key", file, seq))
+            if keys[-1].id in {period.key.id for period in self.periods}:
+                raise Fault(TAMPERED, "is a key of the ledger as it is: that one is not lost", file, seq, "lost_key")
+        note = a_note(entry, "checkpoint", file, seq)
         if not first <= min(last, seq) or (note.origin, note.size) != (entry["origin"], last + 1):
             raise Fault(TAMPERED, "its checkpoint doesn't show that those entries are lost", file, seq, "lost")
         if not sum(note.signed_by(key) for key in keys):  # each of them is asked: none may be false
             raise Fault(WRONG_KEY, "its checkpoint is not signed by a key of this ledger", file, seq, "checkpoint")
+        # Whoever can write entries, but has no key, could else have any checkpoint excused: so the key says it too.
+        said, root = a_note(entry, "statement", file, seq), note.root
+        if "unproved" in entry and member(entry, "unproved", bool, file, seq):
+            root = bytes(32)
+        line = f"recovered {first} {last} {base64.b64encode(root).decode()}"
+        if (said.origin, said.size, said.extensions) != (entry["origin"], seq, [line]):
+            raise Fault(TAMPERED, "states another loss, or at another size, than the entry", file, seq, "statement")
+        if not said.signed_by(self.current.key):
+            raise Fault(WRONG_KEY, "the statement is not signed by the key in force", file, seq, "statement")
+        self.within.append(said)
         self.recovered.append((first, last))
 
     @property
@@ -405,7 +426,7 @@ class History:
         return required in signers and (not required.revoked or bool(later))
 
     def lost(self, size: int) -> bool:
-        """May a checkpoint of this size be of a history that was lost, and is no longer in the ledger?"""
+        """Has the key in force signed that checkpoints of this size may be of a history that is lost?"""
         return any(first < size <= last + 1 for first, last in self.recovered)
 
 
@@ -474,8 +495,10 @@ class Archive:
 class Check:
     """One bundle. ``report`` fills up as it goes."""
 
-    def __init__(self, archive: Archive, report: dict[str, Any]) -> None:
-        self.archive, self.report = archive, report
+    def __init__(
+        self, archive: Archive, report: dict[str, Any], held: list[Checkpoint], wanted: tuple[int, ...]
+    ) -> None:
+        self.archive, self.report, self.wanted = archive, report, wanted
         self.history, self.tree = History(), Tree()
         self.later: Fault | None = None  # a proof that fails: said after it is known whose signature the root has
         self.seq, self.count, self.selected = -1, 0, 0
@@ -490,6 +513,7 @@ class Check:
         self.heads_root = b""
         self._manifest()
         self._checkpoints()
+        self.known_sizes = {note.size for note in (*self.notes, *held)}
         self.heads = self._json("heads.json") if "agent" in self.filter else {}
         if self.heads:
             self.heads_seq = member(self.heads, "seq", int, "heads.json")
@@ -516,22 +540,18 @@ class Check:
         self.files = member(manifest, "files", dict, name)
         self.absent = member(manifest, "absent", dict, name)
         self.report.update(kind=kind, origin=self.origin, made=manifest.get("made"), absent=self.absent)
-        envelope = self._json("manifest.dsse.json")
+        name = "manifest.dsse.json"
+        envelope = self._json(name)
         try:
-            payload = unbase64(member(envelope, "payload", str, "manifest.dsse.json"))
+            payload = unbase64(member(envelope, "payload", str, name))
             self.signatures = [
-                (
-                    member(item, "keyid", str, "manifest.dsse.json"),
-                    unbase64(member(item, "sig", str, "manifest.dsse.json")),
-                )
-                for item in member(envelope, "signatures", list, "manifest.dsse.json")
+                (member(item, "keyid", str, name), unbase64(member(item, "sig", str, name)))
+                for item in member(envelope, "signatures", list, name)
             ]
         except ValueError as error:
-            raise Fault(MALFORMED, f"is no DSSE envelope: {error}", "manifest.dsse.json") from error
+            raise Fault(MALFORMED, f"is no DSSE envelope: {error}", name) from error
         if payload != self.raw or envelope.get("payloadType") != PAYLOAD_TYPE:
-            raise Fault(
-                TAMPERED, "signs another manifest than the one in the bundle", "manifest.dsse.json", field="payload"
-            )
+            raise Fault(TAMPERED, "signs another manifest than the one in the bundle", name, field="payload")
 
     def _checkpoints(self) -> None:
         names = sorted(name for name in self.archive.members if name.startswith("checkpoints/"))
@@ -549,7 +569,6 @@ class Check:
             )
         self.report["checkpoint"] = {"size": self.newest.size, "root": self.newest.root.hex()}
         self.paths = {} if self.full else self._json("consistency.json")
-        self.known_sizes = {note.size for note in self.notes}
 
     # entries
 
@@ -580,6 +599,8 @@ class Check:
             if entry["type"] in KEY_TYPES:
                 self.history.entry(entry, self.seq, "entries.jsonl")
             self.leaf, self.prev = leaf.hex(), entry["prev"]
+            if self.seq in self.wanted:
+                self.report["leaves"][str(self.seq)] = self.leaf
             self.count += 1
             self.types[entry["type"]] += 1
 
@@ -615,7 +636,7 @@ class Check:
                 FORKED if twice else TAMPERED, "names another predecessor than the entry before it", file, seq, "prev"
             )
         if self.full:
-            if seq in self.known_sizes or entry["type"] == "signer.rotated":
+            if seq in self.known_sizes or entry["type"] in ("signer.rotated", "recovered"):
                 self.roots[seq] = self.tree.root()
             self.tree.append(leaf)
             return
@@ -736,16 +757,15 @@ class Check:
         if self.later is not None:
             raise self.later
         self.roots[newest.size] = newest.root
-        notes = (*history.rotations, *self.notes)
+        notes = (*history.within, *self.notes)
         if not self.full and set(self.paths) != {str(note.size) for note in notes} - {str(newest.size)}:
             raise Fault(MALFORMED, "must hold exactly a proof for each older checkpoint", "consistency.json")
         for note in notes:
-            self._consistent(note, handing_over=note.seq is not None)
+            self._consistent(note, kept=note.seq is None)
         self._same_keys()
 
-    def _consistent(self, note: Checkpoint, *, handing_over: bool) -> None:
+    def _consistent(self, note: Checkpoint, *, kept: bool) -> None:
         history = self.history
-        excused = not handing_over and (history.at(note.size).revoked or history.lost(note.size))
         if note.size == self.newest.size or self.full:
             same = self.roots.get(note.size) == note.root
         else:
@@ -754,12 +774,17 @@ class Check:
             except (ValueError, TypeError) as error:
                 raise Fault(MALFORMED, "holds no hashes", "consistency.json", field=str(note.size)) from error
             same = extends(note.size, note.root, self.newest.size, self.newest.root, path)
-        signed = handing_over or history.signed(note)
-        if excused and not (same and signed):
+        if same:
+            self.roots[note.size] = note.root
+        signed = not kept or history.signed(note)
+        if signed and same:
+            return
+        # A revoked key's word alone counts for nothing; a checkpoint that counts is excused by a signed loss alone.
+        if kept and (history.lost(note.size) or (not signed and history.at(note.size).revoked)):
             self.report["set_aside"].append(note.file)
         elif not signed:
             raise Fault(WRONG_KEY, "is not signed by the key in force at its size", note.file, field="signature")
-        elif not same:
+        else:
             raise Fault(FORKED, "the ledger does not continue this checkpoint", note.file, note.seq, "root")
 
     def _same_keys(self) -> None:
@@ -823,26 +848,48 @@ class Check:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Fault(MALFORMED, "is no specification with its files", name) from error
 
-    def held(self, data: bytes) -> None:
-        """Compares with a checkpoint that the auditor holds."""
-        note = Checkpoint(data, "the checkpoint that you gave")
+    def brought(self, held: list[Checkpoint], witnesses: list[Key]) -> None:
+        """Asks for what the auditor knows from elsewhere: checkpoints, and witnesses."""
+        found = self.report["witnesses"] = [self.cosigned(one) for one in witnesses]
+        for note in held:
+            self.held(note)
+        for one in found:
+            if one["size"] is None:
+                raise Fault(WRONG_KEY, f"no checkpoint here is cosigned by {one['key']}", "checkpoints/")
+
+    def held(self, note: Checkpoint) -> None:
+        """Compares with a checkpoint that the auditor holds; one of a signed loss is excused, and said to be."""
         if note.origin != self.origin or not self.history.signed(note):
             raise Fault(WRONG_KEY, "is of another ledger, or not signed by a key of this one", note.file)
-        if note.size > self.newest.size and not self.history.lost(note.size):
+        if self.roots.get(note.size) == note.root:
+            self.report["held_checkpoints"].append(note.size)
+        elif self.history.lost(note.size):
+            self.report["excused_checkpoints"].append(note.size)
+        elif note.size > self.newest.size:
             raise Fault(ROLLED_BACK, f"has {note.size} entries, the bundle proves only {self.newest.size}", note.file)
-        known = {one.size: one.root for one in self.notes if one.file not in self.report["set_aside"]}
-        known.update(self.roots)
-        if note.size not in known and not self.history.lost(note.size):
+        elif note.size not in self.roots:
             raise UsageError(
                 f"this bundle doesn't show the tree of {note.size} entries: ask for one of the whole ledger"
             )
-        if known.get(note.size) != note.root and not self.history.lost(note.size):
+        else:
             raise Fault(FORKED, "is of another history than the bundle", note.file, field="root")
-        self.report["held_checkpoints"].append(note.size)
+
+    def cosigned(self, witness: Key) -> dict[str, Any]:
+        """The newest checkpoint that a witness has cosigned; of those set aside none counts, but none may be false."""
+        found: dict[str, Any] = {"key": witness.text, "size": None, "time": None}
+        for note in self.notes:
+            moment = note.cosigned_at(witness)
+            if moment is not None and note.file not in self.report["set_aside"]:
+                found.update(size=note.size, time=moment)
+        return found
 
 
 def verify(
-    path: str, keys: tuple[str, ...] = (), checkpoints: tuple[bytes, ...] = (), witnesses: tuple[str, ...] = ()
+    path: str,
+    keys: tuple[str, ...] = (),
+    checkpoints: tuple[bytes, ...] = (),
+    witnesses: tuple[str, ...] = (),
+    entries: tuple[int, ...] = (),
 ) -> dict[str, Any]:
     """Checks a bundle.
 
@@ -850,7 +897,8 @@ def verify(
         path: the ZIP file.
         keys: verifier keys of which one is trusted to be the ledger's; none believes the genesis.
         checkpoints: signed checkpoints of this ledger, known from elsewhere, which it must continue.
-        witnesses: verifier keys of witnesses whose cosignatures are looked for.
+        witnesses: verifier keys of witnesses, each of which must have cosigned a checkpoint in the bundle.
+        entries: numbers of entries whose leaf hashes are to be in ``leaves`` of the report, if they are in the bundle.
 
     Returns:
         The verdict, its place, and what was found; plain JSON.
@@ -872,15 +920,15 @@ def verify(
     report.update(
         keys=[], recovered=[], set_aside=[], texts={}, absent={}, witnesses=[], held_checkpoints=[], made=None
     )
+    report.update(excused_checkpoints=[], leaves={})
     try:
-        check = Check(Archive(path), report)
+        held = [Checkpoint(data, "the checkpoint that you gave") for data in checkpoints]
+        check = Check(Archive(path), report, held, entries)
         check.walk()
         check.signatures_hold(pinned)
         check.sealed()
         check.texts()
-        report["witnesses"] = [{"key": one.text, "time": check.newest.cosigned_at(one)} for one in watching]
-        for held in checkpoints:
-            check.held(held)
+        check.brought(held, watching)
         if check.history.recovered:
             first, last = check.history.recovered[-1]
             fault = Fault(RECOVERED, f"entries {first} to {last} were lost, and the ledger went on", field="lost")
@@ -911,7 +959,14 @@ def _tell(report: dict[str, Any]) -> str:
         f"  {'key':<12} {one['key']} from size {one['from_size']}{', revoked' * one['revoked']}"
         for one in report["keys"]
     ]
-    lines += [f"  {'witness':<12} {one['key']} {one['time'] or 'has not cosigned'}" for one in report["witnesses"]]
+    for one in report["witnesses"]:
+        what = "has cosigned none" if one["size"] is None else f"cosigned size {one['size']}, at {one['time']}"
+        lines.append(f"  {'witness':<12} {one['key']} {what}")
+    lines += [f"  {'agrees':<12} with your checkpoint of size {size}" for size in report["held_checkpoints"]]
+    lines += [
+        f"  {'excused':<12} your checkpoint of size {size}, not compared: of what the ledger says is lost"
+        for size in report["excused_checkpoints"]
+    ]
     lines += [f"  {'set aside':<12} {name}: of a lost history, or by a revoked key" for name in report["set_aside"]]
     lines.append(f"  {'trusted':<12} {report['trusted']}")
     return (
@@ -921,11 +976,19 @@ def _tell(report: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Checks an evidence bundle of a broker's ledger.")
+    parser = argparse.ArgumentParser(
+        description="Checks an evidence bundle of a broker's ledger.",
+        epilog="exit code: " + ", ".join(f"{code} {word}" for word, code in EXIT_CODES.items()) + ", 2 wrong use",
+    )
     parser.add_argument("bundle")
     parser.add_argument("--key", action="append", default=[], help="the ledger's verifier key, from elsewhere")
     parser.add_argument("--checkpoint", action="append", default=[], help="a signed checkpoint that it must continue")
-    parser.add_argument("--witness", action="append", default=[], help="a witness's verifier key; may be repeated")
+    parser.add_argument(
+        "--witness",
+        action="append",
+        default=[],
+        help="key of a witness that must have cosigned: 17 if not, 10 if falsely",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     try:

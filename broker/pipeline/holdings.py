@@ -100,7 +100,7 @@ def find_holdings(tx: Transaction, vault: Vault, subject: Subject, until: dateti
     kinds: Counter[str] = Counter()
     found, size = [], 0
     for row in _objects(tx):
-        place = _place(row)
+        place = claimed_place(row)
         if row.wrapped == DESTROYED or row.kind == ADDRESS or row.created > until:
             continue
         if row.id in active or (place is not None and place.call in active):
@@ -130,6 +130,16 @@ def find_active(tx: Transaction, vault: Vault, items: frozenset[str], subject: S
         if row.id in items or (request is not None and not items.isdisjoint(item.blob for item in request.files)):
             found.add(row.id)
     return tuple(sorted(found))
+
+
+def find_overdue_callers(tx: Transaction, now: datetime) -> frozenset[str]:
+    """Ids of those with a call that goes on although the time for which its content is kept is over.
+
+    Only such a call can still need an upload whose time is over: when it was admitted, all that its request names was
+    kept for as long as itself. So nothing has to be opened to know whose uploads are needed.
+    """
+    rows = _pages(tx, CallQuery(states=ACTIVE))
+    return frozenset(row.agent for row in rows if row.expires is None or row.expires <= now)
 
 
 def _calls(tx: Transaction, vault: Vault, subject: Subject, query: CallQuery) -> Iterator[CallRow]:
@@ -207,7 +217,8 @@ def _belongs(subject: Subject, calls: frozenset[str]) -> Callable[[VaultRow, Pla
     return belongs
 
 
-def _place(row: VaultRow) -> Place | None:
+def claimed_place(row: VaultRow) -> Place | None:
+    """Where an object's row says that it belongs; only opening its keys proves that."""
     try:
         return place_of(row.wrapped)[0]
     except ValueError:

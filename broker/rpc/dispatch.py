@@ -55,6 +55,10 @@ class Gate(Protocol):
     def why_closed(self) -> BrokerError:
         """What to answer while it isn't open."""
 
+    @property
+    def unfit(self) -> BrokerError | None:
+        """Why it was shut for good, if it was: open streams end then too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -199,6 +203,8 @@ class _Method:
 
     def _check_again(self, context: Context, workspace: str | None) -> Check:
         async def check() -> None:
+            if self._gate.unfit is not None and not self._service.while_closed:
+                raise self._gate.unfit
             caller = await self._gate.authenticate(context)
             await self._gate.authorise(caller, self._name)
             if workspace is not None:

@@ -38,6 +38,11 @@ class CertificateGate:
         return self._open and self._unfit is None and not self._parts.store.failed
 
     @property
+    def unfit(self) -> BrokerError | None:
+        """Why it was shut for good, if it was."""
+        return self._unfit
+
+    @property
     def why_closed(self) -> BrokerError:
         """What to answer while it isn't open."""
         return self._unfit or UnavailableError(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ports import EntryQuery, Transaction
 from broker.errors import NotFoundError
-from broker.ledger.reading import Read, ReadEntry, Step, read_entry, read_step
+from broker.ledger.reading import Read, ReadEntry, Step, read_any, read_entry
 from broker.pipeline.parts import Parts
 from broker.rpc import ledger_wire, wire
 from broker.rpc.dispatch import Context
@@ -168,7 +168,7 @@ class LedgerService:
             if found is None:
                 return Read((), None)
             query = replace(query, agent=found.id)
-        return read_step(tx.ledger, sight.narrowed(query), sight.sees, step)
+        return read_any(tx.ledger, sight.narrowed(query), sight.sees, step)
 
     def _news(self, tx: Transaction, caller: Caller, query: EntryQuery, agent: str) -> tuple[Read, int]:
         head = tx.ledger.head()

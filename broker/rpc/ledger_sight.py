@@ -63,17 +63,28 @@ class Sight:
         """May the caller see where an agent's chain ends, whichever workspaces its entries lie in?"""
         return self.owns(agent) or self._oversees("")
 
-    def narrowed(self, query: EntryQuery) -> EntryQuery:
-        """The query by which a caller's entries are found without looking at everybody's.
+    def narrowed(self, query: EntryQuery) -> tuple[EntryQuery, ...]:
+        """The queries by which a caller's entries are found without looking at everybody's; none where it may see none.
 
-        An agent that the policy shows nobody else's entries is shown its own chain, unless it asks for a call, or for
-        types that are public.
+        Where the policy shows the caller nobody else's entries among those that could fit, all that these queries find
+        is the caller's to see: how far a page reaches then tells nothing of what others did. They find the chains of the
+        caller's own agents, what is about one of its calls where it asks for that, and what is public where it asks for
+        that (a human: also without asking). For a caller that oversees some of it, the query stays as it is.
         """
-        if self._caller.identity.kind is not IdentityKind.AGENT or self._oversees_anywhere():
-            return query
-        if query.agent or query.call_id or query.types & PUBLIC_TYPES:
-            return query
-        return replace(query, agent=self._caller.identity.id)
+        call = self._call(query.call_id)
+        if self._oversees_some(query, call) or (call is not None and self.owns(call.agent)):
+            return (query,)
+        if query.agent:
+            return (query,) if self.owns(query.agent) else ()
+        if self._caller.identity.kind is IdentityKind.AGENT:
+            agents, public = [self._caller.identity.id], query.types & PUBLIC_TYPES
+        else:
+            agents = [item.id for item in self._tx.identities.all() if item.owner == self._caller.identity.id]
+            public = query.types & PUBLIC_TYPES if query.types else PUBLIC_TYPES
+        found = [replace(query, agent=agent) for agent in agents]
+        if public:
+            found.append(replace(query, types=public))
+        return tuple(found)
 
     def _call(self, call_id: str) -> CallRow | None:
         if not call_id:
@@ -89,7 +100,12 @@ class Sight:
         request = PolicyRequest(self._caller.subject, where, self._method, "rpc", Tier.INTERNAL)
         return self._policy.decide(request).allowed
 
-    def _oversees_anywhere(self) -> bool:
+    def _oversees_some(self, query: EntryQuery, call: CallRow | None) -> bool:
+        """Could an entry that fits be shown because of where it lies?"""
+        if query.workspace:
+            return self._oversees(query.workspace)
+        if call is not None:
+            return self._oversees(call.workspace)  # a call's entries lie where the call does
         return self._oversees("") or any(self._oversees(workspace) for workspace in self._policy.workspaces)
 
     def _unnamed(self) -> str:

@@ -84,7 +84,8 @@ class Arrivals:
     async def _poll(self) -> None:
         while True:
             try:
-                version = self._ask()
+                # Not on the event loop: a store on a server may keep one waiting for its answer.
+                version = await asyncio.to_thread(self._ask)
             except BrokerError:
                 version = None  # the watchers' own reading says what is wrong
             if version != self._seen or version is None:

@@ -70,6 +70,7 @@ class LoopAnswer:
 
 def tell(told: Iterable[Told]) -> None:
     """Gives each caller its result: waking a loop costs more than writing an entry, so each is woken once."""
+    told = [(answer, result, _raisable(error)) for answer, result, error in told]
     loops: dict[asyncio.AbstractEventLoop, list[Told]] = {}
     for item in told:
         answer, result, error = item
@@ -80,6 +81,11 @@ def tell(told: Iterable[Told]) -> None:
     for loop, items in loops.items():
         with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
             loop.call_soon_threadsafe(_give_all, items)
+
+
+def _raisable(error: BaseException | None) -> BaseException | None:
+    # A future refuses it, and its caller would wait for ever.
+    return RuntimeError("a function raised StopIteration") if isinstance(error, StopIteration) else error
 
 
 def _give_all(told: list[Told]) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from broker.domain.ports import Transaction
+from broker.errors import BrokerError
 from broker.store.session import WriteSession
 from broker.store.writer import GroupWriter
 
@@ -62,6 +63,10 @@ class SqlStore(ABC):
     def failed(self) -> bool:
         """Has a COMMIT failed, so that nobody knows whether it is durable? No write is taken after that."""
         return self._writer.failed
+
+    def stop(self, why: BrokerError) -> None:
+        """Takes no further writes, for good: nothing is recorded on top of what is known to be wrong."""
+        self._writer.stop(why)
 
     @property
     def scrub_due(self) -> bool:

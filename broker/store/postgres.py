@@ -28,10 +28,10 @@ from broker.store.postgres_connection import (
 )
 from broker.store.postgres_schema import SCRUBBED_TABLES, check_schema, owns_ledger
 from broker.store.postgres_session import PostgresSession
+from broker.store.postgres_version import DEADLINE_S, SnapshotVersion
 from broker.store.transaction import SqlTransaction
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_SNAPSHOT = "SELECT pg_catalog.pg_current_snapshot()::text"
 # Snapshots of this role's other sessions that are older than now: what they may still see can't be vacuumed away.
 _OLD_SNAPSHOTS = (
     "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -49,21 +49,17 @@ class PostgresDatabase(SqlStore):
     """
 
     def __init__(self, address: PostgresAddress) -> None:
-        self._address = address
         self._engine = engine_for(address)
         self._local = threading.local()
         self._readers: list[Connection] = []
         self._gate = threading.Lock()
-        self._version_gate = threading.Lock()
-        self._version_driver: PostgresDriver | None = None
-        self._snapshot = ""
-        self._version = 0
         self._session = PostgresSession(self._connect)
         try:
             check_schema(self._session.connection)
         except BaseException:
             self._session.close()
             raise
+        self._versions = SnapshotVersion(lambda: connect(address, timeout_s=DEADLINE_S))
         super().__init__(self._session)
 
     @classmethod
@@ -119,28 +115,25 @@ class PostgresDatabase(SqlStore):
         return ""
 
     def data_version(self) -> int:
-        """A number that differs after anybody has committed: another process, or this one. Asks the server.
+        """A number that differs after anybody has committed: another process, or this one. Asks the server, and blocks.
 
         It may change without a commit too, where a transaction was undone or another database of the server was used.
 
         Raises:
-            UnavailableError: the server doesn't answer.
+            UnavailableError: the server doesn't answer, or not soon enough.
         """
-        try:
-            with self._version_gate:
-                found = self._ask_snapshot()
-                if found != self._snapshot:
-                    self._snapshot = found
-                    self._version += 1
-                return self._version
-        except psycopg.Error as error:
-            raise translate(error) from error
+        return self._versions.ask()
+
+    async def ask_data_version(self) -> int:
+        """Like ``data_version``, for an event loop: nothing else waits for the server's answer."""
+        return await self._versions.ask_async()
 
     async def scrub(self) -> None:
         """Vacuums the tables with encrypted content: deleted rows leave them.
 
         Where the role may not (it isn't the tables' owner, and the server older than 17), autovacuum does, which is set
-        to do so at once in these tables. Bytes stay in free space until it is used again, and in the server's own log.
+        to do so at once in these tables. Bytes stay in free space until it is used again, or until
+        ``postgres_rewriting.rewrite`` makes new files, and in the server's own log.
 
         Raises:
             UnavailableError: ``STORE_BUSY``: somebody reads an older state; ``scrub_due`` stays true.
@@ -154,6 +147,7 @@ class PostgresDatabase(SqlStore):
             connection = self._connect()
             try:
                 driver = postgres_driver_of(connection)
+                driver.execute("SELECT set_config('statement_timeout', '0', false)")
                 busy = driver.execute(_OLD_SNAPSHOTS).fetchone() is not None
                 driver.add_notice_handler(lambda _: None)  # it says which tables the role may not vacuum
                 driver.execute(f"VACUUM {', '.join(SCRUBBED_TABLES)}".encode())
@@ -172,8 +166,7 @@ class PostgresDatabase(SqlStore):
         self._pool.shutdown(wait=True)
         for connection in self._readers:
             close(connection)
-        if self._version_driver is not None:
-            self._version_driver.close()
+        self._versions.close()
         self._session.close()
         self._engine.dispose()
 
@@ -185,14 +178,6 @@ class PostgresDatabase(SqlStore):
             close(connection)
             raise
         return connection
-
-    def _ask_snapshot(self) -> str:
-        if self._version_driver is not None:
-            with suppress(psycopg.OperationalError):
-                return _text(self._version_driver)
-            self._version_driver.close()
-        self._version_driver = connect(self._address)
-        return _text(self._version_driver)
 
     def _read(self, work: Callable[[Transaction], T]) -> T:
         try:
@@ -224,8 +209,3 @@ class PostgresDatabase(SqlStore):
         driver = postgres_driver_of(connection)
         driver.execute(_READ)
         return driver, self._local.reader[1]
-
-
-def _text(driver: PostgresDriver) -> str:
-    row = driver.execute(_SNAPSHOT).fetchone()
-    return "" if row is None else str(row[0])

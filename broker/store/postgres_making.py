@@ -38,7 +38,7 @@ def discard(owner: PostgresAddress) -> None:
 
 @contextmanager
 def connected(address: PostgresAddress) -> Iterator[Connection]:
-    """A connection, ready for use; errors of the database leave the block as ours.
+    """A connection, ready for work that may take long; errors of the database leave the block as ours.
 
     Raises:
         BrokerError: the server can't be used, or refused a statement.
@@ -46,7 +46,7 @@ def connected(address: PostgresAddress) -> Iterator[Connection]:
     engine = engine_for(address)
     try:
         with engine.connect() as connection:
-            prepare(connection)
+            prepare(connection, limited=False)
             yield connection
     except (DBAPIError, psycopg.Error) as error:
         raise translate(error) from error

@@ -21,6 +21,21 @@ from broker.store.versions import check_version, write_version
 SCRUBBED_TABLES = ("vault_object", "vault_chunk", "workspace_key", "identity", "refusal")
 """Tables from which deleted and older rows must go soon: they hold encrypted content, its keys, and names."""
 
+REWRITTEN_TABLES = (*SCRUBBED_TABLES, "call")
+"""Tables that an erasure touches: those, and the calls, from which it takes what their clients wrote as request ids."""
+
+_UNSAMPLED = (
+    ("workspace_key", "wrapped"),
+    ("vault_object", "wrapped"),
+    ("vault_object", "digest"),
+    ("vault_chunk", "sealed"),
+    ("identity", "name"),
+    ("refusal", "body"),
+    ("call", "request_id"),
+    ("call", "request_digest"),
+)
+"""Columns of which the planner's statistics take no samples: those would outlive an erasure."""
+
 _REFUSE = """
 BEGIN
     RAISE EXCEPTION 'the ledger is append-only: no entry is changed or deleted'
@@ -130,6 +145,8 @@ def protect(driver: PostgresDriver) -> None:
     for table in SCRUBBED_TABLES:
         soon = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0"
         driver.execute(f"ALTER TABLE {table} SET ({soon})".encode())
+    for table, column in _UNSAMPLED:
+        driver.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STATISTICS 0".encode())
 
 
 def grant(connection: Connection, role: str) -> None:
@@ -149,7 +166,7 @@ def grant(connection: Connection, role: str) -> None:
         rights = may.get(table, "SELECT, INSERT, UPDATE, DELETE")
         driver.execute(sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(rights), sql.Identifier(table), whom))
     if driver.info.server_version >= 170000:
-        for table in SCRUBBED_TABLES:
+        for table in REWRITTEN_TABLES:
             driver.execute(sql.SQL("GRANT MAINTAIN ON {} TO {}").format(sql.Identifier(table), whom))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -71,6 +72,9 @@ class PostgresSession:
     def begin(self) -> None:
         """Begins a transaction once no other process writes."""
         self._saved = False
+        if self.in_transaction():
+            # Somebody was interrupted before its end. A second BEGIN would only be warned of, and all of it committed.
+            self._drop_transaction()
         if is_lost(self._driver):
             self._replace()
         try:
@@ -138,6 +142,12 @@ class PostgresSession:
     def close(self) -> None:
         """Closes the connection."""
         close(self._connection)
+
+    def _drop_transaction(self) -> None:
+        with suppress(psycopg.Error):
+            self._driver.execute("ROLLBACK")
+        if self._driver.info.transaction_status is not TransactionStatus.IDLE:
+            self._driver.close()  # a statement is still under way: only the connection's end is sure to undo it
 
     def _use(self, connection: Connection) -> None:
         self._connection = connection

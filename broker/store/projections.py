@@ -4,13 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, tuple_, type_coerce, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    type_coerce,
+    union_all,
+    update,
+)
 from sqlalchemy.types import NullType
 
+from broker.domain.ports import OBJECT_COST
 from broker.domain.projection import KEYS, Cell, Key
-from broker.store.tables import VAULT_CHUNK, Base
+from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, VAULT_USAGE, Base
 
 _PAGE = 1000
+_CHUNKS = (
+    select(func.coalesce(func.sum(func.length(VAULT_CHUNK.c.sealed)), 0))
+    .where(VAULT_CHUNK.c.object_id == VAULT_OBJECT.c.id)
+    .scalar_subquery()
+)
+# Labels are ASCII: they have as many bytes as characters.
+_KEPT = union_all(
+    select(VAULT_OBJECT.c.owner, (OBJECT_COST + func.length(VAULT_OBJECT.c.data_classes) + _CHUNKS).label("stored")),
+    select(VAULT_USAGE.c.owner, literal(0)),
+).subquery()
+_OWNER = type_coerce(_KEPT.c.owner, NullType())
+_USAGE = (
+    select(_OWNER, cast(func.sum(_KEPT.c.stored), BigInteger))
+    .group_by(_KEPT.c.owner)
+    .order_by(_KEPT.c.owner)
+    .limit(_PAGE)
+)
 
 
 class SqlProjectionTable:
@@ -51,6 +85,18 @@ class SqlProjectionTable:
         last = select(func.max(VAULT_CHUNK.c.idx)).where(VAULT_CHUNK.c.object_id == object_id)
         found: int | None = self._connection.execute(last).scalar()
         return found
+
+    def usage(self) -> Iterator[Mapping[str, Cell]]:
+        """What ``vault_usage`` must hold: what each owner keeps, counted anew, in the order of its keys.
+
+        An owner that keeps nothing may have a row or none; where there is one, it must say 0. The database adds up; a
+        page of owners is in memory.
+        """
+        rows = self._connection.execute(_USAGE).all()
+        while rows:
+            for owner, stored in rows:
+                yield {"owner": owner, "stored": stored}
+            rows = self._connection.execute(_USAGE.where(_OWNER > rows[-1][0])).all()
 
 
 def _table(name: str) -> Table:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from broker.errors import UnavailableError
-from broker.store.answers import Answer, LoopAnswer, ThreadAnswer, tell
+from broker.errors import BrokerError, UnavailableError
+from broker.store.answers import Answer, LoopAnswer, ThreadAnswer, Told, tell
 from broker.store.session import RolledBackError, WriteSession
 from broker.store.transaction import SqlTransaction
 
@@ -49,6 +49,7 @@ class GroupWriter:
         self._turn = threading.Lock()
         self._closed = False
         self._failure: str = ""
+        self._stopped: BrokerError | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -56,6 +57,10 @@ class GroupWriter:
     def failed(self) -> bool:
         """Has a COMMIT failed, so that nothing is known of its batch?"""
         return bool(self._failure)
+
+    def stop(self, why: BrokerError) -> None:
+        """Takes no further work, for good; whoever comes is told why."""
+        self._stopped = why
 
     @property
     def deletions(self) -> int:
@@ -153,7 +158,7 @@ class GroupWriter:
     def _run_alone(self, job: _Job, work: Callable[[Connection], Any]) -> None:
         if not job.answer.taken():
             return
-        if self._failure:
+        if self._failure or self._stopped:
             tell([(job.answer, None, self._refusal())])
             return
         try:
@@ -170,7 +175,7 @@ class GroupWriter:
 
     def _commit(self, jobs: list[_Job]) -> list[_Job]:
         """Runs and commits jobs; returns those that it didn't come to, because the database ended the transaction."""
-        if self._failure:
+        if self._failure or self._stopped:
             _fail(jobs, self._refusal())
             return []
         session = self._session
@@ -181,18 +186,25 @@ class GroupWriter:
             return []
         alone = len(jobs) == 1
         done: list[tuple[_Job, Any]] = []
+        refused: list[Told] = []
         for position, job in enumerate(jobs):
             try:
                 result = self._run_one(job, alone=alone)
             except BaseException as error:  # noqa: BLE001 - it goes to its caller; the others of the batch go on
-                tell([(job.answer, None, self._for_caller(error))])
+                refusal = (job.answer, None, self._for_caller(error))
                 if not session.in_transaction():
                     # A full disk and the like roll back everything: what ran before is gone, the rest can try anew.
                     _fail([job for job, _ in done], self._taken_back(error))
+                    tell([refusal])
+                    _fail_all(refused, self._taken_back(error))
                     return jobs[position + 1 :]
+                if done:
+                    refused.append(refusal)
+                else:
+                    tell([refusal])
             else:
                 done.append((job, result))
-        self._finish(done)
+        self._finish(done, refused)
         return []
 
     def _run_one(self, job: _Job, *, alone: bool) -> Any:  # noqa: ANN401 - the function's own result
@@ -217,7 +229,8 @@ class GroupWriter:
         except Exception:  # noqa: BLE001 - whatever it is, what was refused may still stand in the transaction
             self._roll_back()
 
-    def _finish(self, done: list[tuple[_Job, Any]]) -> None:
+    def _finish(self, done: list[tuple[_Job, Any]], refused: list[Told]) -> None:
+        """Commits what was done; ``refused`` may rest on it, so those are told once it is durable."""
         if not done:
             self._roll_back()
             return
@@ -225,18 +238,28 @@ class GroupWriter:
             self._session.commit()
         except RolledBackError as error:
             _fail([job for job, _ in done], error)
+            _fail_all(refused, error)
             return
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows what is durable
-            self._failure = self._session.name(error)
+        except BaseException as error:
+            self._failure = self._name(error)
             _fail([job for job, _ in done], self._refusal())
+            _fail_all(refused, self._refusal())
+            if not isinstance(error, Exception):  # Ctrl-C in a caller's own thread goes on to it
+                raise
             return
-        tell([(job.answer, result, None) for job, result in done])
+        tell([*((job.answer, result, None) for job, result in done), *refused])
 
     def _roll_back(self) -> None:
         try:
             self._session.rollback()
-        except Exception as error:  # noqa: BLE001 - nothing was acknowledged; but the connection is in no known state
-            self._failure = self._session.name(error)
+        except BaseException as error:
+            # Nothing was acknowledged; but the connection is in no known state.
+            self._failure = self._name(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _name(self, error: BaseException) -> str:
+        return self._session.name(error) if isinstance(error, Exception) else type(error).__name__
 
     def _for_caller(self, error: BaseException) -> BaseException:
         if isinstance(error, Exception) and self._session.is_ours(error):
@@ -251,8 +274,8 @@ class GroupWriter:
             "the database took the transaction back; nothing was written", reason="STORE_FAILED", retry_after_s=1.0
         )
 
-    def _refusal(self) -> UnavailableError:
-        return UnavailableError(
+    def _refusal(self) -> BrokerError:
+        return self._stopped or UnavailableError(
             f"a COMMIT failed ({self._failure}): whether its writes are durable is unknown, and no more are taken",
             reason="STORE_FAILED",
             hint="Restart the broker: it reads what is durable, and marks calls without an outcome UNKNOWN.",
@@ -265,3 +288,8 @@ def _closed() -> UnavailableError:
 
 def _fail(jobs: list[_Job], error: BaseException) -> None:
     tell([(job.answer, None, error) for job in jobs])
+
+
+def _fail_all(refused: list[Told], error: BaseException) -> None:
+    """In place of refusals that rested on what is not durable."""
+    tell([(answer, None, error) for answer, _, _ in refused])

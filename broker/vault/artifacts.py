@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from broker.domain.canonical import JsonObject
 from broker.domain.ids import new_id
-from broker.domain.ports import Recorder, Store, Transaction, VaultRow
+from broker.domain.ports import OBJECT_COST, Recorder, Store, Transaction, VaultRow
 from broker.errors import (
     DataLossError,
     InternalError,
@@ -65,13 +65,22 @@ class Artifacts:
         vault: seals.
         recorder: the ledger.
         clock: the time, UTC.
+        check: raises where the owner that it is given can't keep so many bytes more; asked in each transaction that adds.
     """
 
-    def __init__(self, store: Store, vault: SealedVault, recorder: Recorder, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        vault: SealedVault,
+        recorder: Recorder,
+        clock: Callable[[], datetime],
+        check: Callable[[Transaction, str, int], None],
+    ) -> None:
         self._store = store
         self._vault = vault
         self._recorder = recorder
         self._clock = clock
+        self._check = check
 
     async def put(
         self, stream: AsyncIterable[bytes], *, workspace: str, call: str, kind: str, retention: timedelta
@@ -89,7 +98,10 @@ class Artifacts:
             InvalidArgumentError: it is longer than ``MAX_BYTES`` (``ARTIFACT_TOO_LARGE``).
             NotFoundError: there is no such call (``CALL_NOT_FOUND``), or it was erased in the meantime.
             InternalError: the kind has another form, or the call lies in another workspace.
+            ResourceExhaustedError: the call's agent would be over its storage quota.
             BrokerError: whatever stream and store raise. Nothing is kept then.
+
+        Cancelled while the last chunk is being stored, it may be kept all the same: then it is on record, and stays.
         """
         if not _KIND.fullmatch(kind) or kind == _RESERVED:
             raise InternalError(f"{kind!r} can't name a kind of artifact", reason="VAULT_NAME_INVALID")
@@ -168,8 +180,15 @@ class Artifacts:
         await drop_all(self._store, await self._store.write(work))
 
     async def _discard(self, object_id: str) -> None:
-        gone = await self._store.write(lambda tx: destroy(tx, [object_id], self._clock()))
-        await drop_all(self._store, gone.ids)
+        def work(tx: Transaction) -> tuple[str, ...]:
+            row = tx.vault.get(object_id)
+            if row is not None and row.complete:
+                # Whoever waited was cancelled while this was stored. The ledger names it now, so that it goes as all
+                # others do: when its time is over or somebody erases it, with an entry.
+                return ()
+            return destroy(tx, [object_id], self._clock()).ids
+
+        await drop_all(self._store, await self._store.write(work))
 
     def _begin(self, tx: Transaction, upload: _Upload) -> SealedItem:
         call, now = tx.calls.get(upload.call), self._clock()
@@ -179,6 +198,8 @@ class Artifacts:
             raise InternalError(
                 "an artifact lies in the workspace of its call, and another was named", reason="ARTIFACT_MISPLACED"
             )
+        upload.owner = call.agent
+        self._check(tx, upload.owner, OBJECT_COST)
         return self._vault.create(
             tx,
             object_id=upload.id,
@@ -192,6 +213,7 @@ class Artifacts:
 
     def _add(self, tx: Transaction, upload: _Upload, chunk: _Chunk) -> None:
         tx.vault.extend(upload.id, self._clock() + UNFINISHED_TTL)  # fails where it has been swept
+        self._check(tx, upload.owner, len(chunk.sealed))
         tx.vault.insert_chunks(upload.id, {chunk.index: chunk.sealed})
 
     def _finish(self, tx: Transaction, upload: _Upload, last: _Chunk) -> ArtifactRef:
@@ -199,6 +221,7 @@ class Artifacts:
         if call is None or row is None:
             raise NotFoundError("the artifact was erased while it was written", reason="CONTENT_ERASED")
         digest, expires = upload.digest, now + upload.retention
+        self._check(tx, upload.owner, len(last.sealed) + OBJECT_COST)  # its address is a row of its own
         tx.vault.insert_chunks(upload.id, {last.index: last.sealed})
         tx.vault.complete(upload.id, size=upload.size, digest=digest, expires=expires)
         address = upload.id.encode()
@@ -240,6 +263,7 @@ class _Upload:
         self.workspace = workspace
         self.call = call
         self.retention = retention
+        self.owner = ""
         self.size = 0
         self.sealed: SealedItem | None = None
         self._index = 0

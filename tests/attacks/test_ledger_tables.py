@@ -147,3 +147,12 @@ def test_swapped_entries_are_found(path: Path) -> None:
     assert report.verdict is Verdict.TAMPERED
     assert report.place is not None
     assert (report.place.seq, report.place.field) == (2, "seq")
+
+
+def test_a_row_hidden_below_zero_is_found(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as owner:
+        owner.execute("DROP TRIGGER ledger_entry_only_next")
+        owner.execute(f"INSERT INTO ledger_entry {COLUMNS} SELECT -1, prev, leaf, data FROM ledger_entry WHERE seq = 2")
+    report = verify_file(path)
+    assert report.place is not None
+    assert (report.verdict, report.place.seq) == (Verdict.MALFORMED, -1)

@@ -118,7 +118,7 @@ def test_an_entry_is_shorter_than_64_kib(database: Database) -> None:
     assert len(_entries(database)) == 2
 
 
-@pytest.mark.parametrize("value", [float("nan"), 2**53, 2.0**60, "\ud800", b"bytes", MOMENT, object()])
+@pytest.mark.parametrize("value", [float("nan"), 0.5, 1.0, 2**53, 2.0**60, "\ud800", b"bytes", MOMENT, object()])
 def test_what_is_no_json_is_refused_and_not_shown(database: Database, value: Any) -> None:  # noqa: ANN401 - any wrong one
     _append(database, "genesis")
     with pytest.raises(InternalError) as refused:
