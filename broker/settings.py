@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
 from pydantic import (
@@ -75,8 +75,15 @@ def _database(text: str) -> str:
     parts = urlsplit(text)
     if text and (parts.scheme != "postgresql" or not parts.path.strip("/")):
         raise ValueError("must be postgresql://USER@HOST:PORT/NAME, or empty for the file in the state directory")
-    if parts.password is not None or "password" in parse_qs(parts.query):
+    given = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if parts.password is not None or given & {"password", "passfile", "sslpassword"}:
         raise ValueError("must hold no password, which would be seen wherever the address is; use database_password")
+    # What the driver itself makes of the address is looked at when it is used; this only says the same sooner.
+    if given & {"hostaddr", "service", "servicefile"}:
+        raise ValueError("must name the server by its host alone, not by hostaddr or a service")
+    hosts = [parts.netloc, *(value for name, value in parse_qsl(parts.query) if name in {"host", "port"})]
+    if any("," in unquote(item) for item in hosts):
+        raise ValueError("must name one server, not several")
     return text
 
 

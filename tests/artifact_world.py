@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import CallRow, Store, Transaction, VaultRow
+from broker.errors import ResourceExhaustedError
 from broker.ledger.encoding import decode
 from broker.ledger.genesis import genesis_body
 from broker.ledger.ledger import Ledger
@@ -34,6 +35,7 @@ class World:
     ledger: Ledger
     artifacts: Artifacts
     now: datetime = NOW
+    quota: int = 1 << 40
 
     def clock(self) -> datetime:
         return self.now
@@ -51,6 +53,17 @@ class World:
 
     async def get(self, digest: str) -> bytes:
         return b"".join([piece async for piece in self.artifacts.open(digest)])
+
+    async def end(self, *calls: str) -> None:
+        """Ends calls."""
+
+        def work(tx: Transaction) -> None:
+            for call_id in calls:
+                row = tx.calls.get(call_id)
+                assert row is not None
+                tx.calls.replace(replace(row, state=CallState.SUCCEEDED, ended=self.now))
+
+        await self.store.write(work)
 
     async def row(self, digest: str) -> VaultRow:
         def work(tx: Transaction) -> VaultRow:
@@ -77,8 +90,12 @@ async def make_world(store: Store, *, fresh: bool = True) -> World:
     def clock() -> datetime:
         return world.now
 
+    def check(tx: Transaction, owner: str, more: int) -> None:
+        if tx.vault.usage(owner) + more > world.quota:
+            raise ResourceExhaustedError("too much is kept", reason="STORAGE_QUOTA")
+
     ledger = Ledger("brk_1", "boot_1", clock)
-    world = World(store, vault, ledger, Artifacts(store, vault, ledger, clock))
+    world = World(store, vault, ledger, Artifacts(store, vault, ledger, clock, check))
 
     def work(tx: Transaction) -> None:
         ledger.append(tx, "genesis", genesis_body(trust_domain="t", software="s"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
 from broker.domain.ports import Transaction
 from broker.ledger.bundle import Kept, Written, write_bundle
 from broker.ledger.bundle_format import Selection
@@ -24,7 +24,7 @@ from broker.ledger.tree import Tree
 from broker.store.database import Database
 from broker.tlog.agent_map import AgentMap
 from broker.tlog.checkpoint import Checkpoint
-from broker.tlog.note import ED25519, Note, VerifierKey, sign
+from broker.tlog.note import ED25519, Note, VerifierKey, encode_base64, sign
 from broker.vault.vault import SealedVault
 
 ORIGIN = "brk_example"
@@ -122,6 +122,22 @@ class World:
         self.append("signer.rotated", body)
         self.signer = new
         return old
+
+    def lost_note(self, size: int, signer: FileSigner | None = None) -> Note:
+        """A signed checkpoint of another history."""
+        text, by = Checkpoint(ORIGIN, size, b"l" * 32).text(), signer or self.signer
+        return Note(text, (sign(text, by.key, by.sign),))
+
+    def recover(self, first: int, last: int, **changes: JsonValue) -> int:
+        """Puts on record that the entries ``first`` to ``last`` of another history are lost."""
+        line = f"recovered {first} {last} {encode_base64(b'l' * 32)}"
+        body: JsonObject = {
+            "lost": {"from": first, "to": last},
+            "checkpoint": self.lost_note(last + 1).encode().decode(),
+            "votes": [],
+            "statement": self.note(line).encode().decode(),
+        }
+        return self.append("recovered", {**body, **changes})
 
     def export(self, path: Path, selection: Selection | None = None, **changes: Any) -> Written:  # noqa: ANN401 - of Kept
         """Writes a bundle."""

@@ -5,6 +5,7 @@ Written for the tests from RFC 6962 and the C2SP formats, in the naive way: noth
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -151,17 +152,34 @@ class LogServicer(LedgerServicer):
         """Signs in place of the log's own key."""
         self.change: dict[str, Callable] = {}
         """Method -> what is done to its answer."""
-        self.refuse: dict[str, grpc.StatusCode] = {}
+        self.refuse: dict[str, grpc.StatusCode | Refuse] = {}
+        self.times: dict[str, int] = {}
+        """Method -> how often it is refused before it is answered; those that aren't here always are."""
+        self.hang: set[str] = set()
+        """Methods that never answer."""
+        self.hung = asyncio.Event()
+        """Set when one of them is asked."""
+        self.copy: Log | None = None
+        """Answers for the growth of the log in its place, with checkpoints of any size."""
 
     def show(self, log: Log, size: int | None = None) -> None:
         self.log, self.size = log, len(log.entries) if size is None else size
 
     async def _begin(self, method: str, context: grpc.aio.ServicerContext) -> None:
         self.requests.append(method)
-        if method in self.refuse:
+        if method in self.hang:
+            self.hung.set()
+            await asyncio.Event().wait()
+        refusal = self.refuse.get(method)
+        if refusal is None or not self.times.get(method, 1):
+            return
+        if method in self.times:
+            self.times[method] -= 1
+        if not isinstance(refusal, Refuse):
             # What the library itself says of a method that isn't served comes without a reason.
-            bare = self.refuse[method] is grpc.StatusCode.UNIMPLEMENTED
-            await abort(context, Refuse(self.refuse[method], reason="" if bare else "REFUSED"))
+            bare = refusal is grpc.StatusCode.UNIMPLEMENTED
+            refusal = Refuse(refusal, reason="" if bare else "REFUSED")
+        await abort(context, refusal)
 
     def _end(self, method: str, answer: object) -> object:
         return self.change[method](answer) if method in self.change else answer
@@ -210,6 +228,9 @@ class LogServicer(LedgerServicer):
 
     async def GetConsistencyProof(self, request, context) -> pb.ConsistencyProof:  # noqa: ANN001, N802
         await self._begin("GetConsistencyProof", context)
+        if self.copy is not None:
+            leaves = self.copy.leaves[: int(request.checkpoint.removeprefix("checkpoints/"))]
+            return pb.ConsistencyProof(old_size=request.old_size, hashes=consistency(request.old_size, leaves))
         size = await self._at(request.checkpoint, context)
         if not 0 < request.old_size <= size:
             await abort(context, Refuse(grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_ARGUMENT"))

@@ -19,6 +19,7 @@ from broker.ledger.tree import Tree
 from broker.store.database import Database
 from broker.tlog.agent_map import AgentMap
 from broker.tlog.checkpoint import Checkpoint
+from broker.tlog.key_history import recovered_line
 from broker.tlog.merkle import CompactRange, leaf_hash
 from broker.tlog.note import Note
 from tests.signing_support import ORIGIN, NumberedSigner, signed, text_of
@@ -62,7 +63,14 @@ BODIES: dict[str, JsonObject] = {
     "plan.intent": {**_CALL, "plan": "pln_01"},
     "plan.outcome": {**_CALL, "plan": "pln_01", "effect_digest": _DIGEST},
     "approval.requested": {**_CALL, **_APPROVAL, "quorum": {"rule": "two-of", "need": 2}},
-    "vote": {**_CALL, **_APPROVAL, "decision": "approve", "approver": "hum_02", "signature": "b" * 86, "load_percent": 25},
+    "vote": {
+        **_CALL,
+        **_APPROVAL,
+        "decision": "approve",
+        "approver": "hum_02",
+        "signature": "b" * 86,
+        "load_percent": 25,
+    },
     "approval.closed": {**_CALL, **_APPROVAL, "result": "approved", "votes": [11]},
     "intent": {**_CALL, "policy": _POLICY, "lineage": _LINEAGE, "egress_allowed": ["https api.example.com:443"]},
     "outcome": {**_CALL, **_OUTCOME, "intent_seq": 14},
@@ -130,7 +138,13 @@ def checkpoint_of(tx: Transaction, *extensions: str) -> Checkpoint:
 def _recovered_body(tx: Transaction) -> JsonObject:
     size = checkpoint_of(tx).size
     lost = Checkpoint(ORIGIN, size + 5, b"\x07" * 32)
-    return {"lost": {"from": size, "to": size + 4}, "checkpoint": text_of(signed(lost, SECOND)), "votes": []}
+    statement = checkpoint_of(tx, recovered_line(size, size + 4, lost))
+    return {
+        "lost": {"from": size, "to": size + 4},
+        "checkpoint": text_of(signed(lost, SECOND)),
+        "statement": text_of(signed(statement, SECOND)),
+        "votes": [],
+    }
 
 
 def rows_of(path: Path) -> list[Row]:

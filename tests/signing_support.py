@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.domain.canonical import JsonObject
 from broker.tlog.checkpoint import Checkpoint
+from broker.tlog.key_history import recovered_line
 from broker.tlog.note import ED25519, Note, VerifierKey, sign
 
 ORIGIN = "brk_01m7z000000000000000000000"
@@ -74,14 +75,26 @@ def revoked(seq: int, signer: NumberedSigner) -> JsonObject:
     return {"type": "signer.revoked", "seq": seq, "key": str(signer.key), "reason_commit": "ab" * 32}
 
 
-def recovered(seq: int, first: int, note: Note, **more: JsonObject | str | bool) -> JsonObject:
-    """A recovery of what a note shows."""
+def statement_of(
+    seq: int, first: int, note: Note, *signers: NumberedSigner, unproved: bool = False, history: str = ""
+) -> Note:
+    """What the key in force signs of a recovery."""
+    lost = Checkpoint.parse(note.text)
+    line = recovered_line(first, lost.size - 1, None if unproved else lost)
+    return note_of(seq, *signers, extensions=(line,), history=history)
+
+
+def recovered(
+    seq: int, first: int, note: Note, by: NumberedSigner, **more: JsonObject | str | bool | None
+) -> JsonObject:
+    """A recovery of what a note shows, stated by the key in force."""
     last = Checkpoint.parse(note.text).size - 1
     return {
         "type": "recovered",
         "seq": seq,
         "lost": {"from": first, "to": last},
         "checkpoint": text_of(note),
+        "statement": text_of(statement_of(seq, first, note, by, unproved=more.get("unproved") is True)),
         "votes": [],
         **more,
     }

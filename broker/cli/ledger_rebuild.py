@@ -79,6 +79,10 @@ def rebuild_command(
     The ledger is verified first, and the broker must be stopped. Exit code: 0 all equal, 1 differences found, also where
     --write has replaced them. What was erased can't be compared any more: that is said, and left as it is.
 
+    How much each owner keeps (vault_usage, on which the storage quota rests) is counted anew from what is kept encrypted.
+    No projections, and so neither compared nor made anew: the entries themselves; what is kept encrypted (vault_object,
+    vault_chunk, workspace_key) and until when; and refusals that wait to become one counted entry (refusal).
+
     Example: broker ledger rebuild --write
     """
     report = asyncio.run(rebuild(state, load_settings(state), write=write, ledger_is_whole=ledger_is_whole))

@@ -24,6 +24,9 @@ from broker.tlog.note import Note, NoteError, VerifierKey
 MEMORY_DAMAGED = "CHECKPOINT_MEMORY_DAMAGED"
 """Reason where a file can't be used."""
 
+UNPROVED_S = 60.0
+"""Long enough for a broker to drain and start again; a program that just begins bears it for a few seconds only."""
+
 _VERSION = 1
 _MAX_BYTES = 16 << 20
 _MAX_NAME = 200
@@ -45,11 +48,14 @@ class CheckpointMemory:
     shows, and that one only from then on."""
     interval_s: float = 300.0
     """Seconds after which an open client asks for the latest checkpoint again."""
+    unproved_s: float = UNPROVED_S
+    """For how long an open client bears it that the broker can't be asked, or doesn't prove what it has shown."""
 
     def __post_init__(self) -> None:
         parse_key(self.key)
-        if not self.interval_s > 0:
-            raise _refuse("interval_s", f"must be more than 0, not {self.interval_s}")
+        for field, value in (("interval_s", self.interval_s), ("unproved_s", self.unproved_s)):
+            if not value > 0:
+                raise _refuse(field, f"must be more than 0, not {value}")
 
 
 @dataclass(frozen=True, slots=True)

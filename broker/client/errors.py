@@ -17,6 +17,7 @@ InternalError          UNIMPLEMENTED             the broker doesn't know the met
 InternalError          TRANSPORT_FAILED          anything else
 HistoryRewrittenError  HISTORY_REWRITTEN         the ledger no longer holds what it held when this client last looked
 HistoryRewrittenError  HISTORY_ROLLED_BACK       the ledger ends before what this client has seen of it
+HistoryRewrittenError  HISTORY_UNPROVED          the broker doesn't show that its ledger is what it was
 HistoryRewrittenError  CHECKPOINT_FORGED         a checkpoint isn't signed by the ledger's key
 HistoryRewrittenError  LEDGER_REPLACED           another ledger stands in the place of the one that was there
 =====================  ========================  ==========================================================
@@ -46,10 +47,10 @@ from broker.errors import (
 
 
 class HistoryRewrittenError(DataLossError):
-    """The broker's ledger isn't the one that this client has seen before, or not honestly so.
+    """The broker's ledger isn't the one that this client has seen before, or not honestly so, or not shown to be.
 
     Every call raises it from then on: what the broker says of the past can't be believed. Keep both checkpoints, for
-    together they are the evidence.
+    together they are the evidence. With ``HISTORY_UNPROVED`` nothing is decided: calls go on once the broker has shown it.
     """
 
     default_reason = "HISTORY_REWRITTEN"

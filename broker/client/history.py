@@ -1,7 +1,12 @@
 """Does the ledger still hold what it held when this client last looked? Asked at connect and in intervals.
 
 A checkpoint is taken only if the ledger's key signed it (the history of keys is followed from the genesis, each of its
-entries proved to be in the tree) and if the tree extends the one that is remembered, or is extended by it.
+entries proved to be in the tree) and if the tree extends the one that is remembered, or is extended by it. The latest may
+not be smaller than the remembered one.
+
+What a broker keeps back counts against it, or a rewritten history would only have to be kept quiet. Once it has shown a
+checkpoint, a refusal of what proves it is a rewritten history. Failures that pass are borne for a while; then no request
+goes out until the proof is there. Only a client that remembers nothing does without what it isn't shown.
 """
 
 from __future__ import annotations
@@ -9,11 +14,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from broker.client.checkpoint_memory import (
     MEMORY_DAMAGED,
@@ -24,11 +28,12 @@ from broker.client.checkpoint_memory import (
     default_folder,
     parse_key,
 )
-from broker.client.errors import HistoryRewrittenError
+from broker.client.errors import HANDSHAKE_FAILED, HistoryRewrittenError
 from broker.domain.canonical import JsonObject, parse_object
 from broker.errors import (
     BrokerError,
     CancelledCallError,
+    DataLossError,
     DeadlineError,
     FailedPreconditionError,
     InternalError,
@@ -46,12 +51,18 @@ from broker.tlog.note import Note, NoteError
 from broker.tlog.proof import TlogProof
 
 FIRST_CHECK_S = 5.0
-"""How long the first request of a client waits, at most, for the first check to be done."""
-_RETRY_S = 2.0
+"""How long a request waits, at most, for a check where nothing is remembered, or where one more check is made for it."""
+FIRST_TRIES = 7
+"""How often the first check of a client is made, in about five seconds, before its requests are refused for want of it. A
+program that makes one request and ends has no other check than this one."""
+_RETRY_S = 0.1
 _ENTRY_BYTES = 64 * 1024
+_KEY_UNKNOWN = "LEDGER_KEY_UNKNOWN"
+_UNPROVED = "HISTORY_UNPROVED"
 _log = logging.getLogger(__name__)
 _PASSING = (UnavailableError, DeadlineError, ResourceExhaustedError, CancelledCallError, UnauthenticatedError)
-"""Failures that say nothing of the ledger. Any other that keeps a proof back counts as there being none."""
+"""Failures that may pass: borne for a while. Any other that keeps a proof back counts as there being none."""
+_Answer = TypeVar("_Answer")
 
 
 class LedgerSource(Protocol):
@@ -97,39 +108,74 @@ class History:
         self._pinned = () if key is None else (key,)
         self._known: Remembered | None = None
         self._keys = KeyHistory()
+        self._unproved: Note | None = None
+        """What the broker has shown, and not proved yet. It stays until it is proved: whoever showed it must."""
         self._gate = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
-        self._said: set[str] = set()
+        """Set once the first check is decided."""
+        self._wake = asyncio.Event()
+        """Set to have the next check made at once."""
+        self._round = asyncio.Event()
+        """Set, and replaced by another, at the end of each check."""
+        self._held: BrokerError | None = None
+        self._said: set[tuple[int, str]] = set()
         self.failure: BrokerError | None = None
-        """Why nothing more may be asked of this broker."""
+        """Why nothing more may be asked of this broker, whatever it shows."""
 
     @property
     def keys(self) -> KeyHistory:
         """The ledger's keys, as far as the last accepted checkpoint reaches."""
         return self._keys
 
-    async def ready(self, within_s: float) -> None:
-        """Returns once the first check is done, or some seconds later; starts it where needed. Costs nothing after that.
+    async def seen(self) -> int:
+        """The size of the largest checkpoint that is known of the ledger; a later answer may not be a smaller latest one.
 
         Raises:
-            BrokerError: ``failure``.
+            FailedPreconditionError: ``CHECKPOINT_MEMORY_DAMAGED``.
         """
-        if self._memory is not None and self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch(self._memory.interval_s))
-        if self._watcher is not None and not self._settled.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(within_s, FIRST_CHECK_S)):
-                    await self._settled.wait()
-        if self.failure is not None:
-            raise self.failure
+        known, _ = await self._remembered("")
+        return 0 if known is None else known.checkpoint.size
+
+    async def ready(self, within_s: float) -> None:
+        """Returns once a request may go out; makes the first check where needed. Costs nothing after that.
+
+        Raises:
+            HistoryRewrittenError: the history was rewritten, or for too long the broker hasn't shown that it wasn't.
+            BrokerError: the broker couldn't be asked, and there is something remembered to ask about.
+        """
+        if self._memory is not None and self._watcher is None and self.failure is None:
+            self._watcher = asyncio.create_task(self._watch(self._memory))
+        if self._watcher is not None and self.failure is None:
+            if not self._settled.is_set():
+                await self._first_check(within_s)
+            elif self._held is not None:
+                self._wake.set()
+                await _within(min(within_s, FIRST_CHECK_S), self._round)
+        error = self.failure or self._held
+        if error is not None:
+            raise error
+
+    async def _first_check(self, within_s: float) -> None:
+        at_most = min(within_s, FIRST_CHECK_S)
+        await _within(at_most, self._settled)
+        if self._settled.is_set() or not self._owed():
+            return
+        await _within(within_s - at_most, self._settled)
+        if not self._settled.is_set():
+            raise DeadlineError(
+                "the broker hasn't shown in time that its ledger is what it was, so nothing was asked of it",
+                hint="Give the request a longer timeout, or ask the broker's operators what holds it up.",
+            )
 
     async def close(self) -> None:
-        """Asks no more."""
+        """Asks no more, and lets nothing go out that waits for an answer."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
+            self.failure = self.failure or CancelledCallError("the client was closed", reason="CLIENT_CLOSED")
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+            self._settled.set()
 
     async def check(self) -> Anchor:
         """Asks for the latest checkpoint and accepts it.
@@ -138,36 +184,56 @@ class History:
             HistoryRewrittenError: it can't be accepted.
             BrokerError: the broker couldn't be asked, or refuses.
         """
-        known, _ = await self._remembered("")
+        found = await self._check_latest()
+        if self._known is not None and self._known.checkpoint.size > found.checkpoint.size:
+            # Another process saw a larger one while this answer was on its way; now the broker has to show that.
+            found = await self._check_latest()
+        return found
+
+    async def _check_latest(self) -> Anchor:
+        # The memory is read before the question: what is remembered by then the answer can't be behind.
+        at_least = await self.seen()
         try:
             note = await self._source.checkpoint()
         except NotFoundError as error:
-            if known is None:
+            if not self._owed():
                 raise
             raise self._rewritten("HISTORY_ROLLED_BACK", "the broker says that there is no checkpoint", None) from error
         except NoteError as error:
             raise self._rewritten(
                 "CHECKPOINT_FORGED", f"what the broker shows is no checkpoint: {error}", None
             ) from error
-        return Anchor(note, await self.accept(note))
+        return Anchor(note, await self._take(note, at_least))
 
-    async def accept(self, note: Note) -> Checkpoint:
+    async def accept(self, note: Note, *, at_least: int = 0) -> Checkpoint:
         """What a checkpoint says, once it is shown to be signed, and of the same history as the remembered one.
+
+        Args:
+            note: the checkpoint.
+            at_least: what it can't be smaller than: for the latest one, ``seen`` from before it was asked for.
 
         Raises:
             HistoryRewrittenError: it isn't; every later ``ready`` raises the same.
             BrokerError: the broker couldn't be asked, or refuses.
         """
+        try:
+            return await self._take(note, at_least)
+        except BrokerError:
+            # The watch must know of what was shown and not proved, and from now on count for how long.
+            self._wake.set()
+            raise
+
+    async def _take(self, note: Note, at_least: int) -> Checkpoint:
         async with self._gate:
             try:
-                return await self._accept(note)
+                if self._unproved is not None and self._unproved.text != note.text:
+                    await self._prove(self._unproved, 0)
+                return await self._prove(note, at_least)
             except HistoryRewrittenError as error:
-                if self.failure is None:
-                    self.failure = error
-                    _log.error("%s %s", error.message, error.hint, extra={"reason": error.reason})
+                self._fail(error)
                 raise
 
-    async def _accept(self, note: Note) -> Checkpoint:
+    async def _prove(self, note: Note, at_least: int) -> Checkpoint:
         try:
             shown = Anchor(note, Checkpoint.parse(note.text))
         except NoteError as error:
@@ -177,16 +243,19 @@ class History:
         while True:
             known, on_disk = await self._remembered(shown.checkpoint.origin)
             self._check_origin(shown, known)
-            if known is not None and known.note.text == note.text and self._keys.keys:
-                return shown.checkpoint
+            if known is None or known.note.text != note.text:
+                self._unproved = note
             keys, texts = await self._key_history(shown, known)
             self._check_signature(shown, keys)
+            if shown.checkpoint.size < at_least:
+                why = f"the broker's latest checkpoint is of {shown.checkpoint.size} entries, after one of {at_least}"
+                raise self._rewritten("HISTORY_ROLLED_BACK", why + await self._excuse(shown), note)
             if known is not None:
                 await self._same_history(shown, known)
-            self._keys = keys
-            if known is not None and known.checkpoint.size >= shown.checkpoint.size:
-                return shown.checkpoint
-            if await self._remember(on_disk, Remembered(note, texts, self._authority)):
+            if (known is not None and known.checkpoint.size >= shown.checkpoint.size) or await self._remember(
+                on_disk, Remembered(note, texts, self._authority)
+            ):
+                self._keys, self._unproved = keys, None
                 return shown.checkpoint
 
     # What is remembered
@@ -232,9 +301,10 @@ class History:
 
     def _check_signature(self, shown: Anchor, keys: KeyHistory) -> None:
         if not keys.keys and not self._pinned:
+            self._unproved = None  # nobody can prove it, however long one waits
             raise FailedPreconditionError(
                 "the ledger's genesis names no key, so its checkpoints can't be judged",
-                reason="LEDGER_KEY_UNKNOWN",
+                reason=_KEY_UNKNOWN,
                 hint="Get the key from the broker's operator, and give it as CheckpointMemory(key=...).",
             )
         try:
@@ -250,7 +320,8 @@ class History:
             for text in texts:
                 history.entry(_object(text.encode()))
             if shown.checkpoint.size > first:
-                for seq, data in await self._source.key_entries(first, shown.checkpoint.size):
+                found = self._source.key_entries(first, shown.checkpoint.size)
+                for seq, data in await self._told(shown, "the entries that name the ledger's keys", found):
                     entry = await self._proved(shown, seq, data)
                     history.entry(entry)
                     await self._rotation(shown, seq, entry)
@@ -261,7 +332,8 @@ class History:
         return history, tuple(texts)
 
     async def _proved(self, shown: Anchor, seq: int, data: bytes) -> JsonObject:
-        proof = await self._source.inclusion(seq, shown.checkpoint.size)
+        asked = self._source.inclusion(seq, shown.checkpoint.size)
+        proof = await self._told(shown, f"the proof that entry {seq} is in its ledger", asked)
         verify_inclusion(leaf_hash(data), seq, shown.checkpoint.size, proof.hashes, shown.checkpoint.root)
         entry = _object(data)
         if entry.get("seq") != seq:
@@ -273,8 +345,18 @@ class History:
         if entry.get("type") != "signer.rotated":
             return
         before = Checkpoint.parse(Note.parse(str(entry.get("checkpoint")).encode()).text)
-        hashes = await self._source.consistency(seq, shown.checkpoint.size)
+        asked = self._source.consistency(seq, shown.checkpoint.size)
+        hashes = await self._told(shown, "the proof for a change of the ledger's key", asked)
         verify_consistency(before.size, before.root, shown.checkpoint.size, shown.checkpoint.root, hashes)
+
+    async def _told(self, shown: Anchor, what: str, answer: Awaitable[_Answer]) -> _Answer:
+        try:
+            return await answer
+        except _PASSING:
+            raise
+        except BrokerError as error:
+            why = f"the broker shows a checkpoint and keeps back {what}: {error.message}"
+            raise self._rewritten("HISTORY_REWRITTEN", why, shown.note) from error
 
     async def _same_history(self, shown: Anchor, known: Remembered) -> None:
         old, new = sorted((known.checkpoint, shown.checkpoint), key=lambda item: item.size)
@@ -284,9 +366,9 @@ class History:
             verify_consistency(old.size, old.root, new.size, new.root, hashes)
         except ProofError as error:
             why, cause = str(error), error
+        except _PASSING:
+            raise
         except BrokerError as error:
-            if isinstance(error, _PASSING) or _not_offered(error):
-                raise
             why, cause = f"the broker can't show that one follows from the other: {error.message}", error
         else:
             return
@@ -305,20 +387,21 @@ class History:
 
     # The watch
 
-    async def _watch(self, interval_s: float) -> None:
-        failures = 0
-        while True:
-            wait = interval_s
+    async def _watch(self, memory: CheckpointMemory) -> None:
+        clock = asyncio.get_running_loop().time
+        tries, since = 0, clock()
+        while self.failure is None:
+            self._wake.clear()
+            wait = memory.interval_s
+            if not tries:
+                since = clock()
             try:
                 await self.check()
-                failures = 0
             except BrokerError as error:
-                if isinstance(error, HistoryRewrittenError) or error.reason == MEMORY_DAMAGED:
-                    self.failure = self.failure or error
-                    return
-                failures += 1
-                wait = min(interval_s, _RETRY_S * 2 ** min(failures - 1, 10))
-                if self._gave_up(error):
+                tries += 1
+                left = memory.unproved_s - (clock() - since)
+                wait = min(wait, _RETRY_S * 2 ** min(tries - 1, 20), left if left > 0 else wait)
+                if self._gave_up(error, tries, left):
                     return
             except Exception:  # noqa: BLE001 - a defect of the check is told as such, and stops what it guards
                 # Fail closed: without the check nobody would notice what it is there for.
@@ -328,37 +411,109 @@ class History:
                     reason="CHECKPOINT_CHECK_FAILED",
                     hint="Report it. UnsafeNoCheckpointMemory() connects without the check.",
                 )
-            finally:
                 self._settled.set()
-            if self.failure is not None:
                 return
-            await asyncio.sleep(wait)
+            else:
+                tries = 0
+                self._let_go()
+                self._settled.set()
+            finally:
+                ended, self._round = self._round, asyncio.Event()
+                ended.set()
+            await _within(wait, self._wake)
 
-    def _gave_up(self, error: BrokerError) -> bool:
-        """Says what keeps the check from being made; is it no use to ask again?"""
-        refused = _not_offered(error) or error.reason == "LEDGER_KEY_UNKNOWN"
-        if refused:
-            # A broker that showed its checkpoints before and doesn't now has something to explain.
-            level = logging.INFO if self._known is None else logging.WARNING
-            self._say(level, f"the ledger's history isn't checked: {error.message}")
-        elif not isinstance(error, NotFoundError):
-            self._say(logging.INFO, f"the ledger's history could not be checked, and will be later: {error.message}")
-        return refused
+    def _gave_up(self, error: BrokerError, tries: int, left_s: float) -> bool:
+        """Judges a check that couldn't be made; is it no use to ask again?"""
+        if isinstance(error, HistoryRewrittenError) or error.reason == MEMORY_DAMAGED:
+            self._fail(error)
+            self._settled.set()
+            return True
+        if not self._owed():
+            self._settled.set()
+            if _not_offered(error) or error.reason == _KEY_UNKNOWN:
+                self._say(logging.INFO, f"the ledger's history isn't checked: {error.message}")
+                return True
+            text = f"the ledger's history could not be checked, and will be later: {error.message}"
+            self._say(logging.INFO, text)
+            return False
+        too_long = left_s <= 0 or (not self._settled.is_set() and (tries >= FIRST_TRIES or self._no_use(error)))
+        if too_long or _not_offered(error) or error.reason == _KEY_UNKNOWN:
+            self._hold(error)
+            self._settled.set()
+        else:
+            # A restart of the broker looks like this once; with a checkpoint shown and not proved, twice is odd.
+            level = logging.ERROR if self._unproved is not None and tries > 1 else logging.INFO
+            what = "the ledger's history could not be checked"
+            if self._unproved is not None:
+                what = "a checkpoint of the ledger is shown, and not proved"
+            self._say(level, f"{what}; asked again for a while: {error.message}")
+        return False
+
+    def _owed(self) -> bool:
+        """Is there a checkpoint, remembered or shown, for which the broker has to answer?"""
+        return self._known is not None or self._unproved is not None
+
+    def _no_use(self, error: BrokerError) -> bool:
+        """Would a request fail the same way, so that it may as well do so at once?"""
+        lasting = isinstance(error, UnauthenticatedError | DataLossError) or error.reason == HANDSHAKE_FAILED
+        return lasting and self._unproved is None
+
+    def _hold(self, error: BrokerError) -> None:
+        """Lets nothing go out until a check succeeds."""
+        # Where a broker that is away has shown nothing, a request fails as it would have without the check.
+        plain = isinstance(error, (*_PASSING, DataLossError)) and self._unproved is None
+        held = error if plain or error.reason == _KEY_UNKNOWN else self._not_shown(error)
+        if self._held is None or str(self._held) != str(held):
+            self._held = held
+        text = f"no request goes out until the broker shows that the ledger is what it was: {error.message}"
+        self._say(logging.ERROR, f"{text} {held.hint}".rstrip())
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held = None
+            self._said.clear()  # the next time it is news again
+            _log.warning("the broker shows again that the ledger is what it was")
+
+    def _fail(self, error: BrokerError) -> None:
+        if self.failure is None:
+            self.failure = error
+            _log.error("%s %s", error.message, error.hint, extra={"reason": error.reason})
 
     def _say(self, level: int, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if (level, text) not in self._said:
+            self._said.add((level, text))
             _log.log(level, text)
 
-    def _rewritten(self, reason: str, why: str, shown: Note | None) -> HistoryRewrittenError:
+    def _not_shown(self, error: BrokerError) -> HistoryRewrittenError:
+        if isinstance(error, PermissionDeniedError):
+            rule = error.metadata.get("rule", "")
+            named = f"The policy rule {rule} denies it" if rule else "It is denied"
+            do = f"{named}: ask the broker's operators to allow broker.v1.Ledger/* to this identity."
+        elif _not_offered(error):
+            do = "It had the service before: is it the same broker, and no older than it was? Ask its operators."
+        else:
+            do = "Each further request asks again; if it stays so, ask the broker's operators and auditors."
+        return HistoryRewrittenError(
+            f"THE BROKER DOESN'T SHOW THAT THE LEDGER'S HISTORY IS WHAT IT WAS: {error.message}",
+            remembered=self._known.note.encode().decode() if self._known is not None else "",
+            shown=self._unproved.encode().decode() if self._unproved is not None else "",
+            reason=_UNPROVED,
+            hint=f"{do} UnsafeNoCheckpointMemory() goes without the check: a rewritten history is then not noticed.",
+            metadata={**error.metadata, **self._place()},
+        )
+
+    def _place(self) -> dict[str, str]:
         known = self._known
-        metadata = {"origin": known.checkpoint.origin} if known is not None else {}
-        place: Path | None = None
-        if known is not None:
-            metadata["remembered_size"] = str(known.checkpoint.size)
-            if self._folder is not None:
-                place = self._folder.path(known.checkpoint.origin)
-                metadata["memory"] = str(place)
+        if known is None:
+            return {}
+        found = {"origin": known.checkpoint.origin, "remembered_size": str(known.checkpoint.size)}
+        if self._folder is not None:
+            found["memory"] = str(self._folder.path(known.checkpoint.origin))
+        return found
+
+    def _rewritten(self, reason: str, why: str, shown: Note | None) -> HistoryRewrittenError:
+        known, metadata = self._known, self._place()
+        place = metadata.get("memory")
         forget = f" If they give a good reason, and only then, remove {place}." if place is not None else ""
         return HistoryRewrittenError(
             f"THE LEDGER'S HISTORY IS NOT WHAT IT WAS, or not honestly signed: {why}",
@@ -372,6 +527,13 @@ class History:
 
 def _not_offered(error: BrokerError) -> bool:
     return isinstance(error, PermissionDeniedError) or error.reason == "UNIMPLEMENTED"
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Waits for an event, and no longer than so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(seconds, 0)):
+            await event.wait()
 
 
 def _object(data: bytes) -> JsonObject:

@@ -145,10 +145,11 @@ class AsyncLedger:
             HistoryRewrittenError: it can't be accepted.
         """
         name = "checkpoints/latest" if size is None else f"checkpoints/{size}"
+        at_least = await self._history.seen() if size is None else 0
         reply = await self._rpc.ask(
             self._rpc.ledger.GetCheckpoint, pb.GetCheckpointRequest(name=name), timeout_s=timeout_s
         )
-        found = await self._accepted(reply.note)
+        found = await self._accepted(reply.note, at_least)
         if size is not None and found.checkpoint.size != size:
             raise protocol_error(
                 f"the checkpoint of {size} entries was asked for, and that of {found.checkpoint.size} came"
@@ -226,12 +227,12 @@ class AsyncLedger:
         seq, leaf = head or (None, None)
         return ProvenAgentHead(reply.agent, seq, leaf, heads)
 
-    async def _accepted(self, data: bytes) -> Anchor:
+    async def _accepted(self, data: bytes, at_least: int = 0) -> Anchor:
         try:
             note = Note.parse(data)
         except NoteError as error:
             raise protocol_error(f"what it gives as a checkpoint is none: {error}") from error
-        return Anchor(note, await self._history.accept(note))
+        return Anchor(note, await self._history.accept(note, at_least=at_least))
 
     async def _proven(self, entry: LedgerEntry, data: bytes, size: int | None) -> ProvenEntry:
         try:

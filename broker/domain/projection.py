@@ -73,10 +73,7 @@ class ProjectionTable(Protocol):
         """The highest index among an encrypted object's chunks; ``None`` where it has none."""
 
     def usage(self) -> Iterator[Mapping[str, Cell]]:
-        """What ``vault_usage`` must hold: what each owner keeps, counted anew, in the order of its keys.
-
-        An owner that keeps nothing may have a row or none; where there is one, it must say 0.
-        """
+        """What each owner keeps who keeps anything, counted anew: rows of ``vault_usage`` in the order of their keys."""
 
 
 class UnexpectedEntryError(ValueError):

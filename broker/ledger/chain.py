@@ -34,7 +34,20 @@ from broker.tlog.merkle import CompactRange
 from broker.tlog.note import Note, NoteError
 
 _KEY_MEMBERS = frozenset(
-    {"checkpoint", "checkpoint_key", "forked", "key", "lost", "lost_key", "new", "old", "reason_commit", "votes"}
+    {
+        "checkpoint",
+        "checkpoint_key",
+        "forked",
+        "key",
+        "lost",
+        "lost_key",
+        "new",
+        "old",
+        "reason_commit",
+        "statement",
+        "unproved",
+        "votes",
+    }
 )
 """Members of the entries that a key history is made of."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from broker.domain.canonical import JsonObject
@@ -20,6 +21,8 @@ _PAGE: Final = 1000
 _TYPES: Final = KEY_ENTRIES | {"heads"}
 _LIKELY = re.compile(rb'"type":"(?:' + "|".join(map(re.escape, sorted(_TYPES))).encode() + rb')"')
 Root = Callable[[int], bytes]
+MOST_KEPT: Final = 10_000
+"""Checkpoints of a store, newest first, that are compared where part of a history is given up."""
 _RECOVER = (
     "Restore the newer one. If it is lost for good, `broker ledger recover` takes this ledger into service and puts the"
     " loss on record."
@@ -38,8 +41,13 @@ class Course:
         """Entries read."""
         self.heads: tuple[int, ...] = ()
         """Numbers of the last two ``heads`` entries, the later one last."""
-        self.turned = 0
-        """Number after the last entry that changed the key or took a recovered ledger into service."""
+        self.due = 0
+        """Of at least so many entries a checkpoint was kept, by what the ledger says; 0: it says of none.
+
+        ``heads`` begins a checkpoint, and the one begun before was kept first. A key is replaced or revoked only right
+        after a checkpoint was kept. A recovery ends with one of its own entry.
+        """
+        self._since = 0
 
     @property
     def recovered(self) -> Recovered | None:
@@ -58,14 +66,19 @@ class Course:
                     self._take(tx.ledger, row.seq, _decoded(row.seq, row.data))
                 self.size = row.seq + 1
 
-    def pending(self, after: int) -> tuple[int, ...]:
-        """The last ``heads`` entries, two at most, that no checkpoint of ``after`` entries covers."""
-        start = max(after, self.turned)
-        return tuple(seq for seq in self.heads if seq >= start)
+    @property
+    def gone_on(self) -> bool:
+        """Was a checkpoint kept since the last recovery, by what the ledger says?"""
+        return self.recovered is not None and self._since > self.recovered.seq
+
+    def pending(self, after: int) -> int | None:
+        """The last ``heads`` entry, if no checkpoint of ``after`` entries covers it."""
+        return next((seq for seq in self.heads[-1:] if seq >= after), None)
 
     def _take(self, table: LedgerTable, seq: int, entry: JsonObject) -> None:
         kind = entry.get("type")
         if kind == "heads":
+            self._kept(self.heads[-1] + 1 if self.heads else 0)
             self.heads = (*self.heads[-1:], seq)
         elif kind in KEY_ENTRIES:
             try:
@@ -76,8 +89,15 @@ class Course:
                     reason="KEY_HISTORY_BROKEN",
                     hint="Run `broker ledger verify`, keep the file and restore a backup.",
                 ) from error
-            if kind in {"signer.rotated", "recovered"}:
-                self.turned = seq + 1
+            if kind == "recovered":
+                # Not ``_since``: one that was cut off has its entry, and not its checkpoint.
+                self.due = seq + 1
+            elif kind != "genesis":
+                self._kept(seq)
+
+    def _kept(self, size: int) -> None:
+        self._since = max(self._since, size)
+        self.due = max(self.due, size)
 
 
 def new_heads(tx: Transaction, first: int) -> int | None:
@@ -113,8 +133,16 @@ class Standing:
         return self.lost_from is None and self.size == (0 if self.checkpoint is None else self.checkpoint.size)
 
 
-def compare(tx: Transaction, course: Course, note: Note | None, own: VerifierKey, root: Root | None = None) -> Standing:
-    """Compares, in O(log n) beside what is new in the ledger.
+def compare(
+    tx: Transaction,
+    course: Course,
+    note: Note | None,
+    own: VerifierKey,
+    root: Root | None = None,
+    *,
+    kept: Sequence[Note] = (),
+) -> Standing:
+    """Compares, in O(log n) beside what is new in the ledger, and that for each of ``kept``.
 
     Args:
         tx: a transaction.
@@ -122,26 +150,66 @@ def compare(tx: Transaction, course: Course, note: Note | None, own: VerifierKey
         note: the newest checkpoint, read before ``tx`` began.
         own: the key that this broker signs with.
         root: gives the root of the ledger's first so many entries; by default from the tree kept beside them.
+        kept: the other checkpoints of the store, read before ``tx`` began: those of what isn't lost must fit as well.
 
     Raises:
         DataLossError: ``LEDGER_BEHIND_CHECKPOINT``, ``LEDGER_FORKED``, ``CHECKPOINT_KEY``, ``CHECKPOINT_FOREIGN``,
             ``CHECKPOINTS_MISSING``, ``LEDGER_DAMAGED``, ``KEY_HISTORY_BROKEN``.
     """
     course.read(tx)
-    checkpoint, lost_from = None, None
-    if note is not None:
-        checkpoint = _parsed(note)
-        recovered = course.recovered
-        if recovered is not None and recovered.checkpoint == checkpoint:
-            lost_from = recovered.first
-        else:
-            _check_fits(course, note, checkpoint, own, root or (lambda size: Tree(tx.ledger, size).root()))
-    base = 0 if checkpoint is None or lost_from is not None else checkpoint.size
-    pending = course.pending(base)
-    if len(pending) > 1:
-        # A checkpoint that was begun is always finished before the next: so one that was kept has gone.
+    root = cache(root or (lambda size: Tree(tx.ledger, size).root()))
+    checkpoint = None if note is None else _parsed(note)
+    asked = {_parsed(item).size for item in kept} | ({checkpoint.size} if checkpoint is not None and kept else set())
+    for size in sorted(asked):
+        if 0 < size <= course.size:
+            root(size)  # in growing order: some can only be asked so
+    recovered = course.recovered
+    lost = recovered if recovered is not None and names(recovered, checkpoint) else None
+    _check_kept(course, kept, own, checkpoint, root)
+    if lost is not None:
+        _check_own(course, own)
+        if course.gone_on:
+            raise _missing(course.size, checkpoint)
+        return Standing(course.size, checkpoint, lost.first, course.pending(lost.seq + 1))
+    if note is not None and checkpoint is not None:
+        _check_fits(course, note, checkpoint, own, root)
+    base = 0 if checkpoint is None else checkpoint.size
+    if base < course.due:
         raise _missing(course.size, checkpoint)
-    return Standing(course.size, checkpoint, lost_from, pending[0] if pending else None)
+    return Standing(course.size, checkpoint, None, course.pending(base))
+
+
+def names(recovered: Recovered, checkpoint: Checkpoint | None) -> bool:
+    """Is it the very checkpoint that a recovery gives as proof of the loss?"""
+    # Where nothing proved the loss, the recovery's checkpoint is of the ledger itself, which must fit like any other.
+    return not recovered.unproved and recovered.checkpoint == checkpoint
+
+
+def _check_own(course: Course, own: VerifierKey) -> None:
+    if own in {item.key for item in course.keys.keys if not item.revoked}:
+        return
+    raise DataLossError(
+        f"the ledger says that its newest checkpoint is lost, but never names this broker's key, {own}, or as one revoked",
+        reason="CHECKPOINT_KEY",
+        hint="Ledger and keys belong together: look at both (`broker ledger keys`), and restore those of one backup.",
+    )
+
+
+def _check_kept(course: Course, kept: Sequence[Note], own: VerifierKey, newest: Checkpoint | None, root: Root) -> None:
+    """Those that were kept are not given up with what came after them, and none is larger than the newest."""
+    recovered = course.recovered
+    lost = recovered if recovered is not None and names(recovered, newest) else None
+    until = course.size if lost is None else lost.first
+    for note in kept:
+        checkpoint = _parsed(note)
+        try:
+            course.keys.check(note, (own,))
+        except NoteError:
+            continue  # signed by somebody else, or only by a key that was revoked since: it says nothing
+        if newest is None or checkpoint.size > newest.size:
+            raise _missing(course.size, newest)
+        if 0 < checkpoint.size <= until and root(checkpoint.size) != checkpoint.root:
+            raise forked(course.size, checkpoint)
 
 
 def _check_fits(course: Course, note: Note, checkpoint: Checkpoint, own: VerifierKey, root: Root) -> None:
@@ -180,7 +248,7 @@ def _check_fits(course: Course, note: Note, checkpoint: Checkpoint, own: Verifie
 def forked(size: int, checkpoint: Checkpoint) -> DataLossError:
     """The error of a ledger that isn't what was signed."""
     return DataLossError(
-        f"the first {checkpoint.size} of the ledger's {size} entries are not those that its checkpoint was signed over."
+        f"the first {checkpoint.size} of the ledger's {size} entries are not those that a checkpoint was signed over."
         " Probably an older backup was restored and written to, or entries were changed.",
         reason="LEDGER_FORKED",
         hint=_RECOVER,

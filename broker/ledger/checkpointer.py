@@ -19,7 +19,7 @@ import structlog
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Recorder, Store, Transaction
 from broker.errors import BrokerError, ConflictError, DataLossError, FailedPreconditionError, UnavailableError
-from broker.ledger.checkpoint_check import Course, Standing, compare, forked, new_heads
+from broker.ledger.checkpoint_check import MOST_KEPT, Course, Standing, compare, forked, new_heads
 from broker.ledger.checkpoint_store import CheckpointStore
 from broker.ledger.publish import FIRST_WAIT_S, Delivery, DeliveryStatus, Publisher
 from broker.ledger.signer import Signer
@@ -233,7 +233,11 @@ class Checkpointer:
         while True:
             note = await self._checkpoints.latest()
             try:
-                standing = await self._store.read(partial(self._compare, note))
+                standing = await self._store.read(partial(self._compare, note, ()))
+                if standing.lost_from is not None:
+                    # Part of the history is about to be given up: what was kept of the rest must stand.
+                    kept = await self._checkpoints.history(MOST_KEPT)
+                    standing = await self._store.read(partial(self._compare, note, kept))
                 self._check_kept(standing)
             except DataLossError:
                 # Another process may have moved both between the two readings.
@@ -242,8 +246,8 @@ class Checkpointer:
             else:
                 return note, standing
 
-    def _compare(self, note: Note | None, tx: Transaction) -> Standing:
-        standing = compare(tx, self._course, note, self._signer.key)
+    def _compare(self, note: Note | None, kept: Sequence[Note], tx: Transaction) -> Standing:
+        standing = compare(tx, self._course, note, self._signer.key, kept=kept)
         if not standing.covered:
             # The greater part is done here, where nobody waits: the writing transaction has only what came since.
             self._agents.catch_up(tx, standing.size)

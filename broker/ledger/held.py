@@ -16,8 +16,11 @@ from broker.tlog.note import Note, NoteError, VerifierKey, verify_note
 
 LATEST = "latest.note"
 """The newest checkpoint in a folder; the others are named by their size, padded to 16 digits."""
+_NEXT = "next.note"
+"""One that is on its way there; it stands without the other where the first of all was cut off."""
 MAX_HELD = 1000
 """Most checkpoints of a folder that are looked at: the newest."""
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the checkpoints say: a verdict and its place where one contradicts the ledger, else how far they vouch for it."""
+    """What the checkpoints say: a verdict and its place where one contradicts the ledger, else how far they vouch for it.
+
+    ``excused``: sizes of those that don't fit, and can be of what the ledger's key has signed as lost.
+    """
 
     verdict: Verdict
     place: Place | None
     counted: int
     size: int
+    excused: tuple[int, ...] = ()
 
 
 def read_held(path: Path, *, required: bool = True) -> Held:
@@ -62,15 +69,23 @@ def read_held(path: Path, *, required: bool = True) -> Held:
 
 
 def read_folder(folder: Path) -> tuple[Held, ...]:
-    """Reads the newest checkpoints of a folder; nothing where there is none.
+    """Reads the newest checkpoints of a folder; nothing where there is none. The newest and the largest must count.
 
     Raises:
-        InvalidArgumentError: ``CHECKPOINT_MALFORMED``: one of them is damaged.
+        InvalidArgumentError: ``CHECKPOINT_MALFORMED``: one of them is damaged; ``CHECKPOINT_MISSING``: there are some, but
+            not the newest.
     """
-    latest = folder / LATEST
-    found = [read_held(latest)] if latest.is_file() else []
     numbered = sorted(path for path in folder.glob("*.note") if path.stem.isdecimal()) if folder.is_dir() else []
-    found += [read_held(path, required=False) for path in numbered[-MAX_HELD:]]
+    newest = next((path for path in (folder / LATEST, folder / _NEXT) if path.is_file()), None)
+    if newest is None and numbered:
+        # Without it nobody would miss what came after the others; and no broker has left a folder so.
+        raise InvalidArgumentError(
+            f"{folder} holds checkpoints, but no {LATEST}: somebody took the newest away",
+            reason="CHECKPOINT_MISSING",
+            hint=f"Look for it. If it is lost, copy the one with the largest number, {numbered[-1].name}, to {LATEST}.",
+        )
+    found = [] if newest is None else [read_held(newest)]
+    found += [read_held(path, required=path == numbered[-1]) for path in numbered[-MAX_HELD:]]
     return tuple(found)
 
 
@@ -116,10 +131,12 @@ def judge(
     agreed = sorted(item.checkpoint.size for item in counted if _agrees(chain, item.checkpoint))
     size = agreed[-1] if agreed else 0
     fault = _fault(chain, counted, agreed, lacking, whole=whole) or _wrong_key(chain, refused, pinned)
+    excused = tuple(sorted({item.checkpoint.size for item in counted if _excused(chain, item.checkpoint)}))
     if fault is not None:
-        return Judgement(*fault, len(agreed), size)
+        return Judgement(*fault, len(agreed), size, excused)
     if chain.history.recovered:
-        return Judgement(Verdict.RECOVERED, _recovered(chain.history.recovered[0]), len(agreed), size)
+        place = _recovered(chain.history.recovered[0], excused)
+        return Judgement(Verdict.RECOVERED, place, len(agreed), size, excused)
     return Judgement(Verdict.OK, None, len(agreed), size)
 
 
@@ -140,14 +157,16 @@ def _fault(
     behind: Held | None = None
     for item in sorted(counted, key=lambda held: held.checkpoint.size):
         size = item.checkpoint.size
-        if size in chain.roots and not _agrees(chain, item.checkpoint) and not _lost(chain, item.checkpoint):
+        if _excused(chain, item.checkpoint):
+            continue
+        if size in chain.roots and not _agrees(chain, item.checkpoint):
             before = max((good for good in agreed if good < size), default=0)
             why = (
                 f"the first {size} entries have the root {chain.roots[size].hex()}, but {item.name} says"
                 f" {item.checkpoint.root.hex()}: entries from {before} on are of another history"
             )
             return Verdict.FORKED, Place(size - 1, "checkpoint", why)
-        if size > chain.count and not _lost(chain, item.checkpoint):
+        if size > chain.count:
             behind = item
     last = chain.count - 1
     if lacking:
@@ -167,26 +186,33 @@ def _wrong_key(
         item, why = refused
         seq = min(item.checkpoint.size, chain.count) - 1
         return Verdict.WRONG_KEY, Place(max(seq, 0), "checkpoint", f"{item.name}: {why}")
-    known = {item.key for item in chain.history.keys}
-    if pinned and known and pinned.isdisjoint(known):
-        why = f"the ledger names {chain.history.keys[0].key}, and never any of the given keys"
+    keys = chain.history.keys
+    if pinned and keys and not any(item.key in pinned and not item.revoked for item in keys):
+        revoked = any(item.key in pinned for item in keys)
+        why = (
+            "the given key was revoked: it shows no longer whose history this is"
+            if revoked
+            else f"the ledger names {keys[0].key}, and never any of the given keys"
+        )
         return Verdict.WRONG_KEY, Place(0, "checkpoint_key", why)
     return None
 
 
-def _lost(chain: Chain, checkpoint: Checkpoint) -> bool:
-    """Is it one that the ledger itself names as that of a history which is lost?
+def _excused(chain: Chain, checkpoint: Checkpoint) -> bool:
+    """Doesn't it fit, and can it be of a history that the ledger's key has signed as lost?
 
-    Any other of its size may be of the history after that, where it still proves something.
+    Outside of the signed range each must fit. Within it nobody can tell those of the lost history from others.
     """
-    return any(
-        (item.checkpoint.size, item.checkpoint.root) == (checkpoint.size, checkpoint.root)
-        for item in chain.history.recovered
-    )
+    if _agrees(chain, checkpoint):
+        return False
+    return any(item.covers(checkpoint.size) for item in chain.history.recovered)
 
 
-def _recovered(item: Recovered) -> Place:
+def _recovered(item: Recovered, excused: Sequence[int]) -> Place:
     why = f"the ledger was taken into service again without the entries {item.first} to {item.last}, which are lost"
+    if excused:
+        sizes = ", ".join(map(str, excused[:_MOST_NAMED])) + (", ..." if len(excused) > _MOST_NAMED else "")
+        why += f"; so checkpoints that don't fit are excused, of these sizes: {sizes}"
     return Place(item.seq, "lost", why)
 
 

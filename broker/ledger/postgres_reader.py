@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from broker.errors import DataLossError, UnavailableError
+from broker.errors import DataLossError, InvalidArgumentError, UnavailableError
 from broker.ledger.projections import PROJECTIONS, TILES, named_beyond, tiles_beyond
 from broker.ledger.source import Reopen, Row, UnreadableError
 
 _CONNECT_TIMEOUT_S = 10
 _ROWS = 2000
 """Rows that the server sends at once."""
-_OWN_MACHINE = frozenset({"", "localhost", "127.0.0.1", "::1"})
+_OWN_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _SETTINGS = (
     "SET search_path TO broker, pg_temp",
     "SET statement_timeout TO 0",
@@ -87,22 +88,48 @@ class LedgerDatabase:
             raise UnreadableError(_text(error)) from error
 
 
+def _options(how: Reopen) -> dict[str, Any]:
+    """What is said to the driver besides the address, so that the environment can't send a password elsewhere.
+
+    Raises:
+        InvalidArgumentError: ``DATABASE_ADDRESS_INVALID``: the address doesn't name one server by its host.
+    """
+    try:
+        given = conninfo_to_dict(how.target)
+    except psycopg.ProgrammingError as error:
+        raise _address("it can't be read") from error
+    host = str(given.get("host") or "")
+    if given.keys() & {"hostaddr", "service"} or "," in host or os.environ.get("PGSERVICE"):
+        raise _address("it must name one server by its host, and no service may be named in the environment")
+    remote = bool(host) and host not in _OWN_MACHINE and not host.startswith("/")
+    return {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "application_name": "broker ledger verify",
+        "host": host,
+        "hostaddr": "",
+        "sslmode": given.get("sslmode") or ("verify-full" if remote else "prefer"),
+        **({"password": how.password} if how.password else {}),
+    }
+
+
+def _address(why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"the database's address is unfit: {why}",
+        reason="DATABASE_ADDRESS_INVALID",
+        hint="Such as postgresql://USER@HOST:PORT/NAME; docs/postgresql.md says more.",
+    )
+
+
 @contextmanager
 def open_target(how: Reopen) -> Iterator[LedgerDatabase]:
     """Opens a database for reading, on one consistent snapshot. To another machine only over TLS that proves who answers.
 
     Raises:
+        InvalidArgumentError: ``DATABASE_ADDRESS_INVALID``.
         UnavailableError: ``LEDGER_UNREACHABLE``.
         DataLossError: ``LEDGER_UNREADABLE``: it holds no ledger of a broker.
     """
-    options: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "broker ledger verify"}
-    parts = urlsplit(how.target)
-    given = parse_qs(parts.query)
-    hosts = given.get("host", []) or [parts.hostname or ""]
-    if "sslmode" not in given and not all(host in _OWN_MACHINE or host.startswith("/") for host in hosts):
-        options["sslmode"] = "verify-full"
-    if how.password:
-        options["password"] = how.password
+    options = _options(how)
     try:
         connection = psycopg.connect(how.target, autocommit=True, **options)
     except psycopg.Error as error:

@@ -5,12 +5,12 @@ None is recorded on top of something broken, and none on top of an old backup.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from broker.domain.ports import LedgerTable, Store, Transaction
 from broker.errors import DataLossError
-from broker.ledger.checkpoint_check import Course, Standing, compare
+from broker.ledger.checkpoint_check import MOST_KEPT, Course, Standing, compare
 from broker.ledger.checkpoint_store import CheckpointStore
 from broker.ledger.tree import Tree
 from broker.ledger.verdict import Report, Verdict
@@ -59,18 +59,25 @@ async def verify_checkpoints(store: Store, checkpoints: CheckpointStore, own: Ve
     for _ in range(_ATTEMPTS):
         note = await checkpoints.latest()
         try:
-            return await store.read(partial(_verify, note, own))
+            return await _compared(store, checkpoints, note, own)
         except DataLossError:
             # Another process may have moved both between the two readings.
             if await checkpoints.latest() == note:
                 raise
-    note = await checkpoints.latest()
-    return await store.read(partial(_verify, note, own))
+    return await _compared(store, checkpoints, await checkpoints.latest(), own)
 
 
-def _verify(note: Note | None, own: VerifierKey, tx: Transaction) -> Standing:
+async def _compared(store: Store, checkpoints: CheckpointStore, note: Note | None, own: VerifierKey) -> Standing:
+    standing = await store.read(partial(_verify, note, (), own))
+    if standing.lost_from is None:
+        return standing
+    # Part of the history is about to be given up: what was kept of the rest must stand.
+    return await store.read(partial(_verify, note, tuple(await checkpoints.history(MOST_KEPT)), own))
+
+
+def _verify(note: Note | None, kept: Sequence[Note], own: VerifierKey, tx: Transaction) -> Standing:
     roots = _Roots(tx.ledger)
-    standing = compare(tx, Course(), note, own, roots)
+    standing = compare(tx, Course(), note, own, roots, kept=kept)
     # What is signed from now on rests on the tiles: they must say what the leaves say.
     checked = {standing.size} if standing.checkpoint is None else {standing.size, standing.checkpoint.size}
     for size in sorted(checked):

@@ -36,6 +36,9 @@ MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY = "malformed", "rolled back", "reco
 WORDS = (TAMPERED, FORKED, GAPPED, TRUNCATED, MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY)
 EXIT_CODES = {OK: 0, **{word: 10 + place for place, word in enumerate(WORDS)}}
 NOT_SHOWN = "not shown"
+WITNESS = (
+    "a witness's verifier key; 17 if it has cosigned no checkpoint of the bundle, 10 if a cosignature of its is false"
+)
 
 MAX_ENTRY = 64 * 1024
 MAX_NUMBER = 2**53 - 1
@@ -308,9 +311,8 @@ class Checkpoint:
         """Did this key sign it? A false signature in a known key's name is tampering."""
         found = [data for name, key_id, data in self.signatures if (name, key_id) == (key.name, key.id)]
         if any(not key.signed(self.text.encode(), data) for data in found):
-            raise Fault(
-                TAMPERED, f"the signature by {key.name} ({key.id.hex()}) is false", self.file, self.seq, "signature"
-            )
+            why = f"the signature by {key.name} ({key.id.hex()}) is false"
+            raise Fault(TAMPERED, why, self.file, self.seq, "signature")
         return bool(found)
 
     def cosigned_at(self, key: Key) -> int | None:
@@ -346,6 +348,7 @@ class History:
         self.genesis: str | None = None
         self.periods: list[Period] = []
         self.recovered: list[tuple[int, int]] = []
+        self.stood = 0  # entries that the last recovery's statement is of: nothing of them can be lost later
         self.within: list[Checkpoint] = []  # of the tree before a rotation's or recovery's entry, which holds it
 
     def entry(self, entry: dict[str, Any], seq: int, file: str) -> None:
@@ -393,14 +396,18 @@ class History:
             if keys[-1].id in {period.key.id for period in self.periods}:
                 raise Fault(TAMPERED, "is a key of the ledger as it is: that one is not lost", file, seq, "lost_key")
         note = a_note(entry, "checkpoint", file, seq)
+        member(entry, "votes", list, file, seq)
+        for name in sorted({"forked", "unproved"} & set(entry)):
+            member(entry, name, bool, file, seq)
+        if first < self.stood:
+            why = f"begins before entry {self.stood}, and the recovery there stated that what is before it stands"
+            raise Fault(TAMPERED, why, file, seq, "lost")
         if not first <= min(last, seq) or (note.origin, note.size) != (entry["origin"], last + 1):
             raise Fault(TAMPERED, "its checkpoint doesn't show that those entries are lost", file, seq, "lost")
         if not sum(note.signed_by(key) for key in keys):  # each of them is asked: none may be false
             raise Fault(WRONG_KEY, "its checkpoint is not signed by a key of this ledger", file, seq, "checkpoint")
         # Whoever can write entries, but has no key, could else have any checkpoint excused: so the key says it too.
-        said, root = a_note(entry, "statement", file, seq), note.root
-        if "unproved" in entry and member(entry, "unproved", bool, file, seq):
-            root = bytes(32)
+        said, root = a_note(entry, "statement", file, seq), bytes(32) if entry.get("unproved") else note.root
         line = f"recovered {first} {last} {base64.b64encode(root).decode()}"
         if (said.origin, said.size, said.extensions) != (entry["origin"], seq, [line]):
             raise Fault(TAMPERED, "states another loss, or at another size, than the entry", file, seq, "statement")
@@ -408,6 +415,7 @@ class History:
             raise Fault(WRONG_KEY, "the statement is not signed by the key in force", file, seq, "statement")
         self.within.append(said)
         self.recovered.append((first, last))
+        self.stood = seq
 
     @property
     def current(self) -> Period:
@@ -565,7 +573,7 @@ class Check:
         self.newest = self.notes[-1]
         if (said.get("size"), said.get("root")) != (self.newest.size, self.newest.root.hex()):
             raise Fault(
-                TAMPERED, "names another checkpoint than the newest in the bundle", "manifest.json", field="checkpoint"
+                TAMPERED, "names another checkpoint than the bundle's newest", "manifest.json", field="checkpoint"
             )
         self.report["checkpoint"] = {"size": self.newest.size, "root": self.newest.root.hex()}
         self.paths = {} if self.full else self._json("consistency.json")
@@ -632,9 +640,8 @@ class Check:
         file, seq = "entries.jsonl", self.seq
         if self.adjacent and entry["prev"] != (self.leaf if seq else ZEROS):
             twice = seq > 0 and entry["prev"] == self.prev
-            raise Fault(
-                FORKED if twice else TAMPERED, "names another predecessor than the entry before it", file, seq, "prev"
-            )
+            verdict = FORKED if twice else TAMPERED
+            raise Fault(verdict, "names another predecessor than the entry before it", file, seq, "prev")
         if self.full:
             if seq in self.known_sizes or entry["type"] in ("signer.rotated", "recovered"):
                 self.roots[seq] = self.tree.root()
@@ -675,11 +682,7 @@ class Check:
     def _select(self, entry: dict[str, Any]) -> None:
         seq, chosen = self.seq, self.filter
         if "agent" in chosen:
-            hit = (
-                seq < self.heads_seq
-                and isinstance(entry.get("agent"), dict)
-                and entry["agent"]["id"] == chosen["agent"]
-            )
+            hit = seq < self.heads_seq and "agent" in entry and entry["agent"]["id"] == chosen["agent"]
         elif "call" in chosen:
             hit = entry.get("call_id") == chosen["call"]
         elif "session" in chosen:
@@ -697,9 +700,8 @@ class Check:
                 raise Fault(GAPPED, "entries of the range are missing before it", "entries.jsonl", seq, "seq")
             self.first, self.last, self.selected = seq if self.first is None else self.first, seq, self.selected + 1
         elif entry["type"] == "heads" and self.heads and seq == self.heads_seq:
-            self.heads_root = unhex(
-                member(entry.get("heads"), "root", str, "entries.jsonl", seq), "entries.jsonl", "heads"
-            )
+            root = member(entry.get("heads"), "root", str, "entries.jsonl", seq)
+            self.heads_root = unhex(root, "entries.jsonl", "heads")
         elif entry["type"] not in KEY_TYPES:
             raise Fault(MALFORMED, "is not part of what was selected", "entries.jsonl", seq)
 
@@ -836,9 +838,8 @@ class Check:
         for kind, named in self.named.items():
             absent = member(self.absent, kind, list, "manifest.json")
             if have[kind] & set(map(str, absent)) or have[kind] | set(map(str, absent)) != named:
-                raise Fault(
-                    MALFORMED, "a text is there or absent that no entry names, or neither", "manifest.json", field=kind
-                )
+                why = "a text is there or absent that no entry names, or neither"
+                raise Fault(MALFORMED, why, "manifest.json", field=kind)
             self.report["texts"][kind] = len(have[kind])
 
     def _spec_files(self, name: str) -> None:
@@ -868,9 +869,7 @@ class Check:
         elif note.size > self.newest.size:
             raise Fault(ROLLED_BACK, f"has {note.size} entries, the bundle proves only {self.newest.size}", note.file)
         elif note.size not in self.roots:
-            raise UsageError(
-                f"this bundle doesn't show the tree of {note.size} entries: ask for one of the whole ledger"
-            )
+            raise UsageError(f"this bundle doesn't show the tree of {note.size} entries: ask for a whole ledger's")
         else:
             raise Fault(FORKED, "is of another history than the bundle", note.file, field="root")
 
@@ -917,10 +916,8 @@ def verify(
     report: dict[str, Any] = {"bundle": path, "verdict": OK, "place": None, "kind": "", "origin": "", "selected": {}}
     report.update(trusted="your key" if keys else "the genesis's own key: this proves integrity, not origin")
     report.update(entries=0, selected_entries=0, first=None, last=None, complete=NOT_SHOWN, types={}, checkpoint=None)
-    report.update(
-        keys=[], recovered=[], set_aside=[], texts={}, absent={}, witnesses=[], held_checkpoints=[], made=None
-    )
-    report.update(excused_checkpoints=[], leaves={})
+    report.update(keys=[], recovered=[], set_aside=[], texts={}, absent={}, made=None, leaves={})
+    report.update(witnesses=[], held_checkpoints=[], excused_checkpoints=[])
     try:
         held = [Checkpoint(data, "the checkpoint that you gave") for data in checkpoints]
         check = Check(Archive(path), report, held, entries)
@@ -931,8 +928,9 @@ def verify(
         check.brought(held, watching)
         if check.history.recovered:
             first, last = check.history.recovered[-1]
-            fault = Fault(RECOVERED, f"entries {first} to {last} were lost, and the ledger went on", field="lost")
-            report.update(verdict=RECOVERED, place=fault.place)
+            why, excused = f"entries {first} to {last} were lost, and the ledger went on", report["excused_checkpoints"]
+            why += f"; that excuses your checkpoints of these sizes, which don't agree: {excused}" if excused else ""
+            report.update(verdict=RECOVERED, place=Fault(RECOVERED, why, field="lost").place)
     except Fault as fault:
         report.update(verdict=fault.verdict, place=fault.place)
     except UsageError:
@@ -947,11 +945,8 @@ def _tell(report: dict[str, Any]) -> str:
     lines = [f"{report['verdict']}  {report['bundle']}"]
     place = report["place"]
     if place is not None:
-        where = " ".join(
-            part
-            for part in (place["file"], f"entry {place['seq']}" if place["seq"] is not None else "", place["field"])
-            if part
-        )
+        parts = (place["file"], f"entry {place['seq']}" if place["seq"] is not None else "", place["field"])
+        where = " ".join(part for part in parts if part)
         lines.append(f"  at {where or 'the file'}: {place['why']}")
     shown = ("kind", "selected", "origin", "entries", "first", "last", "complete", "checkpoint", "texts", "absent")
     lines += [f"  {name:<12} {report[name]}" for name in shown]
@@ -963,15 +958,14 @@ def _tell(report: dict[str, Any]) -> str:
         what = "has cosigned none" if one["size"] is None else f"cosigned size {one['size']}, at {one['time']}"
         lines.append(f"  {'witness':<12} {one['key']} {what}")
     lines += [f"  {'agrees':<12} with your checkpoint of size {size}" for size in report["held_checkpoints"]]
-    lines += [
-        f"  {'excused':<12} your checkpoint of size {size}, not compared: of what the ledger says is lost"
-        for size in report["excused_checkpoints"]
-    ]
+    for size in report["excused_checkpoints"]:
+        lines.append(
+            f"  {'excused':<12} your checkpoint of size {size} doesn't agree: its key signed that this is lost"
+        )
     lines += [f"  {'set aside':<12} {name}: of a lost history, or by a revoked key" for name in report["set_aside"]]
     lines.append(f"  {'trusted':<12} {report['trusted']}")
-    return (
-        "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in "\n".join(lines)) + "\n"
-    )
+    text = "\n".join(lines) + "\n"
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def main() -> int:
@@ -983,12 +977,7 @@ def main() -> int:
     parser.add_argument("bundle")
     parser.add_argument("--key", action="append", default=[], help="the ledger's verifier key, from elsewhere")
     parser.add_argument("--checkpoint", action="append", default=[], help="a signed checkpoint that it must continue")
-    parser.add_argument(
-        "--witness",
-        action="append",
-        default=[],
-        help="key of a witness that must have cosigned: 17 if not, 10 if falsely",
-    )
+    parser.add_argument("--witness", action="append", default=[], help=WITNESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     try:

@@ -59,7 +59,7 @@ class PostgresDatabase(SqlStore):
         except BaseException:
             self._session.close()
             raise
-        self._versions = SnapshotVersion(lambda: connect(address, timeout_s=DEADLINE_S))
+        self._versions = SnapshotVersion(lambda: connect(address, timeout_s=int(DEADLINE_S)))
         super().__init__(self._session)
 
     @classmethod

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
@@ -30,15 +33,72 @@ SCHEMA = "broker"
 LOCK_TIMEOUT_S = 30
 """How long a statement waits for another process's transaction."""
 
+STATEMENT_TIMEOUT_S = 300
+"""How long one statement of a broker may take. What works on whole tables has no such limit."""
+
 _CONNECT_TIMEOUT_S = 10
 _OLDEST = 130000
 _OWN_MACHINE = frozenset({"", "localhost", "127.0.0.1", "::1"})
+_PASSWORDS = frozenset({"password", "passfile", "sslpassword"})
+# What an address may say beside them. `hostaddr`, `service` and the like would name another server than `host` does.
+_PARAMETERS = frozenset(
+    {
+        "host",
+        "port",
+        "user",
+        "dbname",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslcertmode",
+        "sslcrl",
+        "sslcrldir",
+        "sslsni",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "channel_binding",
+        "require_auth",
+        "requirepeer",
+        "gssencmode",
+        "krbsrvname",
+        "target_session_attrs",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+    }
+)
+# A server that is gone without a word is noticed within half a minute, whatever waits for it.
+_ALIVE: Mapping[str, str] = MappingProxyType(
+    {
+        "keepalives": "1",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "25000",
+    }
+)
+# Neither can be given as "none": an empty service is looked up too, and is refused elsewhere; an empty list of ways to
+# authenticate allows none, and what the environment may say of them only narrows what is allowed.
+_NOT_EMPTY = frozenset({"service", "require_auth"})
+# Where libpq takes no empty text for "not given": what it does then.
+_UNSET: Mapping[str, str] = MappingProxyType(
+    {
+        "client_encoding": "UTF8",
+        "sslcertmode": "allow",
+        "min_protocol_version": "3.0",
+        "max_protocol_version": "3.0",
+    }
+)
 _SESSION: Mapping[str, str] = MappingProxyType(
     {
         # A temporary table can't take the place of one of ours: those come last.
         "search_path": f"{SCHEMA}, pg_temp",
         "lock_timeout": f"{LOCK_TIMEOUT_S}s",
-        "statement_timeout": "0",
+        "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
         "idle_in_transaction_session_timeout": "0",
         "default_transaction_read_only": "off",
         "default_transaction_deferrable": "off",
@@ -70,12 +130,24 @@ class PostgresAddress:
             raise InvalidArgumentError(
                 "a database's address is postgresql://USER@HOST:PORT/NAME", reason="DATABASE_ADDRESS_INVALID"
             )
-        parts = urlsplit(self.url)
-        if parts.password is not None or "password" in parse_qs(parts.query):
+        given = _given(self.url)
+        if _PASSWORDS & given.keys():
             raise InvalidArgumentError(
-                "the database's address holds a password, which would be seen wherever the address is",
+                "the database's address holds a password or the place of one, which would be seen wherever the address is",
                 reason="DATABASE_ADDRESS_INVALID",
                 hint="Change it, put the new one in a file of mode 0600, and name that by database_password.",
+            )
+        if foreign := sorted(given.keys() - _PARAMETERS):
+            raise InvalidArgumentError(
+                f"the database's address has {foreign[0]!r}, which none may have",
+                reason="DATABASE_ADDRESS_INVALID",
+                hint="Name the server by its host alone; what an address may say is in docs/postgresql.md.",
+            )
+        if any("," in given.get(name, "") for name in ("host", "port")):
+            raise InvalidArgumentError(
+                "the database's address names several servers",
+                reason="DATABASE_ADDRESS_INVALID",
+                hint="Name one: what is acknowledged must be found again.",
             )
 
     def __str__(self) -> str:
@@ -87,20 +159,50 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
-def connect(address: PostgresAddress) -> PostgresDriver:
+def connect(address: PostgresAddress, *, timeout_s: int = _CONNECT_TIMEOUT_S) -> PostgresDriver:
     """A bare connection in autocommit mode; to another machine only over TLS that proves who answers.
 
+    Only the address says where to: nothing of it is taken from the environment.
+
     Raises:
+        FailedPreconditionError: ``DATABASE_ENVIRONMENT``: a service is named there, which libpq can't be kept from.
         psycopg.Error: as the driver raises it.
     """
-    options: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "agent-broker"}
-    given = parse_qs(urlsplit(address.url).query)
-    hosts = given.get("host", []) or [urlsplit(address.url).hostname or ""]
-    if "sslmode" not in given and not all(host in _OWN_MACHINE or host.startswith("/") for host in hosts):
-        options["sslmode"] = "verify-full"
+    if os.environ.get("PGSERVICE"):
+        raise FailedPreconditionError(
+            "PGSERVICE is set: a service's file may name another server than the database's address",
+            reason="DATABASE_ENVIRONMENT",
+            hint="Start without PGSERVICE; the setting database says where the database is.",
+        )
+    given = {name: value for name, value in _given(address.url).items() if value}
+    host = given.get("host", "")
+    secure = {} if host in _OWN_MACHINE or host.startswith("/") else {"sslmode": "verify-full"}
+    options: dict[str, Any] = {**_not_from_environment(), **_ALIVE, **secure, **given}
+    options |= {"connect_timeout": timeout_s, "application_name": "agent-broker"}
     if address.password is not None:
         options["password"] = address.password.reveal().decode()
-    return psycopg.connect(address.url, autocommit=True, **options)
+    return psycopg.connect("", autocommit=True, **options)
+
+
+def _given(url: str) -> dict[str, str]:
+    """What an address says, as libpq reads it: another reader might see another host."""
+    try:
+        return {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
+    except psycopg.Error:
+        # The driver's text may quote the address, and what is wrong in it may be a password.
+        raise InvalidArgumentError(
+            "the database's address can't be read",
+            reason="DATABASE_ADDRESS_INVALID",
+            hint="It is postgresql://USER@HOST:PORT/NAME; other characters in its parts are written as %XX.",
+        ) from None
+
+
+@cache
+def _not_from_environment() -> Mapping[str, str]:
+    """Each parameter that libpq would look for in a variable such as ``PGHOST``, with what it takes without one."""
+    known = [item for item in Conninfo.get_defaults() if item.envvar]
+    found = {item.keyword.decode(): (item.compiled or b"").decode() for item in known}
+    return {name: value or _UNSET.get(name, "") for name, value in found.items() if name not in _NOT_EMPTY}
 
 
 def engine_for(address: PostgresAddress) -> Engine:
@@ -126,8 +228,12 @@ def postgres_driver_of(connection: Connection) -> PostgresDriver:
     return driver
 
 
-def prepare(connection: Connection) -> None:
+def prepare(connection: Connection, *, limited: bool = True) -> None:
     """Sets what a session needs, and reads back on what durability rests.
+
+    Args:
+        connection: a new one.
+        limited: does a statement end after ``STATEMENT_TIMEOUT_S``?
 
     Raises:
         FailedPreconditionError: ``STORE_NOT_DURABLE``: the server may lose what it has acknowledged;
@@ -137,6 +243,8 @@ def prepare(connection: Connection) -> None:
     names = [*_DURABLE, "server_encoding", "server_version_num"]
     for name, value in _SESSION.items():
         driver.execute("SELECT set_config(%s, %s, false)", (name, value))
+    if not limited:
+        driver.execute("SELECT set_config('statement_timeout', '0', false)")
     found = _read_settings(driver, names)
     if found["synchronous_commit"] not in _DURABLE["synchronous_commit"]:
         driver.execute("SELECT set_config('synchronous_commit', 'on', false)")

@@ -32,7 +32,9 @@ class SnapshotVersion:
         self._connect = connect
         self._gate = threading.Lock()
         self._next: Future[int] | None = None
+        self._asked: Future[int] | None = None
         self._driver: PostgresDriver | None = None
+        self._line: socket.socket | None = None
         self._snapshot = ""
         self._version = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-version")
@@ -41,30 +43,29 @@ class SnapshotVersion:
         """The number; blocks until the server has answered.
 
         Raises:
-            UnavailableError: it didn't within ``DEADLINE_S``.
+            UnavailableError: it didn't within ``DEADLINE_S``, or this is closed.
             BrokerError: it can't be asked.
         """
         future = self._question()
         try:
             return future.result(DEADLINE_S)
         except TimeoutError as error:
-            raise self._late() from error
+            raise self._late(future) from error
 
     async def ask_async(self) -> int:
         """Like ``ask``, without holding up the event loop."""
-        answer = asyncio.wrap_future(self._question())
+        future = self._question()
         try:
             async with asyncio.timeout(DEADLINE_S):
-                return await answer
+                return await asyncio.wrap_future(future)
         except TimeoutError as error:
-            raise self._late() from error
+            raise self._late(future) from error
 
     def close(self) -> None:
         """Ends the connection, and the thread with it; blocks."""
-        self._cut()
+        self._cut(None)
         self._thread.shutdown(wait=True)
-        if self._driver is not None:
-            self._driver.close()
+        self._disconnect()
 
     def _question(self) -> Future[int]:
         # One that is under way can't be shared: it may have been asked before the caller's own commit.
@@ -72,13 +73,17 @@ class SnapshotVersion:
             if self._next is None:
                 future: Future[int] = Future()
                 future.set_running_or_notify_cancel()  # it is shared: none of those who wait may cancel it
-                self._thread.submit(self._answer)
+                try:
+                    self._thread.submit(self._answer)
+                except RuntimeError as error:
+                    raise UnavailableError("the database is closed", reason="STORE_CLOSED") from error
                 self._next = future
             return self._next
 
     def _answer(self) -> None:
         with self._gate:
             future, self._next = self._next, None
+            self._asked = future
         if future is None:
             return
         try:
@@ -96,14 +101,24 @@ class SnapshotVersion:
         if self._driver is not None:
             with suppress(psycopg.OperationalError):
                 return _text(self._driver)
-            self._driver.close()
-        self._driver = None
+        self._disconnect()
         self._driver = self._connect()
+        with self._gate:
+            self._line = socket.socket(fileno=os.dup(self._driver.fileno()))
         self._driver.execute(f"SELECT set_config('statement_timeout', '{DEADLINE_S:g}s', false)".encode())
         return _text(self._driver)
 
-    def _late(self) -> BrokerError:
-        self._cut()
+    def _disconnect(self) -> None:
+        with self._gate:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+
+    def _late(self, future: Future[int]) -> BrokerError:
+        self._cut(future)
         return UnavailableError(
             f"the database hasn't answered for {DEADLINE_S:g} s",
             reason="STORE_FAILED",
@@ -111,13 +126,11 @@ class SnapshotVersion:
             retry_after_s=1.0,
         )
 
-    def _cut(self) -> None:
-        """Ends the connection under a question that waits on it: the next one makes another."""
-        driver = self._driver
-        with suppress(psycopg.Error, OSError):
-            if driver is not None and not driver.closed:
-                with socket.socket(fileno=os.dup(driver.fileno())) as line:
-                    line.shutdown(socket.SHUT_RDWR)
+    def _cut(self, future: Future[int] | None) -> None:
+        """Ends the connection under a question that still waits on it, or under any; the next one makes another."""
+        with self._gate, suppress(OSError):
+            if self._line is not None and (future is None or (self._asked is future and not future.done())):
+                self._line.shutdown(socket.SHUT_RDWR)
 
 
 def _text(driver: PostgresDriver) -> str:

@@ -14,18 +14,16 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     select,
     tuple_,
     type_coerce,
-    union_all,
     update,
 )
 from sqlalchemy.types import NullType
 
 from broker.domain.ports import OBJECT_COST
 from broker.domain.projection import KEYS, Cell, Key
-from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, VAULT_USAGE, Base
+from broker.store.tables import VAULT_CHUNK, VAULT_OBJECT, Base
 
 _PAGE = 1000
 _CHUNKS = (
@@ -34,17 +32,9 @@ _CHUNKS = (
     .scalar_subquery()
 )
 # Labels are ASCII: they have as many bytes as characters.
-_KEPT = union_all(
-    select(VAULT_OBJECT.c.owner, (OBJECT_COST + func.length(VAULT_OBJECT.c.data_classes) + _CHUNKS).label("stored")),
-    select(VAULT_USAGE.c.owner, literal(0)),
-).subquery()
-_OWNER = type_coerce(_KEPT.c.owner, NullType())
-_USAGE = (
-    select(_OWNER, cast(func.sum(_KEPT.c.stored), BigInteger))
-    .group_by(_KEPT.c.owner)
-    .order_by(_KEPT.c.owner)
-    .limit(_PAGE)
-)
+_COST = OBJECT_COST + func.length(VAULT_OBJECT.c.data_classes) + _CHUNKS
+_OWNER = VAULT_OBJECT.c.owner
+_USAGE = select(type_coerce(_OWNER, NullType()), cast(func.sum(_COST), BigInteger)).group_by(_OWNER).order_by(_OWNER)
 
 
 class SqlProjectionTable:
@@ -87,16 +77,16 @@ class SqlProjectionTable:
         return found
 
     def usage(self) -> Iterator[Mapping[str, Cell]]:
-        """What ``vault_usage`` must hold: what each owner keeps, counted anew, in the order of its keys.
+        """What each owner keeps who keeps anything, counted anew: rows of ``vault_usage`` in the order of their keys.
 
-        An owner that keeps nothing may have a row or none; where there is one, it must say 0. The database adds up; a
-        page of owners is in memory.
+        The database adds up; a page of owners is in memory.
         """
-        rows = self._connection.execute(_USAGE).all()
+        page = _USAGE.limit(_PAGE)
+        rows = self._connection.execute(page).all()
         while rows:
             for owner, stored in rows:
                 yield {"owner": owner, "stored": stored}
-            rows = self._connection.execute(_USAGE.where(_OWNER > rows[-1][0])).all()
+            rows = self._connection.execute(page.where(VAULT_OBJECT.c.owner > rows[-1][0])).all()
 
 
 def _table(name: str) -> Table:

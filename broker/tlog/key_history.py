@@ -3,6 +3,9 @@
 The genesis names the first key. Each later one comes by an entry ``signer.rotated``: a checkpoint of the tree before that
 entry which names the new key and is signed by both, so that whoever trusts the old key can trust the new one. A key that
 was replaced can be revoked; what it alone has signed counts for nothing from then on.
+
+An entry ``recovered`` says that part of an earlier history is lost. What it excuses, the key in force has signed: whoever
+can write entries, and has no key, can't make a loss up.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from dataclasses import dataclass, replace
 
 from broker.domain.canonical import JsonObject, JsonValue
 from broker.tlog.checkpoint import Checkpoint
-from broker.tlog.note import ED25519, Note, NoteError, VerifierKey, verify_note
+from broker.tlog.merkle import HASH_BYTES
+from broker.tlog.note import ED25519, Note, NoteError, VerifierKey, encode_base64, verify_note
 
 GENESIS_KEY = "checkpoint_key"
 """Member of the genesis that names the first key, as a ``vkey``."""
@@ -21,6 +25,8 @@ KEY_ENTRIES = frozenset({"genesis", "signer.rotated", "signer.revoked", "recover
 """Types of the entries that a history is made of; ``KeyHistory.entry`` passes over all others."""
 NEXT_KEY = "next-key "
 """Beginning of the checkpoint's extension line that names the new key."""
+UNPROVED_ROOT = bytes(HASH_BYTES)
+"""Stands in a recovery's statement for the root of the lost checkpoint, where there is none."""
 
 _COMMITMENT = re.compile(r"[0-9a-f]{64}")
 
@@ -44,6 +50,7 @@ class Recovered:
     """One recovery: entry ``seq`` says that the entries ``first`` to ``last`` of an earlier history are lost.
 
     ``checkpoint`` is what shows that they existed. ``forked``: others stand, or may stand, in the place of some.
+    ``unproved``: no checkpoint of theirs was left; ``checkpoint`` is then of the ledger as it was.
     """
 
     seq: int
@@ -51,6 +58,17 @@ class Recovered:
     last: int
     checkpoint: Checkpoint
     forked: bool
+    unproved: bool = False
+
+    def covers(self, size: int) -> bool:
+        """May a checkpoint of this size be of the lost history, as the key in force has signed?"""
+        return self.first < size <= self.last + 1
+
+
+def recovered_line(first: int, last: int, checkpoint: Checkpoint | None) -> str:
+    """The extension line of a recovery's statement; without a checkpoint: nothing is left that proves the loss."""
+    root = UNPROVED_ROOT if checkpoint is None else checkpoint.root
+    return f"recovered {first} {last} {encode_base64(root)}"
 
 
 class KeyHistory:
@@ -93,8 +111,8 @@ class KeyHistory:
 
         Args:
             entry: all its members.
-            root: gives the root of the tree before this entry. Without it a rotation's checkpoint is not compared with
-                the tree; whoever has the tree must give it.
+            root: gives the root of the tree before this entry. Without it what a rotation or recovery has signed is not
+                compared with the tree; whoever has the tree must give it.
 
         Raises:
             KeyHistoryError: the entry is not what its type demands, or comes in the wrong order.
@@ -114,7 +132,7 @@ class KeyHistory:
         elif kind == "signer.revoked":
             self._revoked(entry)
         else:
-            self._recover(entry, seq)
+            self._recover(entry, seq, root)
         self._seq = seq
 
     def key_for(self, size: int) -> VerifierKey:
@@ -133,7 +151,8 @@ class KeyHistory:
 
         Args:
             note: what claims to be a checkpoint of this ledger.
-            pinned: keys that the reader knows from elsewhere. If there are any, the history must hold one of them.
+            pinned: keys that the reader knows from elsewhere. If there are any, one must be in the history, and not be
+                revoked: whoever stole that key could have signed all that follows.
 
         Raises:
             NoteError: it doesn't count, and why.
@@ -146,8 +165,7 @@ class KeyHistory:
             # No key stands in the ledger: all that is known is what the reader brought along.
             verify_note(note, known)
             return checkpoint
-        if known and known.isdisjoint(item.key for item in self._keys):
-            raise NoteError("none of the given keys is in the ledger's key history: this is another history")
+        self._check_pinned(known)
         if not known and not self._anchored:
             raise NoteError("the genesis names no checkpoint key: its checkpoints can't be judged without a known key")
         required = self._key_at(checkpoint.size)
@@ -159,6 +177,15 @@ class KeyHistory:
         ):
             raise NoteError(f"the checkpoint is signed by a key that was revoked, and by no later one: {required.key}")
         return checkpoint
+
+    def _check_pinned(self, known: frozenset[VerifierKey]) -> None:
+        if not known:
+            return
+        found = [item for item in self._keys if item.key in known]
+        if not found:
+            raise NoteError("none of the given keys is in the ledger's key history: this is another history")
+        if all(item.revoked for item in found):
+            raise NoteError("the given key was revoked: it shows no longer whose history this is")
 
     def _key_at(self, size: int) -> SigningKey:
         for item in reversed(self._keys):
@@ -214,30 +241,56 @@ class KeyHistory:
             raise KeyHistoryError("key was revoked before")
         self._keys[place] = replace(self._keys[place], revoked=True)
 
-    def _recover(self, entry: JsonObject, seq: int) -> None:
+    def _recover(self, entry: JsonObject, seq: int, root: Callable[[], bytes] | None) -> None:
         lost = entry.get("lost")
         if not isinstance(lost, dict):
             raise KeyHistoryError("lost is missing, or no object")
         first, last = _number(lost, "from"), _number(lost, "to")
         if not (first <= seq and first <= last):
             raise KeyHistoryError(f"lost goes from {first} to {last}, which can't be lost before entry {seq}")
+        if self._recovered and first < self._recovered[-1].seq:
+            # The tree before that entry was signed as what stands: nothing of it can be of another history now.
+            stood = self._recovered[-1].seq
+            raise KeyHistoryError(
+                f"lost begins at {first}, but the recovery {stood} signed that what is before it stands"
+            )
         if type(entry.get("votes")) is not list:
             raise KeyHistoryError("votes is missing, or no list")
         # The lost entries may have brought another key: then no key of what is left has signed their checkpoint.
-        extra = (self._key(entry, "lost_key"),) if "lost_key" in entry else ()
-        if not self._keys and not extra:
-            raise KeyHistoryError("lost_key is missing, and the ledger names no key that could have signed checkpoint")
+        extra = self._lost_key(entry)
+        if not self._keys:
+            raise KeyHistoryError("statement can't be signed: the ledger names no key before this entry")
         # A key that was revoked proves nothing: whoever has it could have made up the loss.
-        trusted = {item.key for item in self._keys if not item.revoked}
-        checkpoint, _ = _signed(entry, (*trusted, *(key for key in extra if key not in trusted)))
+        checkpoint, _ = _signed(entry, (*(item.key for item in self._keys if not item.revoked), *extra))
         if checkpoint.origin != self._origin:
             raise KeyHistoryError(f"checkpoint is of another ledger, {checkpoint.origin!a}")
         if checkpoint.size != last + 1:
             raise KeyHistoryError(f"checkpoint is of {checkpoint.size} entries: it doesn't show that {last} is lost")
-        forked = entry.get("forked", False)
-        if not isinstance(forked, bool):
-            raise KeyHistoryError("forked is neither true nor false")
-        self._recovered.append(Recovered(seq, first, last, checkpoint, forked or checkpoint.size <= seq))
+        forked, unproved = _flag(entry, "forked"), _flag(entry, "unproved")
+        line = recovered_line(first, last, None if unproved else checkpoint)
+        self._check_statement(entry, seq, line, root)
+        self._recovered.append(Recovered(seq, first, last, checkpoint, forked or checkpoint.size <= seq, unproved))
+
+    def _lost_key(self, entry: JsonObject) -> tuple[VerifierKey, ...]:
+        if "lost_key" not in entry:
+            return ()
+        key = self._key(entry, "lost_key")
+        if any(key.key_id == item.key.key_id for item in self._keys):
+            raise KeyHistoryError("lost_key is a key of this ledger: that one is not lost, or was revoked")
+        return (key,)
+
+    def _check_statement(self, entry: JsonObject, seq: int, line: str, root: Callable[[], bytes] | None) -> None:
+        """Has the key in force signed just this loss, of just this ledger?"""
+        # The lost checkpoint is public: that it is quoted shows nothing of who wrote the entry.
+        stated, _ = _signed(entry, (self._keys[-1].key,), "statement")
+        if stated.origin != self._origin:
+            raise KeyHistoryError(f"statement is of another ledger, {stated.origin!a}")
+        if stated.size != seq:
+            raise KeyHistoryError(f"statement is of {stated.size} entries, not of the {seq} before this one")
+        if stated.extensions != (line,):
+            raise KeyHistoryError(f"statement doesn't say just: {line}")
+        if root is not None and stated.root != root():
+            raise KeyHistoryError("statement has another root than the tree before this entry")
 
     def _key(self, entry: JsonObject, name: str) -> VerifierKey:
         try:
@@ -251,18 +304,27 @@ class KeyHistory:
         return key
 
 
-def _signed(entry: JsonObject, keys: Iterable[VerifierKey]) -> tuple[Checkpoint, frozenset[VerifierKey]]:
+def _signed(
+    entry: JsonObject, keys: Iterable[VerifierKey], name: str = "checkpoint"
+) -> tuple[Checkpoint, frozenset[VerifierKey]]:
     try:
-        note = Note.parse(_text(entry, "checkpoint").encode())
+        note = Note.parse(_text(entry, name).encode())
         return Checkpoint.parse(note.text), frozenset(verify_note(note, keys))
     except (NoteError, UnicodeEncodeError) as error:
-        raise KeyHistoryError(f"checkpoint can't be taken: {error}") from error
+        raise KeyHistoryError(f"{name} can't be taken: {error}") from error
 
 
 def _text(entry: Mapping[str, JsonValue], name: str) -> str:
     value = entry.get(name)
     if not isinstance(value, str) or not value:
         raise KeyHistoryError(f"{name} is missing, or no text")
+    return value
+
+
+def _flag(entry: Mapping[str, JsonValue], name: str) -> bool:
+    value = entry.get(name, False)
+    if not isinstance(value, bool):
+        raise KeyHistoryError(f"{name} is neither true nor false")
     return value
 
 

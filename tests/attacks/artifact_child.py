@@ -56,7 +56,7 @@ async def main(folder: Path, what: str, step: str, digest: str = "") -> None:
         # begin, two chunks, and the rest of three with the last: that is where `sealed` stops
         stops = {"sealed": 3, "destroyed": 1, "dropping": 2}
         stopping: Any = _Stopping(store, stops.get(step, 1000))
-        kept = artifacts.Artifacts(stopping, world.vault, world.ledger, world.clock)
+        kept = artifacts.Artifacts(stopping, world.vault, world.ledger, world.clock, lambda *_: None)
         if what == "upload":
             await kept.put(_stream(step), workspace="shop", call="call_1", kind="a", retention=timedelta(days=1))
         else:

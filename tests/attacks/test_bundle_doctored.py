@@ -21,10 +21,11 @@ from broker.domain.canonical import JsonObject, canonical
 from broker.ledger import dsse
 from broker.ledger.bundle_format import PAYLOAD_TYPE, Selection
 from broker.ledger.signer import FileSigner
+from broker.ledger.tree import Tree
 from broker.ledger.verify_bundle import verify
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.merkle import CompactRange, leaf_hash
-from broker.tlog.note import COSIGNATURE, Note, Signature, VerifierKey, sign
+from broker.tlog.note import COSIGNATURE, Note, Signature, VerifierKey, cosign, encode_base64, sign
 from tests.bundle_world import ORIGIN, START, World, bundle_world, fill, members, new_signer, pack
 
 Files = dict[str, bytes]
@@ -655,6 +656,11 @@ def test_a_revoked_key_counts_for_nothing(tmp_path: Path) -> None:
         report = verify(str(pack(tmp_path / "c.zip", reseal(forged, world.signer))))
         assert report["verdict"] == "ok"
         assert oldest in report["set_aside"]
+        both = Note.parse(forged[oldest])
+        signature = sign(both.text, world.signer.key, world.signer.sign)
+        forged[oldest] = both.with_signature(signature).encode()  # a key that counts vouches for it: no excuse
+        report = verify(str(pack(tmp_path / "c.zip", reseal(forged, world.signer))))
+        assert (report["verdict"], report["place"]["file"]) == ("forked", oldest)
         size = Checkpoint.parse(world.notes[0].text).size
         text = Checkpoint(ORIGIN, size, b"r" * 32).text()
         note = Note(text, (sign(text, old.key, old.sign),)).encode()
@@ -747,14 +753,14 @@ def test_a_specification_that_is_none(tmp_path: Path) -> None:
             assert (report["verdict"], report["place"]["file"]) == ("malformed", f"texts/specs/{name}")
 
 
-def by_operator(world: World, found: list[dict[str, Any]]) -> Files:
+def by_operator(world: World, found: list[dict[str, Any]], *lost: JsonObject) -> Files:
     """A bundle of entries as the operator likes them, with the right root and the right signatures."""
     files = with_entries(_bundle_by_hand(world, world.signer), found)
     name = next(name for name in files if name.startswith("checkpoints/"))
     root = CompactRange(leaf_hash(canonical(entry)) for entry in found).root()
     note = resigned(files.pop(name), root, world.signer, size=len(found))
     known: JsonObject = {"from_size": 1, "key": str(world.signer.key), "revoked": False, "until_size": None}
-    files["keys.json"] = canonical({"genesis": str(world.signer.key), "keys": [known], "recovered": []})
+    files["keys.json"] = canonical({"genesis": str(world.signer.key), "keys": [known], "recovered": list(lost)})
     files[f"checkpoints/{len(found):016d}.note"] = note
     said: JsonObject = {"size": len(found), "root": root.hex(), "older_left_out": False}
     return reseal(files, world.signer, checkpoint=said, entries=counted(found, found))
@@ -826,6 +832,96 @@ def test_a_ledger_that_the_operator_wrote_wrong_and_signed(tmp_path: Path, lie: 
         assert (report["verdict"], report["place"]["seq"], report["place"]["field"]) == (verdict, seq, field), report
 
 
+LOST: JsonObject = {"from": 4, "to": 9}
+LINE = f"recovered 4 9 {encode_base64(b'l' * 32)}"
+UNPROVED = f"recovered 4 9 {encode_base64(bytes(32))}"
+RECOVERIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "right": ("recovered", "lost", {}),
+    "right, and without a proof": ("recovered", "lost", {"lines": [UNPROVED], "unproved": True}),
+    "right, by a key that is lost": ("recovered", "lost", {"lost_key": "another"}),
+    "no statement": ("malformed", "statement", {"statement": None}),
+    "a statement that is no note": ("malformed", "", {"statement": "no note"}),
+    "by the key that is lost": ("wrong key", "statement", {"lost_key": "another", "by": "another"}),
+    "by nobody": ("wrong key", "statement", {"by": "another"}),
+    "a false signature": ("tampered", "signature", {"false": True}),
+    "the key in force as the lost one": ("tampered", "lost_key", {"lost_key": "in force"}),
+    "of a smaller tree": ("tampered", "statement", {"size": 3}),
+    "of a larger tree": ("tampered", "statement", {"size": 5}),
+    "of another tree": ("forked", "root", {"root": b"r" * 32}),
+    "of another ledger": ("tampered", "statement", {"origin": "brk_other"}),
+    "without the line": ("tampered", "statement", {"lines": []}),
+    "with a line more": ("tampered", "statement", {"lines": [LINE, "more"]}),
+    "with the line twice": ("tampered", "statement", {"lines": [LINE, LINE]}),
+    "of fewer entries": ("tampered", "statement", {"lines": [LINE.replace(" 9 ", " 8 ")]}),
+    "of other entries": ("tampered", "statement", {"lines": [LINE.replace(" 4 ", " 3 ")]}),
+    "of another lost checkpoint": ("tampered", "statement", {"lines": [UNPROVED]}),
+    "of a checkpoint that proves nothing": ("tampered", "statement", {"unproved": True}),
+    "neither proved nor unproved": ("malformed", "unproved", {"unproved": 1}),
+}
+"""A recovery that the operator wrote: verdict, member, and what its statement is otherwise."""
+
+
+@pytest.mark.parametrize("lie", RECOVERIES)
+def test_a_recovery_is_what_the_key_in_force_has_stated(tmp_path: Path, lie: str) -> None:
+    verdict, field, given = RECOVERIES[lie]
+    with bundle_world(tmp_path) as world:
+        for number in range(6):
+            world.append("decision", {"call_id": f"call_{number}"}, "agt_a")
+        world.publish()
+        found, keys = entries(_bundle_by_hand(world, world.signer)), {"in force": world.signer, "another": new_signer()}
+        before = CompactRange(leaf_hash(canonical(entry)) for entry in found[:4]).root()
+        root, lines = given.get("root", before), tuple(given.get("lines", (LINE,)))
+        text = Checkpoint(given.get("origin", ORIGIN), given.get("size", 4), root, lines).text()
+        by = keys[given.get("by", "in force")]
+        signature = sign(text, by.key, by.sign)
+        if given.get("false"):
+            signature = Signature(by.key.name, by.key.key_id, bytes(64))
+        told = given.get("statement", Note(text, (signature,)).encode().decode())
+        lost_key = given.get("lost_key", "")
+        found[4].update(recovery(keys[lost_key or "in force"], 4, 9, size=10))
+        found[4].update({} if told is None else {"statement": told})
+        found[4].update({"lost_key": str(keys[lost_key].key)} if lost_key else {})
+        found[4].update({"unproved": given["unproved"]} if "unproved" in given else {})
+        report = verify(str(pack(tmp_path / "b.zip", by_operator(world, rechained(found), LOST))))
+        assert (report["verdict"], report["place"]["field"]) == (verdict, field), report
+        assert verdict == "recovered" or report["place"]["seq"] == 4
+
+
+def test_what_a_recovery_stated_can_not_be_lost_by_a_later_one(tmp_path: Path) -> None:
+    with bundle_world(tmp_path) as world:
+        for number in range(9):
+            world.append("decision", {"call_id": f"call_{number}"}, "agt_a")
+        world.publish()
+        found = entries(_bundle_by_hand(world, world.signer))
+
+        def recovered(seq: int, first: int) -> None:
+            root = CompactRange(leaf_hash(canonical(entry)) for entry in rechained(found)[:seq]).root()
+            line = f"recovered {first} 9 {encode_base64(b'l' * 32)}"
+            text = Checkpoint(ORIGIN, seq, root, (line,)).text()
+            told = Note(text, (sign(text, world.signer.key, world.signer.sign),)).encode().decode()
+            found[seq].update(recovery(world.signer, first, 9, size=10), statement=told)
+
+        recovered(4, 4)
+        for first, verdict in ((4, "recovered"), (3, "tampered")):
+            recovered(6, first)
+            files = by_operator(world, rechained(found), LOST, {"from": first, "to": 9})
+            report = verify(str(pack(tmp_path / "b.zip", files)))
+            assert (report["verdict"], report["place"]["field"]) == (verdict, "lost")
+            assert verdict == "recovered" or report["place"]["seq"] == 6
+
+
+def test_a_recovery_of_a_ledger_that_names_no_key(tmp_path: Path) -> None:
+    with bundle_world(tmp_path) as world:
+        world.call("call_1", "agt_a")
+        world.publish()
+        found = entries(_bundle_by_hand(world, world.signer))
+        del found[0]["checkpoint_key"]
+        found[3].update(recovery(world.signer, 3, 9, size=10), lost_key=str(world.signer.key), statement="none")
+        path = pack(tmp_path / "b.zip", by_operator(world, rechained(found), LOST))
+        report = verify(str(path), keys=(str(world.signer.key),))
+        assert (report["verdict"], report["place"]["field"]) == ("wrong key", "statement")
+
+
 def test_a_false_cosignature(tmp_path: Path) -> None:
     with bundle_world(tmp_path) as world:
         witness = new_signer("witness.example")
@@ -837,6 +933,14 @@ def test_a_false_cosignature(tmp_path: Path) -> None:
         assert verify(path)["verdict"] == "ok"  # nobody asked for that witness
         report = verify(path, witnesses=(str(key),))
         assert (report["verdict"], report["place"]["field"]) == ("tampered", "signature")
+        right = cosign(world.notes[0].text, key, witness.sign, 1_800_000_000)
+        world.publish()
+        world.notes[0] = world.notes[0].with_signature(cosign(world.notes[0].text, key, witness.sign, 1_800_000_000))
+        world.export(tmp_path / "older.zip")  # a right one on the newest doesn't make up for that on an older one
+        assert verify(str(tmp_path / "older.zip"), witnesses=(str(key),))["verdict"] == "tampered"
+        world.notes[1] = Note(world.notes[1].text, (world.notes[1].signatures[0], right, world.notes[1].signatures[1]))
+        world.export(tmp_path / "second.zip")  # nor does a right one before it
+        assert verify(str(tmp_path / "second.zip"), witnesses=(str(key),))["verdict"] == "tampered"
 
 
 def test_too_many_files(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -844,18 +948,95 @@ def test_too_many_files(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "more than 5" in scene.check(scene.bundles["full"])["place"]["why"]
 
 
-def test_a_ledger_that_was_recovered_is_never_ok(tmp_path: Path) -> None:
+@dataclass
+class Lossy:
+    """A ledger of 38 entries that says, in entry 24, that the entries 15 to 39 of another history are lost."""
+
+    world: World
+    folder: Path
+
+    def note(self, size: int) -> bytes:
+        """A checkpoint of the other history, signed by the ledger's key."""
+        return self.world.lost_note(size).encode()
+
+    def genuine(self, size: int) -> bytes:
+        """One of this history."""
+        root = self.world.database.read_sync(lambda tx: Tree(tx.ledger, size).root())
+        return resigned(self.note(size), root, self.world.signer)
+
+    def path(self, name: str) -> str:
+        """A bundle."""
+        return str(self.folder / f"{name}.zip")
+
+
+@pytest.fixture
+def lossy(tmp_path: Path) -> Iterator[Lossy]:
     with bundle_world(tmp_path) as world:
-        world.call("call_1", "agt_a")
+        for number in range(7):
+            world.call(f"call_{number}", "agt_a")
         world.publish()
-        size = world.tree()[0]
-        text = Checkpoint(ORIGIN, size + 3, b"l" * 32).text()
-        lost = Note(text, (sign(text, world.signer.key, world.signer.sign),)).encode()
-        gone: JsonObject = {"from": size, "to": size + 2}
-        world.append("recovered", {"lost": gone, "checkpoint": lost.decode(), "votes": []})
-        world.call("call_2", "agt_a")
+        world.append("heartbeat")
+        assert world.recover(15, 39) == 24
+        for number in range(7, 11):
+            world.call(f"call_{number}", "agt_a")
         world.publish()
-        for name, selection in {"full": Selection(), "call": Selection(call="call_1")}.items():
-            world.export(tmp_path / f"{name}.zip", selection)
-            report = verify(str(tmp_path / f"{name}.zip"), checkpoints=(lost,))
-            assert (report["verdict"], report["recovered"]) == ("recovered", [gone])
+        world.export(tmp_path / "full.zip")
+        world.export(tmp_path / "call.zip", Selection(call="call_1"))
+        yield Lossy(world, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["full", "call"])
+def test_a_ledger_that_was_recovered_is_never_ok(lossy: Lossy, kind: str) -> None:
+    report = verify(lossy.path(kind), checkpoints=(lossy.note(40), lossy.genuine(23)))
+    assert (report["verdict"], report["recovered"]) == ("recovered", [{"from": 15, "to": 39}])
+    assert (report["excused_checkpoints"], report["held_checkpoints"]) == ([40], [23])
+
+
+@pytest.mark.parametrize("size", [16, 23, 24, 25, 37, 38, 39, 40])
+def test_a_signed_loss_excuses_the_checkpoints_of_its_range(lossy: Lossy, size: int) -> None:
+    report = verify(lossy.path("full"), checkpoints=(lossy.note(size),))
+    assert (report["verdict"], report["excused_checkpoints"], report["held_checkpoints"]) == ("recovered", [size], [])
+    stranger = resigned(lossy.note(size), b"l" * 32, new_signer())
+    assert verify(lossy.path("full"), checkpoints=(stranger,))["verdict"] == "wrong key"
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(1, "forked"), (14, "forked"), (15, "forked"), (41, "rolled back")])
+def test_a_signed_loss_excuses_nothing_else(lossy: Lossy, size: int, verdict: str) -> None:
+    report = verify(lossy.path("full"), checkpoints=(lossy.note(size),))
+    assert (report["verdict"], report["excused_checkpoints"]) == (verdict, [])
+
+
+def test_a_kept_checkpoint_of_a_loss_is_set_aside_and_no_other(lossy: Lossy) -> None:
+    files, signer = members(Path(lossy.path("full"))), lossy.world.signer
+    for size, verdict in ((16, "recovered"), (15, "forked")):
+        name = f"checkpoints/{size:016d}.note"
+        report = verify(str(pack(lossy.folder / "b.zip", reseal({**files, name: lossy.note(size)}, signer))))
+        assert (report["verdict"], report["set_aside"]) == (verdict, [name] if verdict == "recovered" else [])
+
+
+def test_an_extract_proves_the_tree_that_a_recovery_states(lossy: Lossy) -> None:
+    files = members(Path(lossy.path("call")))
+    proofs = json.loads(files["consistency.json"])
+    assert set(proofs) == {"23", "24"}
+    for changes, verdict in (({"24": []}, "forked"), ({"24": proofs["23"]}, "forked")):
+        doctored = {**files, "consistency.json": canonical({**proofs, **changes})}
+        report = verify(str(pack(lossy.folder / "b.zip", reseal(doctored, lossy.world.signer))))
+        assert (report["verdict"], report["place"]["seq"]) == (verdict, 24)
+    del proofs["24"]
+    doctored = {**files, "consistency.json": canonical(proofs)}
+    assert verify(str(pack(lossy.folder / "b.zip", reseal(doctored, lossy.world.signer))))["verdict"] == "malformed"
+
+
+def test_a_whole_ledger_answers_for_each_of_its_sizes(scene: Scene, tmp_path: Path) -> None:
+    files = scene.bundles["full"]
+    leaves = [leaf_hash(line) for line in files["entries.jsonl"].splitlines()]
+    newest = files[max(name for name in files if name.startswith("checkpoints/"))]
+    until = json.loads(files["keys.json"])["keys"][0]["until_size"]
+    path = str(pack(tmp_path / "b.zip", files))
+    for size in (1, 20, until - 1, until, until + 1, len(leaves) - 1):
+        signer = scene.first_key if size <= until else scene.signer
+        genuine = resigned(newest, CompactRange(leaves[:size]).root(), signer, size=size)
+        report = verify(path, checkpoints=(genuine,))
+        assert (report["verdict"], report["held_checkpoints"]) == ("ok", [size])
+        other = resigned(newest, b"r" * 32, signer, size=size)
+        assert verify(path, checkpoints=(genuine, other))["verdict"] == "forked"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.client.checkpoint_memory import MemoryFolder, Remembered, default_folder
-from broker.errors import FailedPreconditionError
+from broker.client.checkpoint_memory import CheckpointMemory, MemoryFolder, Remembered, default_folder
+from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.tlog.note import Note
 from tests.fake_log import Log
 
@@ -101,6 +101,14 @@ def test_a_file_of_another_ledger_is_damaged(tmp_path: Path, notes: list[Note]) 
     folder.path(ORIGIN).rename(folder.path("another"))
     with pytest.raises(FailedPreconditionError):
         folder.read("another")
+
+
+@pytest.mark.parametrize("field", ["interval_s", "unproved_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_time_that_is_none_is_refused(field: str, value: float) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        CheckpointMemory(**{field: value})
+    assert caught.value.violations[0].field == f"checkpoints.{field}"
 
 
 def test_the_folder_is_that_of_the_users_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

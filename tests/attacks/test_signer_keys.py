@@ -22,6 +22,8 @@ from tests.signing_support import (
     revoked,
     root_of,
     rotated,
+    statement_of,
+    text_of,
 )
 
 FIRST, SECOND, THIRD, ATTACKER = (NumberedSigner(number) for number in (1, 2, 3, 666))
@@ -120,9 +122,28 @@ def test_the_key_in_force_revoked_by_whoever_stole_an_older_one() -> None:
 
 
 def test_a_loss_made_up_by_a_stranger_or_a_revoked_key() -> None:
-    _refused(recovered(4, 4, note_of(9, ATTACKER)), "not signed by a known key")
+    _refused(recovered(4, 4, note_of(9, ATTACKER), FIRST), "not signed by a known key")
     before = (rotated(4, FIRST, SECOND), revoked(5, FIRST))
-    _refused(recovered(6, 6, note_of(9, FIRST)), "not signed by a known key", *before)
+    _refused(recovered(6, 6, note_of(9, FIRST), SECOND), "not signed by a known key", *before)
+
+
+def test_a_loss_that_quotes_a_real_checkpoint_but_that_no_key_has_stated() -> None:
+    public = note_of(9, FIRST)
+    for statement in (None, public, note_of(9, ATTACKER), statement_of(9, 4, public, ATTACKER)):
+        entry = recovered(9, 4, public, FIRST)
+        entry = {**entry, "statement": None if statement is None else text_of(statement)}
+        _refused(entry, "statement")
+
+
+def test_a_real_statement_replayed_at_another_place_or_in_a_rewritten_history() -> None:
+    lost = note_of(9, FIRST, history="lost")
+    real = recovered(4, 4, lost, FIRST)
+    for seq in (5, 8):
+        _refused({**real, "seq": seq}, f"of 4 entries, not of the {seq}")
+    _refused({**real, "lost": {"from": 3, "to": 8}}, "doesn't say just")
+    other = _history(genesis(FIRST))
+    with pytest.raises(KeyHistoryError, match="another root"):
+        other.entry(real, lambda: root_of(4, "rewritten"))
 
 
 def test_a_whole_history_under_the_attackers_key_against_a_known_key() -> None:

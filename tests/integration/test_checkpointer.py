@@ -21,13 +21,16 @@ from broker.errors import BrokerError, DataLossError, FailedPreconditionError, U
 from broker.ledger.checkpoint_check import Standing
 from broker.ledger.checkpoint_store import DirectoryCheckpoints
 from broker.ledger.encoding import decode
+from broker.ledger.rotation import sign_tree
+from broker.ledger.signer import FileSigner
 from broker.ledger.startup import verify_checkpoints, verify_store
 from broker.ledger.tree import Tree
 from broker.tlog.agent_map import AgentMap, verify_head
 from broker.tlog.checkpoint import Checkpoint
+from broker.tlog.key_history import recovered_line
 from broker.tlog.merkle import CompactRange, leaf_hash
 from broker.tlog.note import Note, sign, verify_note
-from tests.checkpoint_world import World, make_ledger, make_note, make_signer, now, opened, target_in, world
+from tests.checkpoint_world import ORIGIN, World, make_ledger, make_note, make_signer, now, opened, target_in, world
 from tests.postgres_server import PostgresServer
 
 T = TypeVar("T")
@@ -428,6 +431,24 @@ async def test_a_signer_with_another_key_signs_nothing(one: World) -> None:
     assert not one.unfit
 
 
+async def _record_loss(again: World, first: int, lost: Note, signer: FileSigner | None = None) -> None:
+    """What ``broker ledger recover`` does, cut off before it moves the store."""
+    checkpoint = parsed(lost)
+
+    def work(tx: Transaction) -> int:
+        line = recovered_line(first, checkpoint.size - 1, checkpoint)
+        statement = sign_tree(tx, ORIGIN, signer or again.signer, line)
+        body: JsonObject = {
+            "lost": {"from": first, "to": checkpoint.size - 1},
+            "checkpoint": lost.encode().decode(),
+            "statement": statement.encode().decode(),
+            "votes": [],
+        }
+        return again.ledger.append(tx, "recovered", body)
+
+    await again.store.write(work)
+
+
 async def test_a_recovered_ledger_goes_on_and_the_lost_history_is_set_aside(tmp_path: Path) -> None:
     async with world(tmp_path) as made, made.checkpointer() as checkpointer:
         await made.append(5)
@@ -441,8 +462,7 @@ async def test_a_recovered_ledger_goes_on_and_the_lost_history_is_set_aside(tmp_
     restore(tmp_path / "backup.db", tmp_path / "broker.db")
     async with opened(tmp_path, made.signer) as again:
         assert lost is not None
-        body: JsonObject = {"lost": {"from": 8, "to": 22}, "checkpoint": lost.encode().decode(), "votes": []}
-        await again.store.write(lambda tx: again.ledger.append(tx, "recovered", body))
+        await _record_loss(again, 8, lost)
         standing = await verify_checkpoints(again.store, again.checkpoints, again.signer.key)
         assert standing.lost_from == 8
         async with again.checkpointer() as checkpointer:
@@ -457,3 +477,24 @@ async def test_a_recovered_ledger_goes_on_and_the_lost_history_is_set_aside(tmp_
         assert parsed(await again.checkpoints.latest()).root == root
     aside = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.lost-*"))
     assert aside == [f"{size:016d}.lost-1.note" for size in (13, 18, 23)]
+
+
+async def test_a_start_on_a_loss_on_record_asks_what_was_kept_of_the_rest(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        async with made.checkpointer():
+            await made.append(3)
+        kept = await made.checkpoints.latest()
+        assert kept is not None
+        size = parsed(kept).size
+        lost = make_note(size + 5, bytes(32), made.signer)
+        wrong = make_note(size - 1, bytes(32), made.signer)
+        await made.checkpoints.swap(kept, lost)
+        await _record_loss(made, size, lost)
+        assert (await verify_checkpoints(made.store, made.checkpoints, made.signer.key)).lost_from == size
+        (tmp_path / "checkpoints" / f"{size - 1:016d}.note").write_bytes(wrong.encode())
+        with pytest.raises(DataLossError) as refused:
+            await verify_checkpoints(made.store, made.checkpoints, made.signer.key)
+        assert refused.value.reason == "LEDGER_FORKED"
+        with pytest.raises(DataLossError) as running:
+            await made.checkpointer().publish_now()
+        assert running.value.reason == "LEDGER_FORKED"

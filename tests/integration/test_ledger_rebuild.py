@@ -65,6 +65,7 @@ COLUMNS = {
         "last_event",
         "envelope_digest",
     ),
+    "vault_usage": ("stored",),
 }
 NUMBERS = {"tier", "decision_seq", "intent_seq", "outcome_seq", "last_event", "from_minute", "until_minute"}
 
@@ -72,7 +73,10 @@ NUMBERS = {"tier", "decision_seq", "intent_seq", "outcome_seq", "last_event", "f
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Rebuildable:
     """The state as a killed broker left it; nobody changes it."""
-    return make_rebuildable(tmp_path_factory.mktemp("made"))
+    made = make_rebuildable(tmp_path_factory.mktemp("made"))
+    # Of whoever was erased: such a row may be there or not, which a test of its own says.
+    change(made.state, "DELETE FROM vault_usage WHERE stored = 0")
+    return made
 
 
 @pytest.fixture
@@ -265,6 +269,7 @@ EXTRA = {
         "last_event": 0,
         "envelope_digest": "",
     },
+    "vault_usage": {"owner": "agt_forged", "stored": -(10**12)},
 }
 
 
@@ -296,7 +301,7 @@ def _same_but_numbers(left: dict[str, Rows], right: dict[str, Rows]) -> bool:
 
 
 def test_everything_at_once(state: Path, made: Rebuildable) -> None:
-    for table in ("identity", "certificate", "session", "schedule", "call", "ledger_agent"):
+    for table in ("identity", "certificate", "session", "schedule", "call", "ledger_agent", "vault_usage"):
         insert(state, table)
     change(
         state,
@@ -349,6 +354,7 @@ def test_values_of_another_kind(state: Path, made: Rebuildable) -> None:
         "UPDATE session SET workspace = x'ff', created = ''",
         "UPDATE schedule SET weekdays = '[ 1,7]', session_ttl_s = 'long'",
         "UPDATE identity SET name = x'00ff' WHERE name = 'spy'",
+        "UPDATE vault_usage SET stored = 'none', owner = CAST(owner AS BLOB)",
     )
     report = run(state)
     assert {item.table for item in report.tables if item.wrong} == {
@@ -357,11 +363,19 @@ def test_values_of_another_kind(state: Path, made: Rebuildable) -> None:
         "session",
         "schedule",
         "identity",
+        "vault_usage",
     }
     assert run(state, write=True).written
     assert run(state).wrong == 0
     for table in KEYS:
         assert _held(dump(state, table), made) == _held(dump(made.state, table), made)
+
+
+def test_whoever_keeps_nothing_may_have_a_row_that_says_so(state: Path) -> None:
+    change(state, "INSERT INTO vault_usage VALUES ('agt_gone', 0)")
+    report = run(state)
+    assert report_on(report, "vault_usage").equal == len(dump(state, "vault_usage"))
+    assert report.wrong == 0
 
 
 def test_an_index_that_lags_is_no_difference(state: Path, made: Rebuildable) -> None:
@@ -375,7 +389,8 @@ def test_an_index_that_lags_is_no_difference(state: Path, made: Rebuildable) -> 
 def test_content_that_is_lost_leaves_its_columns_alone(state: Path, made: Rebuildable) -> None:
     change(state, ("DELETE FROM vault_chunk WHERE object_id = ? AND idx < 1", (made.succeeded,)))
     report = run(state)
-    assert report.wrong == 0
+    assert counts(report_on(report, "vault_usage"))[1:] == (0, 0, 1)  # its owner keeps less now
+    run(state, write=True)
     why = "the call's content can't be read: REQUEST_MISSING"
     assert {column for item in report.tables for column, text in item.unheld if text == why} == {
         *UNHELD,
@@ -384,13 +399,15 @@ def test_content_that_is_lost_leaves_its_columns_alone(state: Path, made: Rebuil
     change(state, ("UPDATE call SET state = 'FAILED' WHERE id = ?", (made.succeeded,)))
     assert report_on(run(state), "call").different == 1
     run(state, write=True)
-    assert whole(state) == whole(made.state)
+    found, wanted = whole(state), whole(made.state)
+    assert found.pop("vault_usage") != wanted.pop("vault_usage")
+    assert found == wanted
 
 
 def test_a_lost_last_event_shortens_no_call(state: Path, made: Rebuildable) -> None:
     change(state, ("DELETE FROM vault_chunk WHERE object_id = ? AND idx > 2", (made.succeeded,)))
     report = run(state)
-    assert report.wrong == 0
+    assert report_on(report, "vault_usage").different == 1  # the call's row is as it must be; its owner keeps less
     assert {"its last event is missing"} <= {why for item in report.tables for _, why in item.unheld}
 
 

@@ -96,6 +96,43 @@ def test_an_address_that_is_wrong_or_holds_a_password_is_refused(tmp_path: Path,
     assert not (tmp_path / "state").exists()
 
 
+def test_an_erasure_rewrites_the_files_or_says_that_it_did_not(
+    postgres: PostgresServer, name: str, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    _init(postgres, name, state)
+    command_json(state, "identity", "issue", "agent", AGENT, "--owner", OPERATOR)
+    command_json(state, "identity", "revoke", "agent", AGENT, "--reason", "left")
+    agent = next(item["id"] for item in command_json(state, "identity", "list")["items"] if item["name"] == AGENT)
+    erase = ("ledger", "erase", "--subject", agent, "--yes")
+    with postgres.superuser(name) as connection:
+        own_right = connection.info.server_version >= 170000
+    by_itself = command(state, *erase, "--json", check=False)
+    told, *error = [json.loads(line) for line in by_itself.stdout.splitlines()]
+    assert told["entries"]
+    assert told["scrubbed"] == own_right
+    if not own_right:
+        assert "VACUUM FULL broker.vault_object" in told["scrub_hint"]
+        assert (by_itself.returncode, error[0]["reason"]) == (2, "SCRUB_FORBIDDEN")
+        in_words = command(state, *erase, check=False)
+        assert "can still be read there" in in_words.stdout
+        assert "still in the database's files" in " ".join(in_words.stderr.split())
+    owner = ("--database-owner", postgres.tcp_url(name, OWNER), "--database-owner-password", "env:OWNERS")
+    wrong = command(state, *erase, *owner, "--json", check=False, OWNERS="wrong")
+    assert json.loads(wrong.stdout.splitlines()[0])["scrubbed"] is False
+    assert wrong.returncode != 0
+    done = command_json(state, *erase, *owner, OWNERS=PASSWORD)
+    assert (done["scrubbed"], done["scrub_hint"]) == (True, "")
+
+
+def test_an_owner_is_refused_where_the_database_is_a_file(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command_json(state, "init", "--operator", OPERATOR)
+    owner = ("--database-owner", "postgresql://a@localhost/b")
+    refused = command(state, "ledger", "erase", "--subject", "demo", "--yes", *owner, "--json", check=False)
+    assert json.loads(refused.stdout)["reason"] == "DATABASE_OWNER_UNFIT"
+
+
 @pytest.mark.docker
 async def test_calls_are_served(postgres: PostgresServer, name: str, tmp_path: Path) -> None:
     state = tmp_path / "state"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from broker.domain.ports import Transaction
+from broker.ledger.bundle_format import Selection
 from broker.ledger.ledger import Ledger
 from broker.ledger.source import Reopen
 from broker.ledger.source_kinds import how_to_open, open_source
@@ -22,6 +23,7 @@ from broker.ledger.verdict import Verdict
 from broker.ledger.verifier import Known, verify_opened
 from broker.store.base import SqlStore
 from broker.store.opening import DatabaseTarget, create_store, open_store_sync
+from broker.tlog.merkle import leaf_hash
 from broker.tlog.note import Note
 from tests.bundle_world import bundle_world, fill, members, pack
 from tests.ledger_world import FIRST, checkpoint_of, heads_body
@@ -136,14 +138,23 @@ def test_a_wrong_use_is_exit_code_2(state: Path, arguments: tuple[str, ...]) -> 
 
 
 def test_a_bundle_with_its_checkpoints(tmp_path: Path) -> None:
-    path = tmp_path / "full.zip"
+    path, extract = tmp_path / "full.zip", tmp_path / "range.zip"
     with bundle_world(tmp_path) as world:
         fill(world)
         world.export(path)
+        world.export(extract, Selection(first=1, last=4))
+        leaf = leaf_hash(members(extract)["entries.jsonl"].splitlines()[3]).hex()
         key = str(world.signer.key)
     code, found = _run(path, "--key", key)
     assert (code, found["verdict"], found["entries"], found["checkpoints_checked"]) == (0, "ok", 43, 3)
     assert _run(path, "--key", str(NumberedSigner(9).key))[0] == 17
+    code, found = _run(extract, "--expect-seq", "3", "--expect-leaf", leaf)
+    assert (code, found["verdict"], found["expected_head_checked"]) == (0, "ok", True)
+    code, found = _run(extract, "--expect-seq", "3", "--expect-leaf", "f" * 64)
+    assert (code, found["verdict"], found["place"]["seq"]) == (11, "forked", 3)
+    for options in (("--expect-seq", "5"), ("--from", "20")):
+        code, found = _run(extract, *options)
+        assert (code, found["reason"]) == (2, "USAGE")
     files = members(path)
     lines = files["entries.jsonl"].splitlines(keepends=True)
     pack(path, {**files, "entries.jsonl": b"".join(lines[:-1])})

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from broker.domain.ports import Store, Transaction
-from broker.errors import ConflictError, InternalError, InvalidArgumentError, NotFoundError
+from broker.domain.ports import OBJECT_COST, SEAL_OVERHEAD, Store, Transaction
+from broker.errors import (
+    ConflictError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from broker.pipeline.retention import Retention
 from broker.vault import artifacts as artifacts_module
-from broker.vault.artifacts import CHUNK, UNFINISHED_TTL
+from broker.vault.artifacts import CHUNK, UNFINISHED_TTL, ArtifactRef
 from broker.vault.destruction import destroy, drop
 from tests.artifact_world import NOW, World, content, make_world, pieces
 
@@ -101,6 +109,84 @@ async def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
     assert await world.entries("artifact") == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_one_that_was_stored_when_its_writer_was_cancelled_stays_as_the_ledger_says(
+    world: World, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    entered, go, finish = threading.Event(), threading.Event(), world.artifacts._finish
+
+    def slow(*args: Any) -> ArtifactRef:  # noqa: ANN401 - as `_finish`
+        done = finish(*args)
+        entered.set()
+        assert go.wait(10)
+        return done
+
+    monkeypatch.setattr(world.artifacts, "_finish", slow)
+    putting = asyncio.create_task(world.put(content(2)))
+    assert await asyncio.to_thread(entered.wait, 10)
+    for _ in range(times):
+        putting.cancel()
+        await asyncio.sleep(0.01)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    await world.store.write(lambda _: None)  # what was queued before has been done
+    (entry,) = await world.entries("artifact")
+    assert await world.get(str(entry["digest"])) == content(2)
+    assert await world.entries("erased") == []
+
+
+async def test_one_that_was_cancelled_before_its_end_leaves_nothing(world: World) -> None:
+    begun = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield content(2)
+        begun.set()
+        await asyncio.Event().wait()
+
+    putting = asyncio.create_task(
+        world.artifacts.put(endless(), workspace="shop", call="call_1", kind="a", retention=timedelta(days=1))
+    )
+    await begun.wait()
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert await world.store.read(lambda tx: list(tx.erasure.objects("", 10))) == []
+    assert await world.entries("artifact") == []
+
+
+async def test_no_chunk_goes_beyond_the_quota_of_the_calls_agent(world: World) -> None:
+    await world.put(content(1))
+    used = await world.store.read(lambda tx: tx.vault.usage("agt_1"))
+    needed = 2 * OBJECT_COST + 2 * CHUNK + 7 + 3 * SEAL_OVERHEAD
+    labels = 2  # an object without labels has `[]`
+    for missing in (1, 10, OBJECT_COST + 1, CHUNK + OBJECT_COST, needed - 1):
+        world.quota = used + needed + labels - missing
+        with pytest.raises(ResourceExhaustedError) as refused:
+            await world.put(content(2))
+        assert refused.value.reason == "STORAGE_QUOTA"
+        assert await world.store.read(lambda tx: tx.vault.usage("agt_1")) == used
+    world.quota = used + needed + labels
+    await world.put(content(2))
+
+
+@pytest.mark.parametrize(("room", "taken"), [(0, 0), (OBJECT_COST, 2), (OBJECT_COST + 3 * CHUNK, 4)])
+async def test_what_goes_beyond_the_quota_is_not_waited_for(world: World, room: int, taken: int) -> None:
+    given = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal given
+        while given < 20:
+            given += 1
+            yield content(1, 0)
+
+    world.quota = room
+    with pytest.raises(ResourceExhaustedError):
+        await world.artifacts.put(endless(), workspace="shop", call="call_1", kind="a", retention=timedelta(days=1))
+    assert given == taken
+    assert await world.store.read(lambda tx: tx.vault.usage("agt_1")) == 0
+
+
 async def test_a_longer_one_is_refused_and_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts_module, "MAX_BYTES", 2 * CHUNK)
     assert (await world.put(content(2, 0))).size == 2 * CHUNK
@@ -147,6 +233,7 @@ async def test_housekeeping_erases_what_is_over_in_bounded_steps_and_says_so(wor
     kept, over = await world.put(content(1)), await world.put(content(6), call="call_2")
     retention = Retention(world.store, world.ledger, world.clock)
     row = await world.row(over.digest)
+    await world.end("call_1", "call_2")
     world.now = NOW + timedelta(days=89)
     await retention.sweep()
     assert await world.entries("erased") == []

@@ -21,6 +21,7 @@ from broker.identity.sessions import Sessions
 from broker.ledger.genesis import genesis_body
 from broker.ledger.index import catch_up
 from broker.ledger.ledger import Ledger
+from broker.store import projections as projections_module
 from broker.vault.vault import SealedVault
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 5, tzinfo=UTC)
@@ -72,6 +73,36 @@ async def test_the_last_chunk(store: Store) -> None:
     assert found == [7, None, None]
 
 
+async def test_what_each_owner_keeps_is_counted_as_it_was_added_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projections_module, "_PAGE", 2)
+    owners = ["a", "B", "c-d", "\u00e9", "\U0001f512"]
+
+    def fill(tx: Transaction) -> None:
+        for number, owner in enumerate(owners):
+            for item in range(number + 1):
+                name = f"{owner}{item}"
+                tx.vault.insert(VaultRow(name, owner, "blob", b"k", NOW, None, data_classes=("personal", "\u00e9")))
+                tx.vault.insert_chunks(name, {index: bytes(100 * number + index) for index in range(item)})
+        tx.vault.insert(VaultRow("gone", "nobody", "blob", b"k", NOW, None))
+        tx.vault.delete("gone")
+        tx.vault.insert(VaultRow("going", "a", "blob", b"k", NOW, None))
+        tx.vault.insert_chunks("going", {0: b"x" * 10, 1: b"y" * 10})
+        tx.erasure.destroy_keys("going", NOW)
+        tx.erasure.drop_chunks("going", 10)
+
+    await store.write(fill)
+    counted = await store.read(lambda tx: [dict(row) for row in tx.projections.usage()])
+    assert [row["owner"] for row in counted] == sorted(owners)
+    for row in counted:
+        assert type(row["stored"]) is int
+        assert await store.read(lambda tx, which=str(row["owner"]): tx.vault.usage(which)) == row["stored"]  # type: ignore[misc]  # bound now
+    assert {"owner": "nobody", "stored": 0} in await store.read(
+        lambda tx: [dict(row) for row in tx.projections.rows("vault_usage")]
+    )
+
+
 def _people(tx: Transaction) -> None:
     """An operator, an agent with two certificates, and its session, on record."""
     authority = CertificateAuthority.create(new_id("brk"), NOW)
@@ -94,7 +125,7 @@ def _people(tx: Transaction) -> None:
     catch_up(tx)
 
 
-TABLES = ("ledger_tile", "ledger_agent", "ledger_index", "identity", "certificate", "session")
+TABLES = ("ledger_tile", "ledger_agent", "ledger_index", "identity", "certificate", "session", "vault_usage")
 
 
 def _whole(tx: Transaction) -> dict[str, list[dict[str, object]]]:
@@ -115,9 +146,11 @@ async def test_a_damaged_table_is_made_anew(store: Store, table: str) -> None:
 
     def damage(tx: Transaction) -> None:
         column = {"ledger_tile": "hashes", "ledger_agent": "leaf", "ledger_index": "type"}.get(table)
-        column = column or {"identity": "registrar", "certificate": "not_after", "session": "starter"}[table]
+        column = column or {"vault_usage": "stored", "certificate": "not_after", "session": "starter"}.get(
+            table, "registrar"
+        )
         for row in list(tx.projections.rows(table)):
-            other = b"x" * 32 if isinstance(row[column], bytes) else "changed"
+            other = {bytes: b"x" * 32, int: -(10**12)}.get(type(row[column]), "changed")
             tx.projections.put(table, {**row, column: other})
         if table != "identity":  # certificates refer to it
             tx.projections.delete(table, tuple(row[name] for name in KEYS[table]))

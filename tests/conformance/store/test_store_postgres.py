@@ -265,6 +265,17 @@ async def test_a_function_that_hides_a_failed_statement_is_undone_and_hurts_nobo
     assert not store.failed
 
 
+async def test_what_an_interrupted_write_left_open_is_not_committed_by_the_next(store: PostgresDatabase) -> None:
+    session = store._session
+    session.begin()
+    _set(session.transaction, "agt_left_open")
+    session.begin()
+    _set(session.transaction, "agt_next")
+    session.commit()
+    assert not await _has(store, "agt_left_open")
+    assert await _has(store, "agt_next")
+
+
 async def test_a_held_lock_is_waited_for_and_then_told(store: PostgresDatabase, target: DatabaseTarget) -> None:
     await asyncio.wrap_future(
         store._writer.submit_alone(lambda c: c.exec_driver_sql("SELECT set_config('lock_timeout', '200ms', false)"))

@@ -23,8 +23,8 @@ from broker.ledger.bundle_zip import new_file
 from broker.ledger.held import Held
 from broker.ledger.reader import open_ledger
 from broker.ledger.source import Reopen, UnreadableError
-from broker.ledger.verdict import Verdict
-from broker.ledger.verifier import Known
+from broker.ledger.verdict import Expectation, Verdict
+from broker.ledger.verifier import Known, verify_opened
 from broker.store.database import Database
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.merkle import leaf_hash
@@ -144,14 +144,17 @@ def test_cosignatures_of_a_witness_are_shown(world: World, tmp_path: Path) -> No
 
     witness = new_signer("witness.example")
     key = VerifierKey("witness.example", COSIGNATURE, witness.key.public_key)
-    note = world.notes[0]
-    world.notes[0] = note.with_signature(cosign(note.text, key, witness.sign, 1_800_000_000))
+    for place, moment in ((2, 1_700_000_000), (1, 1_800_000_000)):  # the newest of three waits for its witness
+        note = world.notes[place]
+        world.notes[place] = note.with_signature(cosign(note.text, key, witness.sign, moment))
     path = tmp_path / "full.zip"
     world.export(path)
     report = verify_bundle.verify(str(path), witnesses=(str(key),))
-    assert (report["verdict"], report["witnesses"]) == ("ok", [{"key": str(key), "time": 1_800_000_000}])
+    assert report["verdict"] == "ok"
+    assert report["witnesses"] == [{"key": str(key), "size": 30, "time": 1_800_000_000}]
     absent = VerifierKey("witness.example", COSIGNATURE, new_signer().key.public_key)
-    assert verify_bundle.verify(str(path), witnesses=(str(absent),))["witnesses"][0]["time"] is None
+    report = verify_bundle.verify(str(path), witnesses=(str(key), str(absent)))
+    assert (report["verdict"], [one["size"] for one in report["witnesses"]]) == ("wrong key", [30, None])
     with pytest.raises(verify_bundle.UsageError):
         verify_bundle.verify(str(path), keys=(str(key),))
 
@@ -342,6 +345,56 @@ def test_the_brokers_own_verifier_agrees(world: World, tmp_path: Path) -> None:
     assert (report.verdict, report.place and report.place.seq) == (Verdict.TRUNCATED, 42)
     with pytest.raises(InvalidArgumentError):
         verify_bundle_file(tmp_path / "none.zip", Known())
+
+
+@pytest.mark.parametrize(
+    ("size", "verdict"),
+    [(30, Verdict.FORKED), (31, Verdict.RECOVERED), (60, Verdict.RECOVERED), (61, Verdict.ROLLED_BACK)],
+)
+def test_both_verifiers_excuse_the_same(world: World, tmp_path: Path, size: int, verdict: Verdict) -> None:
+    assert world.recover(30, 59) == 46
+    world.publish()
+    path = tmp_path / "full.zip"
+    world.export(path, notes=(world.notes[0],))
+    note = world.lost_note(size)
+    assert verify_bundle.verify(str(path), checkpoints=(note.encode(),))["verdict"] == verdict
+    held = Held("mine", note, Checkpoint.parse(note.text))
+    assert verify_opened(lambda: open_bundle(path), Known(held=(held,))).verdict is verdict
+
+
+def test_an_extract_says_which_checkpoints_it_excuses(world: World, tmp_path: Path) -> None:
+    world.recover(30, 59)
+    world.publish()
+    world.export(tmp_path / "call.zip", Selection(call="call_1"))
+    held = [Held("mine", note, Checkpoint.parse(note.text)) for note in (world.lost_note(60), world.notes[0])]
+    report = verify_bundle_file(tmp_path / "call.zip", Known(held=held))
+    assert report.verdict is Verdict.RECOVERED
+    assert report.place is not None
+    assert report.place.why.endswith("don't agree: [60]")
+
+
+@pytest.mark.parametrize("kind", ["agent", "full"])
+def test_an_entry_that_is_expected(world: World, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bundle.zip"
+    world.export(path, Selection(agent="agt_a") if kind == "agent" else Selection())
+    lines = members(path)["entries.jsonl"].splitlines()
+    seq, leaf = json.loads(lines[3])["seq"], leaf_hash(lines[3]).hex()
+    for right in (Expectation(seq), Expectation(seq, leaf)):
+        assert verify_bundle_file(path, Known(right)).verdict is Verdict.OK
+    report = verify_bundle_file(path, Known(Expectation(seq, "f" * 64)))
+    assert (report.verdict, report.place and (report.place.seq, report.place.field)) == (Verdict.FORKED, (seq, "leaf"))
+
+
+def test_what_an_extract_can_not_answer(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "agent.zip"
+    world.export(path, Selection(agent="agt_a"))
+    for known, first in ((Known(Expectation(7)), 0), (Known(Expectation(7, "f" * 64)), 0), (Known(), 20)):
+        with pytest.raises(InvalidArgumentError) as caught:
+            verify_bundle_file(path, known, first=first)
+        assert caught.value.reason == "USAGE"
+        assert "extract" in str(caught.value)
+    world.export(tmp_path / "full.zip")
+    assert verify_bundle_file(tmp_path / "full.zip", Known(), first=20).first == 20
 
 
 def test_each_kind_of_source_names_what_lies_beyond(world: World, tmp_path: Path) -> None:

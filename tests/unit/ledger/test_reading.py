@@ -14,7 +14,7 @@ from broker.domain.ports import EntryKeys, EntryQuery, Head, Transaction
 from broker.ledger.encoding import decode
 from broker.ledger.index import keys_of
 from broker.ledger.ledger import Ledger
-from broker.ledger.reading import Step, heads_at, newest, read_entry, read_step
+from broker.ledger.reading import Step, heads_at, newest, read_any, read_entry, read_step
 from broker.store.database import Database
 
 ENTRIES = 400
@@ -131,3 +131,31 @@ def test_single_entries(store: Database) -> None:
     assert last is not None
     assert last.row.seq == wanted(query, keys(store))[-1]
     assert store.read_sync(lambda tx: newest(tx.ledger, EntryQuery(agent="nobody"))) is None
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("step", [Step(7), Step(500), Step(50, looked_at=13)])
+def test_several_queries_give_each_entry_once_and_in_order(store: Database, *, newest_first: bool, step: Step) -> None:
+    parts = (
+        EntryQuery(agent="agt_1"),
+        EntryQuery(agent="agt_1", types=frozenset({"vote"})),
+        EntryQuery(types=frozenset({"genesis", "vote"})),
+        EntryQuery(call_id="call_3"),
+    )
+    queries = [replace(query, first=5, before=377, newest_first=newest_first) for query in parts]
+    known = keys(store)
+    expected = sorted({seq for query in queries for seq in wanted(query, known)}, reverse=newest_first)
+    found: list[int] = []
+    while True:
+        read = store.read_sync(lambda tx, queries=queries: read_any(tx.ledger, queries, lambda _: True, step))
+        found += [entry.row.seq for entry in read.entries]
+        if read.next is None:
+            break
+        bound = {"before": read.next} if newest_first else {"first": read.next}
+        queries = [replace(query, **bound) for query in queries]
+    assert found == expected
+
+
+def test_no_query_finds_nothing(store: Database) -> None:
+    read = store.read_sync(lambda tx: read_any(tx.ledger, (), lambda _: True, Step(1)))
+    assert (read.entries, read.next) == ((), None)

@@ -397,9 +397,41 @@ def test_recovered_is_never_ok(tmp_path: Path) -> None:
         assert report.place is not None
         assert (report.verdict, report.place.seq, report.place.field) == (Verdict.RECOVERED, seq, "lost")
         assert report.recovered == ((seq, seq + 4),)
-    # The recovery excuses the very checkpoint that it names, and no other of its size.
-    other = held(signed(Checkpoint(ORIGIN, len(rows), b"\x08" * 32), SECOND))
-    assert verify(rows, held=[other]).verdict is Verdict.FORKED
+    # The recovery excuses what can be of the lost part, as the key has signed, and nothing else.
+    for size, verdict in ((seq + 1, Verdict.RECOVERED), (seq + 5, Verdict.RECOVERED), (seq, Verdict.FORKED)):
+        other = held(signed(Checkpoint(ORIGIN, size, b"\x08" * 32), SECOND))
+        report = verify(rows, held=[other])
+        assert report.verdict is verdict
+        assert report.place is not None
+        assert f"of these sizes: {size}" in report.place.why or verdict is Verdict.FORKED
+    beyond = held(signed(Checkpoint(ORIGIN, seq + 6, b"\x08" * 32), SECOND))
+    assert verify(rows, held=[beyond]).verdict is Verdict.TRUNCATED
+    stranger = held(signed(Checkpoint(ORIGIN, seq + 2, b"\x08" * 32), NumberedSigner(7)))
+    assert verify(rows, held=[stranger]).verdict is Verdict.WRONG_KEY
+
+
+def test_a_given_key_that_was_revoked_vouches_for_nothing(path: Path) -> None:
+    rows = rows_of(path)
+    report = verify(rows, keys=[FIRST.key])
+    assert report.place is not None
+    assert (report.verdict, "was revoked" in report.place.why) == (Verdict.WRONG_KEY, True)
+    assert verify(rows, keys=[FIRST.key, SECOND.key]).verdict is Verdict.OK
+
+
+def test_a_folder_without_its_newest_checkpoint(path: Path, tmp_path: Path) -> None:
+    rows, folder = rows_of(path), tmp_path / "checkpoints"
+    folder.mkdir()
+    stranger = hold(rows, NumberedSigner(7)).note.encode()
+    (folder / f"{33:016d}.note").write_bytes(stranger)
+    with pytest.raises(InvalidArgumentError, match=r"no latest\.note") as refused:
+        read_folder(folder)
+    assert (refused.value.reason, bool(refused.value.hint)) == ("CHECKPOINT_MISSING", True)
+    # The first of all was cut off on its way.
+    (folder / "next.note").write_bytes(hold(rows).note.encode())
+    assert [item.required for item in read_folder(folder)] == [True, True]
+    # The largest counts like the newest: an older one put in that one's place hides nothing.
+    (folder / "latest.note").write_bytes(hold(rows[:10], FIRST).note.encode())
+    assert verify(rows, held=read_folder(folder)).verdict is Verdict.WRONG_KEY
 
 
 def test_notes_from_files(path: Path, tmp_path: Path) -> None:
@@ -411,7 +443,7 @@ def test_notes_from_files(path: Path, tmp_path: Path) -> None:
         (folder / f"{name}.note").write_bytes(note.note.encode())
     (folder / f"{12:016d}.lost-1.note").write_bytes(b"of another history")
     found = read_folder(folder)
-    assert [(item.checkpoint.size, item.required) for item in found] == [(33, True), (10, False), (33, False)]
+    assert [(item.checkpoint.size, item.required) for item in found] == [(33, True), (10, False), (33, True)]
     assert verify(rows, held=found).checkpoints == 2
     for content, reason in ((b"no note", "CHECKPOINT_MALFORMED"), (None, "CHECKPOINT_MISSING")):
         name = tmp_path / "x.note"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from broker.domain.canonical import JsonObject
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.key_history import KeyHistory, KeyHistoryError
-from broker.tlog.note import COSIGNATURE, NoteError, VerifierKey
+from broker.tlog.note import COSIGNATURE, Note, NoteError, VerifierKey
 from tests.signing_support import (
     ORIGIN,
     NumberedSigner,
@@ -25,6 +25,8 @@ from tests.signing_support import (
     root_of,
     rotated,
     signed,
+    statement_of,
+    text_of,
 )
 
 A, B, C, X = (NumberedSigner(number) for number in (0, 1, 2, 1000))
@@ -96,7 +98,7 @@ class HistoryMachine(RuleBasedStateMachine):
     def recover(self, beyond: int) -> None:
         note = note_of(self.size + 1 + beyond, self.model.keys[-1].signer, history="lost")
         self.model.lost.append((self.size, self.size + beyond))
-        self.feed(recovered(self.size, self.size, note))
+        self.feed(recovered(self.size, self.size, note, self.model.keys[-1].signer))
 
     @rule(which=st.sampled_from(["old", "new", "size", "next", "origin", "root", "again"]))
     def rotate_wrongly(self, which: str) -> None:
@@ -186,17 +188,90 @@ _WRONG: list[tuple[str, JsonObject]] = [
     ("the one in force", revoked(3, A)),
     ("reason_commit", {**revoked(3, X), "reason_commit": "AB" * 32}),
     ("reason_commit is missing", {"type": "signer.revoked", "seq": 3, "key": str(A.key)}),
-    ("lost is missing", {**recovered(3, 3, note_of(9, A)), "lost": [3, 8]}),
-    ("lost.from", {**recovered(3, 3, note_of(9, A)), "lost": {"from": "3", "to": 8}}),
-    ("lost.to", {**recovered(3, 3, note_of(9, A)), "lost": {"from": 3}}),
-    ("can't be lost", recovered(3, 4, note_of(9, A))),
-    ("can't be lost", recovered(3, 2, note_of(2, A))),
-    ("doesn't show that 7 is lost", {**recovered(3, 3, note_of(9, A)), "lost": {"from": 3, "to": 7}}),
-    ("not signed by a known key", recovered(3, 3, note_of(9, X))),
-    ("votes is missing", {**recovered(3, 3, note_of(9, A)), "votes": None}),
-    ("forked is neither", recovered(3, 3, note_of(9, A), forked="yes")),
-    ("of another ledger", recovered(3, 3, signed(Checkpoint("other", 9, root_of(9)), A))),
+    ("lost is missing", {**recovered(3, 3, note_of(9, A), A), "lost": [3, 8]}),
+    ("lost.from", {**recovered(3, 3, note_of(9, A), A), "lost": {"from": "3", "to": 8}}),
+    ("lost.to", {**recovered(3, 3, note_of(9, A), A), "lost": {"from": 3}}),
+    ("can't be lost", recovered(3, 4, note_of(9, A), A)),
+    ("can't be lost", recovered(3, 2, note_of(2, A), A)),
+    ("doesn't show that 7 is lost", {**recovered(3, 3, note_of(9, A), A), "lost": {"from": 3, "to": 7}}),
+    ("not signed by a known key", recovered(3, 3, note_of(9, X), A)),
+    ("votes is missing", {**recovered(3, 3, note_of(9, A), A), "votes": None}),
+    ("forked is neither", recovered(3, 3, note_of(9, A), A, forked="yes")),
+    ("of another ledger", recovered(3, 3, signed(Checkpoint("other", 9, root_of(9)), A), A)),
 ]
+
+
+_LOST = note_of(9, A, history="lost")
+_TRUE = statement_of(3, 3, _LOST, A)
+_STATEMENTS: list[tuple[str, JsonObject | str | None]] = [
+    ("statement is missing", None),
+    ("statement can't be taken: .*not UTF-8|statement can't be taken", "brk\n3\n"),
+    ("not signed by a known key", text_of(statement_of(3, 3, _LOST, X))),
+    ("signature by .* is false", text_of(Note(_TRUE.text, note_of(3, A).signatures))),
+    ("of 2 entries, not of the 3", text_of(statement_of(2, 3, _LOST, A))),
+    ("of another ledger", text_of(signed(replace(Checkpoint.parse(_TRUE.text), origin="other"), A))),
+    ("doesn't say just", text_of(note_of(3, A))),
+    ("doesn't say just", text_of(statement_of(3, 2, _LOST, A))),
+    ("doesn't say just", text_of(statement_of(3, 3, note_of(8, A, history="lost"), A))),
+    ("doesn't say just", text_of(statement_of(3, 3, note_of(9, A), A))),
+    ("doesn't say just", text_of(statement_of(3, 3, _LOST, A, unproved=True))),
+    ("doesn't say just", text_of(note_of(3, A, extensions=(*Checkpoint.parse(_TRUE.text).extensions, "more")))),
+    ("another root than the tree", text_of(statement_of(3, 3, _LOST, A, history="rewritten"))),
+]
+
+
+@pytest.mark.parametrize(("why", "statement"), _STATEMENTS)
+def test_a_recovery_that_the_key_in_force_did_not_state_so_is_none(
+    why: str, statement: JsonObject | str | None
+) -> None:
+    history = _history(genesis(A))
+    with pytest.raises(KeyHistoryError, match=why):
+        history.entry(recovered(3, 3, _LOST, A, statement=statement), lambda: root_of(3))
+    assert history.recovered == ()
+    history.entry(recovered(3, 3, _LOST, A), lambda: root_of(3))
+    assert [(item.first, item.last, item.unproved) for item in history.recovered] == [(3, 8, False)]
+
+
+def test_a_recovery_is_stated_by_the_key_in_force_and_not_by_an_older_one() -> None:
+    with pytest.raises(KeyHistoryError, match="statement can't be taken"):
+        _history(genesis(A), rotated(3, A, B), recovered(5, 5, note_of(9, B), A))
+    assert _history(genesis(A), rotated(3, A, B), recovered(5, 5, note_of(9, A), B)).recovered[0].seq == 5
+    with pytest.raises(KeyHistoryError, match="names no key"):
+        _history(genesis(None), recovered(5, 5, note_of(9, A), A, lost_key=str(A.key)))
+
+
+def test_a_recovery_without_proof_states_no_root() -> None:
+    history = _history(genesis(A), recovered(5, 2, note_of(5, A), A, unproved=True))
+    assert [(item.first, item.last, item.unproved) for item in history.recovered] == [(2, 4, True)]
+    for wrong in (False, "yes", None):
+        entry = {**recovered(5, 2, note_of(5, A), A, unproved=True), "unproved": wrong}
+        with pytest.raises(KeyHistoryError, match=r"doesn't say just|unproved is neither"):
+            _history(genesis(A), entry)
+
+
+def test_no_recovery_gives_up_what_an_earlier_one_has_signed_as_standing() -> None:
+    first = recovered(6, 3, note_of(9, A, history="lost"), A)
+    for begin in (0, 3, 5):
+        with pytest.raises(KeyHistoryError, match="the recovery 6 signed that what is before it stands"):
+            _history(genesis(A), first, recovered(8, begin, note_of(20, A, history="lost"), A))
+    found = _history(genesis(A), first, recovered(8, 6, note_of(20, A, history="lost"), A)).recovered
+    assert [(item.first, item.last) for item in found] == [(3, 8), (6, 19)]
+
+
+def test_a_lost_key_is_none_that_the_ledger_names() -> None:
+    before = (genesis(A), rotated(3, A, B), revoked(4, A))
+    for key in (A, B):
+        for signer in (A, B, X):
+            with pytest.raises(KeyHistoryError, match="lost_key is a key of this ledger"):
+                _history(*before, recovered(5, 5, note_of(9, signer), B, lost_key=str(key.key)))
+
+
+def test_a_key_that_was_revoked_shows_no_longer_whose_history_it_is() -> None:
+    history = _history(genesis(A), rotated(3, A, B), revoked(4, A))
+    with pytest.raises(NoteError, match="was revoked: it shows no longer"):
+        history.check(note_of(9, B), [A.key])
+    for known in ([B.key], [A.key, B.key]):
+        assert history.check(note_of(9, B), known).size == 9
 
 
 @pytest.mark.parametrize(("why", "entry"), _WRONG)
@@ -269,7 +344,7 @@ def test_such_a_ledger_can_hand_over_all_the_same() -> None:
 
 def test_a_lost_key_is_named_by_the_recovery() -> None:
     note = note_of(9, X)
-    history = _history(genesis(A), recovered(3, 3, note, lost_key=str(X.key)))
+    history = _history(genesis(A), recovered(3, 3, note, A, lost_key=str(X.key)))
     assert [(item.seq, item.first, item.last, item.forked) for item in history.recovered] == [(3, 3, 8, False)]
     with pytest.raises(NoteError):
         history.check(note)
@@ -277,11 +352,11 @@ def test_a_lost_key_is_named_by_the_recovery() -> None:
 
 def test_what_a_revoked_key_signed_shows_no_loss() -> None:
     with pytest.raises(KeyHistoryError, match="not signed by a known key"):
-        _history(genesis(A), rotated(3, A, B), revoked(4, A), recovered(5, 5, note_of(9, A)))
+        _history(genesis(A), rotated(3, A, B), revoked(4, A), recovered(5, 5, note_of(9, A), B))
 
 
 def test_a_recovery_within_the_present_size_is_a_fork() -> None:
-    history = _history(genesis(A), recovered(7, 2, note_of(5, A, history="other")))
+    history = _history(genesis(A), recovered(7, 2, note_of(5, A, history="other"), A))
     assert history.recovered[0].forked
 
 
