@@ -204,17 +204,17 @@ class LogServicer(LedgerServicer):
         lines = ["c2sp.org/tlog-proof@v1", f"index {seq}", *(base64.b64encode(item).decode() for item in hashes)]
         return "".join(f"{line}\n" for line in lines).encode() + b"\n" + self.log.note(size, self.sign)
 
-    async def GetLedgerEntry(self, request, context) -> pb.LedgerEntry:  # noqa: ANN001, N802
-        await self._begin("GetLedgerEntry", context)
-        return self._end("GetLedgerEntry", self.entry(int(request.name.removeprefix("entries/"))))
+    async def GetEntry(self, request, context) -> pb.LedgerEntry:  # noqa: ANN001, N802
+        await self._begin("GetEntry", context)
+        return self._end("GetEntry", self.entry(int(request.name.removeprefix("entries/"))))
 
-    async def ListLedgerEntries(self, request, context) -> pb.ListLedgerEntriesResponse:  # noqa: ANN001, N802
-        await self._begin("ListLedgerEntries", context)
+    async def ListEntries(self, request, context) -> pb.ListEntriesResponse:  # noqa: ANN001, N802
+        await self._begin("ListEntries", context)
         wanted = request.filter
         numbers = range(wanted.first_seq, min(wanted.before_seq or len(self.log.entries), len(self.log.entries)))
         found = [self.entry(seq) for seq in numbers]
         answer = [item for item in found if not wanted.types or item.type in wanted.types]
-        return self._end("ListLedgerEntries", pb.ListLedgerEntriesResponse(entries=answer))
+        return self._end("ListEntries", pb.ListEntriesResponse(entries=answer))
 
     async def GetCheckpoint(self, request, context) -> pb.Checkpoint:  # noqa: ANN001, N802
         await self._begin("GetCheckpoint", context)

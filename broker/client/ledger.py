@@ -72,8 +72,8 @@ class AsyncLedger:
         Raises:
             NotFoundError: there is none, or it isn't the caller's to see.
         """
-        request = pb.GetLedgerEntryRequest(name=_entry_name(seq))
-        entry = _entry(await self._rpc.ask(self._rpc.ledger.GetLedgerEntry, request, timeout_s=timeout_s))
+        request = pb.GetEntryRequest(name=_entry_name(seq))
+        entry = _entry(await self._rpc.ask(self._rpc.ledger.GetEntry, request, timeout_s=timeout_s))
         if entry.seq != seq:
             raise protocol_error(f"entry {seq} was asked for, and entry {entry.seq} came")
         return entry
@@ -89,11 +89,11 @@ class AsyncLedger:
         """Entries that the caller may see; pages by itself. ``timeout_s`` holds for each page."""
         wanted = _filter(chosen or EntryFilter())
 
-        async def ask(token: str) -> pb.ListLedgerEntriesResponse:
-            request = pb.ListLedgerEntriesRequest(
+        async def ask(token: str) -> pb.ListEntriesResponse:
+            request = pb.ListEntriesRequest(
                 filter=wanted, newest_first=newest_first, page_size=page_size, page_token=token
             )
-            return await self._rpc.ask(self._rpc.ledger.ListLedgerEntries, request, timeout_s=timeout_s)
+            return await self._rpc.ask(self._rpc.ledger.ListEntries, request, timeout_s=timeout_s)
 
         async for message in self._rpc.pages(ask, lambda page: page.entries):
             yield _entry(message)
@@ -114,9 +114,7 @@ class AsyncLedger:
         wanted, failures = _filter(chosen or EntryFilter()), 0
         while True:
             await rpc.ready(deadline)
-            stream = rpc.ledger.WatchLedgerEntries(
-                pb.WatchLedgerEntriesRequest(filter=wanted), timeout=deadline.remaining()
-            )
+            stream = rpc.ledger.Watch(pb.WatchRequest(filter=wanted), timeout=deadline.remaining())
             try:
                 async for reply in stream:
                     entry = _entry(reply.entry)

@@ -45,8 +45,8 @@ class LedgerQuestions:
         found: list[tuple[int, bytes]] = []
         token, seen = "", set[str]()
         while True:
-            request = ledger_pb2.ListLedgerEntriesRequest(filter=wanted, page_size=1000, page_token=token)
-            reply = await self._ask(self._transport.ledger.ListLedgerEntries, request)
+            request = ledger_pb2.ListEntriesRequest(filter=wanted, page_size=1000, page_token=token)
+            reply = await self._ask(self._transport.ledger.ListEntries, request)
             for entry in reply.entries:
                 last = found[-1][0] if found else first - 1
                 if not last < entry.seq < before or len(found) == _MOST_KEY_ENTRIES:

@@ -40,18 +40,18 @@ class LedgerService:
         """Lets the watches end once they have sent all that is on record."""
         self._arrivals.close()
 
-    async def GetLedgerEntry(  # noqa: N802 - the wire's name
-        self, caller: Caller, request: pb.GetLedgerEntryRequest, _: Context
+    async def GetEntry(  # noqa: N802 - the wire's name
+        self, caller: Caller, request: pb.GetEntryRequest, _: Context
     ) -> pb.LedgerEntry:
         """One entry."""
         seq = ledger_wire.entry_seq(request.name, "name")
         return ledger_wire.entry_message(
-            await self._parts.store.read(lambda tx: self._entry(tx, caller, seq, "GetLedgerEntry"))
+            await self._parts.store.read(lambda tx: self._entry(tx, caller, seq, "GetEntry"))
         )
 
-    async def ListLedgerEntries(  # noqa: N802 - the wire's name
-        self, caller: Caller, request: pb.ListLedgerEntriesRequest, _: Context
-    ) -> pb.ListLedgerEntriesResponse:
+    async def ListEntries(  # noqa: N802 - the wire's name
+        self, caller: Caller, request: pb.ListEntriesRequest, _: Context
+    ) -> pb.ListEntriesResponse:
         """Entries that the caller may see, page by page."""
         size = wire.page_size(request.page_size)
         query = ledger_wire.query(request.filter, newest_first=request.newest_first)
@@ -63,17 +63,17 @@ class LedgerService:
         agent, step = request.filter.agent, Step(entries=size)
 
         def work(tx: Transaction) -> Read:
-            return self._step(tx, self._sight(tx, caller, "ListLedgerEntries"), query, agent, step)
+            return self._step(tx, self._sight(tx, caller, "ListEntries"), query, agent, step)
 
         read = await self._parts.store.read(work)
-        return pb.ListLedgerEntriesResponse(
+        return pb.ListEntriesResponse(
             entries=[ledger_wire.entry_message(entry) for entry in read.entries],
             next_page_token="" if read.next is None else ledger_wire.page_token(caller.identity.id, request, read.next),
         )
 
-    async def WatchLedgerEntries(  # noqa: N802 - the wire's name
-        self, caller: Caller, request: pb.WatchLedgerEntriesRequest, _: Context
-    ) -> AsyncGenerator[pb.WatchLedgerEntriesResponse, None]:
+    async def Watch(  # noqa: N802 - the wire's name
+        self, caller: Caller, request: pb.WatchRequest, _: Context
+    ) -> AsyncGenerator[pb.WatchResponse, None]:
         """Entries from a number on, and each further one once it is durable."""
         query, agent = ledger_wire.query(request.filter), request.filter.agent
         if query.before is not None:
@@ -83,7 +83,7 @@ class LedgerService:
                 closed, changes = self._arrivals.closed, self._arrivals.changes
                 read, end = await self._parts.store.read(lambda tx, query=query: self._news(tx, caller, query, agent))  # type: ignore[misc]  # the default binds this round's query
                 for entry in read.entries:
-                    yield pb.WatchLedgerEntriesResponse(entry=ledger_wire.entry_message(entry))
+                    yield pb.WatchResponse(entry=ledger_wire.entry_message(entry))
                 query = replace(query, first=end if read.next is None else read.next)
                 if read.next is not None:
                     continue
@@ -158,7 +158,7 @@ class LedgerService:
             raise NotFoundError(
                 f"entries/{seq} doesn't exist, or is not yours to see",
                 reason="ENTRY_NOT_FOUND",
-                hint="ListLedgerEntries shows the entries that you may see.",
+                hint="ListEntries shows the entries that you may see.",
             )
         return entry
 
@@ -172,7 +172,7 @@ class LedgerService:
 
     def _news(self, tx: Transaction, caller: Caller, query: EntryQuery, agent: str) -> tuple[Read, int]:
         head = tx.ledger.head()
-        read = self._step(tx, self._sight(tx, caller, "WatchLedgerEntries"), query, agent, _WATCH_STEP)
+        read = self._step(tx, self._sight(tx, caller, "Watch"), query, agent, _WATCH_STEP)
         # What this snapshot doesn't hold is where the next one is read from; a watch may also begin beyond the end.
         return read, max(query.first, 0 if head is None else head.seq + 1)
 

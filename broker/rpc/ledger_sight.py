@@ -22,7 +22,7 @@ class Sight:
         policy: the one in force.
         tx: for the registry and the calls.
         caller: who asks.
-        method: full method, such as ``broker.v1.Ledger/GetLedgerEntry``.
+        method: full method, such as ``broker.v1.Ledger/GetEntry``.
     """
 
     def __init__(self, policy: Snapshot, tx: Transaction, caller: Caller, method: str) -> None:

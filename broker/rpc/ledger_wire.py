@@ -114,12 +114,12 @@ def _bound(wanted: pb.LedgerEntryFilter, field: str) -> str:
     return timestamp(wire.moment(getattr(wanted, field), f"filter.{field}"))
 
 
-def page_token(caller: str, request: pb.ListLedgerEntriesRequest, position: int) -> str:
+def page_token(caller: str, request: pb.ListEntriesRequest, position: int) -> str:
     """The token of a page that begins at a number; it fits this caller's request and no other."""
     return f"{position}-{_fingerprint(caller, request)}"
 
 
-def page_position(caller: str, request: pb.ListLedgerEntriesRequest) -> int | None:
+def page_position(caller: str, request: pb.ListEntriesRequest) -> int | None:
     """Where the page of a request begins; ``None`` for the first.
 
     Raises:
@@ -129,7 +129,7 @@ def page_position(caller: str, request: pb.ListLedgerEntriesRequest) -> int | No
         return None
     match = _TOKEN.fullmatch(request.page_token)
     if match is None:
-        raise wire.refuse("page_token", "is not one that ListLedgerEntries gave", "INVALID_PAGE_TOKEN")
+        raise wire.refuse("page_token", "is not one that ListEntries gave", "INVALID_PAGE_TOKEN")
     if match[2] != _fingerprint(caller, request):
         raise wire.refuse(
             "page_token", "belongs to another request: filter and order must stay the same", "INVALID_PAGE_TOKEN"
@@ -137,7 +137,7 @@ def page_position(caller: str, request: pb.ListLedgerEntriesRequest) -> int | No
     return int(match[1])
 
 
-def _fingerprint(caller: str, request: pb.ListLedgerEntriesRequest) -> str:
+def _fingerprint(caller: str, request: pb.ListEntriesRequest) -> str:
     # No secret: a token opens nothing, each entry is decided anew. It only keeps a mix-up from going unnoticed.
     same = request.filter.SerializeToString(deterministic=True)
     return hashlib.sha256(f"{caller}\n{request.newest_first}\n".encode() + same).hexdigest()[:32]

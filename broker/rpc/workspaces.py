@@ -28,8 +28,8 @@ ONLY_FILTERED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         # workspace of each call, whatever the filter says. Naming a workspace only leaves some of them out.
         "broker.v1.ToolBroker/ListToolCalls": ("filter", "workspace"),
         # The same: each entry is decided in the workspace that it lies in.
-        "broker.v1.Ledger/ListLedgerEntries": ("filter", "workspace"),
-        "broker.v1.Ledger/WatchLedgerEntries": ("filter", "workspace"),
+        "broker.v1.Ledger/ListEntries": ("filter", "workspace"),
+        "broker.v1.Ledger/Watch": ("filter", "workspace"),
     },
 )
 """Methods whose field of that name gives no access to a workspace, each with its reason."""

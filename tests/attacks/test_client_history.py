@@ -46,7 +46,7 @@ PASSING = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.UNAUTHENTICATED,
 }
-PROOFS = ["ListLedgerEntries", "GetInclusionProof", "GetConsistencyProof"]
+PROOFS = ["ListEntries", "GetInclusionProof", "GetConsistencyProof"]
 by_code = pytest.mark.parametrize("code", CODES, ids=[code.name for code in CODES])
 
 
@@ -258,7 +258,7 @@ async def test_a_genesis_made_up_for_a_new_client_is_not_in_the_tree(shown: LogS
         answer.entries[0].data = attacker.entries[0]
         return answer
 
-    shown.change["ListLedgerEntries"] = change
+    shown.change["ListEntries"] = change
     shown.sign = attacker.key
     async with connect() as broker:
         assert (await refused(broker)).reason == "CHECKPOINT_FORGED"

@@ -89,9 +89,9 @@ def less(shown: LogServicer, answer: pb.AgentHeadProof) -> pb.AgentHeadProof:
 
 
 LIES = [
-    ("GetLedgerEntry", swapped("data", lambda _: b"{}")),
-    ("GetLedgerEntry", another_entry),
-    ("GetLedgerEntry", lambda shown, _: shown.entry(8)),
+    ("GetEntry", swapped("data", lambda _: b"{}")),
+    ("GetEntry", another_entry),
+    ("GetEntry", lambda shown, _: shown.entry(8)),
     ("GetInclusionProof", swapped("proof", lambda shown: shown.proof(8, 20))),
     ("GetInclusionProof", swapped("proof", lambda _: b"nothing")),
     ("GetInclusionProof", without_first_hash),
@@ -151,11 +151,11 @@ async def test_an_old_checkpoint_of_another_history_is_not_extended(shown: LogSe
 
 
 async def test_pages_that_go_round_and_entries_in_no_order_end(shown: LogServicer, broker: AsyncBroker) -> None:
-    def round_and_round(answer: pb.ListLedgerEntriesResponse) -> pb.ListLedgerEntriesResponse:
+    def round_and_round(answer: pb.ListEntriesResponse) -> pb.ListEntriesResponse:
         answer.next_page_token = "again"  # noqa: S105 - a token of pages
         return answer
 
-    shown.change["ListLedgerEntries"] = round_and_round
+    shown.change["ListEntries"] = round_and_round
     with pytest.raises(BrokerError) as caught:
         _ = [entry async for entry in broker.ledger.list()]
     assert caught.value.reason == "PROTOCOL_ERROR"

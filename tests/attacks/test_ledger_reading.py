@@ -165,37 +165,37 @@ async def test_a_human_sees_what_is_of_their_own_agents_and_no_more(served: Serv
 
 async def test_a_page_token_of_another_request_is_refused(served: Served, wire: LedgerStub) -> None:
     await publish(served.state)
-    first = pb.ListLedgerEntriesRequest(page_size=1)
+    first = pb.ListEntriesRequest(page_size=1)
     first.filter.types.extend(["genesis", "heads", "decision"])
-    page = await ask(wire.ListLedgerEntries, first)
+    page = await ask(wire.ListEntries, first)
     token = page.next_page_token
     assert token
-    other = pb.ListLedgerEntriesRequest(page_size=1, page_token=token)
-    turned = pb.ListLedgerEntriesRequest(page_size=1, page_token=token, filter=first.filter, newest_first=True)
+    other = pb.ListEntriesRequest(page_size=1, page_token=token)
+    turned = pb.ListEntriesRequest(page_size=1, page_token=token, filter=first.filter, newest_first=True)
     made_up = [
-        pb.ListLedgerEntriesRequest(page_token=text, filter=first.filter) for text in ("7", "x" * 5000, "0-" + "0" * 32)
+        pb.ListEntriesRequest(page_token=text, filter=first.filter) for text in ("7", "x" * 5000, "0-" + "0" * 32)
     ]
     for request in (other, turned, *made_up):
         with pytest.raises(InvalidArgumentError) as caught:
-            await ask(wire.ListLedgerEntries, request)
+            await ask(wire.ListEntries, request)
         assert caught.value.reason == "INVALID_PAGE_TOKEN"
     async with served.client() as scout:
-        rpc, theirs = scout._rpc, pb.ListLedgerEntriesRequest(page_size=1, page_token=token, filter=first.filter)
+        rpc, theirs = scout._rpc, pb.ListEntriesRequest(page_size=1, page_token=token, filter=first.filter)
         with pytest.raises(InvalidArgumentError):
-            await rpc.ask(rpc.ledger.ListLedgerEntries, theirs)
-    again = pb.ListLedgerEntriesRequest(page_size=2, page_token=token, filter=first.filter)
-    assert (await ask(wire.ListLedgerEntries, again)).entries[0].seq > page.entries[0].seq
+            await rpc.ask(rpc.ledger.ListEntries, theirs)
+    again = pb.ListEntriesRequest(page_size=2, page_token=token, filter=first.filter)
+    assert (await ask(wire.ListEntries, again)).entries[0].seq > page.entries[0].seq
 
 
 async def test_no_limit_makes_an_answer_boundless(served: Served) -> None:
     await write(served.state, *[("heartbeat", "", {"text": "x" * 60_000})] * 200)
     async with served.human() as olivia:
         rpc = olivia._rpc
-        request = pb.ListLedgerEntriesRequest(page_size=2**31 - 1)
+        request = pb.ListEntriesRequest(page_size=2**31 - 1)
         sizes, token, count = [], "", 0
         while True:
             request.page_token = token
-            page = await rpc.ask(rpc.ledger.ListLedgerEntries, request)
+            page = await rpc.ask(rpc.ledger.ListEntries, request)
             sizes.append(page.ByteSize())
             count += len(page.entries)
             token = page.next_page_token
@@ -209,12 +209,12 @@ async def test_no_limit_makes_an_answer_boundless(served: Served) -> None:
 @pytest.mark.parametrize(
     ("method", "request_", "field"),
     [
-        ("GetLedgerEntry", pb.GetLedgerEntryRequest(), "name"),
-        ("GetLedgerEntry", pb.GetLedgerEntryRequest(name="entries/-1"), "name"),
-        ("GetLedgerEntry", pb.GetLedgerEntryRequest(name="entries/01"), "name"),
-        ("GetLedgerEntry", pb.GetLedgerEntryRequest(name="entries/\u0661"), "name"),
-        ("GetLedgerEntry", pb.GetLedgerEntryRequest(name="entries/" + "9" * 19), "name"),
-        ("GetLedgerEntry", pb.GetLedgerEntryRequest(name="calls/1"), "name"),
+        ("GetEntry", pb.GetEntryRequest(), "name"),
+        ("GetEntry", pb.GetEntryRequest(name="entries/-1"), "name"),
+        ("GetEntry", pb.GetEntryRequest(name="entries/01"), "name"),
+        ("GetEntry", pb.GetEntryRequest(name="entries/\u0661"), "name"),
+        ("GetEntry", pb.GetEntryRequest(name="entries/" + "9" * 19), "name"),
+        ("GetEntry", pb.GetEntryRequest(name="calls/1"), "name"),
         ("GetCheckpoint", pb.GetCheckpointRequest(), "name"),
         ("GetCheckpoint", pb.GetCheckpointRequest(name="checkpoints/../../keys"), "name"),
         ("GetCheckpoint", pb.GetCheckpointRequest(name="checkpoints/next"), "name"),
@@ -222,31 +222,31 @@ async def test_no_limit_makes_an_answer_boundless(served: Served) -> None:
         ("GetInclusionProof", pb.GetInclusionProofRequest(entry="entries/0", checkpoint="x"), "checkpoint"),
         ("GetConsistencyProof", pb.GetConsistencyProofRequest(old_size=-1), "old_size"),
         ("GetConsistencyProof", pb.GetConsistencyProofRequest(old_size=2**62), "old_size"),
-        ("ListLedgerEntries", pb.ListLedgerEntriesRequest(page_size=-1), "page_size"),
+        ("ListEntries", pb.ListEntriesRequest(page_size=-1), "page_size"),
         (
-            "ListLedgerEntries",
-            pb.ListLedgerEntriesRequest(filter=pb.LedgerEntryFilter(types=["heads"] * 65)),
+            "ListEntries",
+            pb.ListEntriesRequest(filter=pb.LedgerEntryFilter(types=["heads"] * 65)),
             "filter.types",
         ),
         (
-            "ListLedgerEntries",
-            pb.ListLedgerEntriesRequest(filter=pb.LedgerEntryFilter(types=["a' OR 1=1"])),
+            "ListEntries",
+            pb.ListEntriesRequest(filter=pb.LedgerEntryFilter(types=["a' OR 1=1"])),
             "filter.types[0]",
         ),
         (
-            "ListLedgerEntries",
-            pb.ListLedgerEntriesRequest(filter=pb.LedgerEntryFilter(agent="x" * 300)),
+            "ListEntries",
+            pb.ListEntriesRequest(filter=pb.LedgerEntryFilter(agent="x" * 300)),
             "filter.agent",
         ),
         (
-            "ListLedgerEntries",
-            pb.ListLedgerEntriesRequest(filter=pb.LedgerEntryFilter(first_seq=-1)),
+            "ListEntries",
+            pb.ListEntriesRequest(filter=pb.LedgerEntryFilter(first_seq=-1)),
             "filter.first_seq",
         ),
-        ("ListLedgerEntries", pb.ListLedgerEntriesRequest(filter=pb.LedgerEntryFilter(call="x")), "filter.call"),
+        ("ListEntries", pb.ListEntriesRequest(filter=pb.LedgerEntryFilter(call="x")), "filter.call"),
         (
-            "ListLedgerEntries",
-            pb.ListLedgerEntriesRequest(filter=pb.LedgerEntryFilter(time_from={"seconds": 2**60})),
+            "ListEntries",
+            pb.ListEntriesRequest(filter=pb.LedgerEntryFilter(time_from={"seconds": 2**60})),
             "filter.time_from",
         ),
     ],
@@ -261,21 +261,17 @@ async def test_what_makes_no_sense_is_refused_with_its_field(
 
 
 async def test_a_watch_with_an_end_and_too_many_watches_are_refused(wire: LedgerStub) -> None:
-    bounded = wire.WatchLedgerEntries(
-        pb.WatchLedgerEntriesRequest(filter=pb.LedgerEntryFilter(before_seq=3)), timeout=20
-    )
+    bounded = wire.Watch(pb.WatchRequest(filter=pb.LedgerEntryFilter(before_seq=3)), timeout=20)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await bounded.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     async with AsyncExitStack() as stack:
         for _ in range(16):
-            stream = wire.WatchLedgerEntries(
-                pb.WatchLedgerEntriesRequest(filter=pb.LedgerEntryFilter(types=["genesis"])), timeout=60
-            )
+            stream = wire.Watch(pb.WatchRequest(filter=pb.LedgerEntryFilter(types=["genesis"])), timeout=60)
             stack.callback(stream.cancel)
             assert (await stream.read()).entry.seq == 0
         with pytest.raises(grpc.aio.AioRpcError) as busy:
-            await wire.WatchLedgerEntries(pb.WatchLedgerEntriesRequest(), timeout=20).read()
+            await wire.Watch(pb.WatchRequest(), timeout=20).read()
     error = from_rpc_error(busy.value, "broker")
     assert isinstance(error, ResourceExhaustedError)
     assert error.reason == "WATCHES_BUSY"

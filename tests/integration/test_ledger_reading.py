@@ -201,7 +201,7 @@ async def test_a_watch_ends_cleanly_when_the_broker_shuts_down(tmp_path: Path) -
     make_state(state, settings={"checkpoint_interval_s": 86400})
     with serving(state) as broker:
         async with broker.human() as olivia, aclosing(olivia.ledger.watch()) as entries:
-            bare = olivia._rpc.ledger.WatchLedgerEntries(pb.WatchLedgerEntriesRequest(), timeout=60)
+            bare = olivia._rpc.ledger.Watch(pb.WatchRequest(), timeout=60)
             seen = [await anext(entries)]
             replies = aiter(bare)
             first = [(await anext(replies)).entry.data]

@@ -25,7 +25,7 @@ from broker.store.database import Database
 from broker.v1 import ledger_pb2 as pb
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-METHOD = "broker.v1.Ledger/ListLedgerEntries"
+METHOD = "broker.v1.Ledger/ListEntries"
 AUDITOR_AGENT = "g, agent:watcher, role:auditor, finance\n"
 
 
@@ -252,10 +252,10 @@ async def all_pages(
     caller = Caller(PEOPLE[name], Certificate("f", PEOPLE[name].id, b"", NOW, NOW))
     pages, token = [], ""
     while True:
-        request = pb.ListLedgerEntriesRequest(
+        request = pb.ListEntriesRequest(
             filter=pb.LedgerEntryFilter(**chosen), newest_first=newest_first, page_size=3, page_token=token
         )
-        answer = await service.ListLedgerEntries(caller, request, unused)
+        answer = await service.ListEntries(caller, request, unused)
         token = answer.next_page_token
         pages.append(([entry.seq for entry in answer.entries], token))
         if not token:
