@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -277,11 +278,14 @@ async def test_a_watch_with_an_end_and_too_many_watches_are_refused(wire: Ledger
     assert error.reason == "WATCHES_BUSY"
 
 
-async def test_a_policy_without_the_rule_denies_every_method_and_calls_go_on(served: Served) -> None:
+async def test_a_policy_without_the_rule_denies_every_method_and_calls_go_on(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = served.state / "policy" / "policy.csv"
     before = policy.read_text("utf-8")
     policy.write_text("".join(line for line in before.splitlines(keepends=True) if "agent-ledger" not in line), "utf-8")
     command_json(served.state, "policy", "reload", "--identity", f"human/{OPERATOR}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # nothing is remembered there: then it isn't missed either
     try:
         async with served.client("spy") as spy:
             for work in (

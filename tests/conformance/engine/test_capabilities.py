@@ -64,7 +64,7 @@ async def test_a_limit_on_files_is_kept_or_refused(engine: Engine) -> None:
 
 async def test_no_limit_on_files_still_leaves_memory(engine: Engine) -> None:
     code = "n = 0\nwhile True:\n    open(f'/work/{n:0200}', 'w').close()\n    n += 1"
-    asked = replace(await profile(engine), limits=Limits(inodes=0, memory_bytes=32 * MIB, disk_bytes=MIB, wall_s=240))
+    asked = replace(await profile(engine), limits=Limits(inodes=0, memory_bytes=48 * MIB, disk_bytes=MIB, wall_s=240))
     async with leased(engine, asked) as lease:
         ended = None
         async for event in lease.run(python(code)):
