@@ -54,19 +54,20 @@ def calls(number: int) -> Generator[Entry, int, None]:
         agent = f"agent_{turn % AGENTS:026d}"
         # Of twenty entries eight are decisions (five of them of calls that run), five intents, five outcomes, two votes.
         for step in range(5):
-            own: JsonObject = {"call_id": new_id("call"), **_commits(turn, step)}
+            own: JsonObject = {"call_id": f"call_{turn:018d}{step:08d}", **_commits(turn, step)}
             decided = yield Entry("decision", {**decision, **own}, agent)
             begun = yield Entry("intent", {**intent, **own, "decision_seq": decided}, agent)
             yield Entry("outcome", {**outcome, "call_id": own["call_id"], "intent_seq": begun}, agent)
         for step in range(3):
             yield Entry("decision", {**refusal, "tool": {"name": f"tool{step}.unknown"}}, agent)
         for step in range(2):
-            yield Entry("vote", {**vote, "call_id": new_id("call"), **_commits(turn, step)}, agent)
+            yield Entry("vote", {**vote, "call_id": f"call_{turn:018d}{step:08d}", **_commits(turn, step)}, agent)
         turn += AGENTS + 1
 
 
 def _commits(turn: int, step: int) -> dict[str, JsonValue]:
-    return {name: hashlib.sha256(f"{name} {turn} {step}".encode()).hexdigest() for name in _COMMITS}
+    digest = hashlib.sha256(b"%d %d" % (turn, step)).hexdigest()
+    return dict.fromkeys(_COMMITS, digest)
 
 
 def _bodies() -> tuple[JsonObject, JsonObject, JsonObject, JsonObject, JsonObject]:
