@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from broker.domain.approval_ports import ApprovalTable, FreezeTable, VoterTable, WorkflowTable
 from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Certificate, Identity, IdentityKind, Schedule, Session
@@ -383,6 +384,22 @@ class Transaction(Protocol):
     @property
     def refusals(self) -> RefusalTable:
         """Repeated refusals."""
+
+    @property
+    def approvals(self) -> ApprovalTable:
+        """Approvals and votes."""
+
+    @property
+    def voters(self) -> VoterTable:
+        """Voters' keys, the founding, chat accounts."""
+
+    @property
+    def freezes(self) -> FreezeTable:
+        """What is frozen."""
+
+    @property
+    def workflows(self) -> WorkflowTable:
+        """Approved versions of workflows."""
 
     @property
     def projections(self) -> ProjectionTable:

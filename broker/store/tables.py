@@ -226,6 +226,115 @@ class CallRecord(Base, table=True):
     envelope_digest: str = Field(sa_type=WORDS)
 
 
+class VoterKeyRecord(Base, table=True):
+    """Keys that votes and attestations are taken of."""
+
+    __tablename__ = "voter_key"
+    __table_args__ = (CheckConstraint("length(public_key) = 32", name="voter_key_public_key"),)
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    holder: str = Field(index=True, sa_type=WORDS)
+    kind: str = Field(sa_type=WORDS)
+    public_key: bytes = Field(sa_type=LargeBinary)
+    enrolled: str = Field(sa_type=WORDS)
+    enrolled_seq: int = Field(sa_type=NUMBER)
+    revoked: str | None = Field(default=None, sa_type=WORDS)
+
+
+class AcceptanceRecord(Base, table=True):
+    """Signed acceptances of the founding."""
+
+    __tablename__ = "acceptance"
+    founding_digest: str = Field(primary_key=True, sa_type=WORDS)
+    person: str = Field(primary_key=True, sa_type=WORDS)
+    key: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+
+
+class FoundingRecord(Base, table=True):
+    """The entry that completed the founding; no row before that."""
+
+    __tablename__ = "founding"
+    seq: int = Field(sa_column=Column("seq", NUMBER, primary_key=True, autoincrement=False))
+    digest: str = Field(sa_type=WORDS)
+
+
+class ApprovalRecord(Base, table=True):
+    """Approvals, without their texts."""
+
+    __tablename__ = "approval"
+    __table_args__ = (
+        Index("approval_state", "state", "expires"),
+        Index("approval_subject", "subject"),
+        Index("approval_requester", "requester", "state"),
+    )
+    id: str = Field(primary_key=True, sa_type=WORDS)
+    kind: str = Field(sa_type=WORDS)
+    subject: str = Field(sa_type=WORDS)
+    workspace: str = Field(sa_type=WORDS)
+    obj: str = Field(sa_type=WORDS)
+    tier: int
+    requester: str = Field(sa_type=WORDS)
+    excluded: str = Field(sa_type=WORDS)
+    state: str = Field(sa_type=WORDS)
+    requirement: str = Field(sa_type=WORDS)
+    envelope_digest: str = Field(sa_type=WORDS)
+    rendering_digest: str = Field(sa_type=WORDS)
+    created: str = Field(sa_type=WORDS)
+    expires: str = Field(sa_type=WORDS)
+    requested_seq: int = Field(sa_type=NUMBER)
+    closed: str | None = Field(default=None, sa_type=WORDS)
+    closed_seq: int | None = Field(default=None, sa_type=NUMBER)
+
+
+class VoteRecord(Base, table=True):
+    """Votes, each as it was cast."""
+
+    __tablename__ = "vote"
+    approval: str = Field(primary_key=True, sa_type=WORDS)
+    number: int = Field(sa_column=Column("number", Integer, primary_key=True, autoincrement=False))
+    person: str = Field(sa_type=WORDS)
+    key: str = Field(sa_type=WORDS)
+    decision: str = Field(sa_type=WORDS)
+    channel: str = Field(sa_type=WORDS)
+    cast: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+
+
+class FreezeRecord(Base, table=True):
+    """What is frozen."""
+
+    __tablename__ = "freeze"
+    scope: str = Field(primary_key=True, sa_type=WORDS)
+    target: str = Field(primary_key=True, sa_type=WORDS)
+    by: str = Field(sa_type=WORDS)
+    since: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+
+
+class ChatAccountRecord(Base, table=True):
+    """People's accounts in chat services. A person has one in each team, and an account is one person's."""
+
+    __tablename__ = "chat_account"
+    __table_args__ = (UniqueConstraint("service", "team", "person", name="chat_account_person"),)
+    service: str = Field(primary_key=True, sa_type=WORDS)
+    team: str = Field(primary_key=True, sa_type=WORDS)
+    user: str = Field(primary_key=True, sa_type=WORDS)
+    person: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+
+
+class ApprovedWorkflowRecord(Base, table=True):
+    """Versions of workflows that their people have agreed to."""
+
+    __tablename__ = "approved_workflow"
+    name: str = Field(primary_key=True, sa_type=WORDS)
+    digest: str = Field(primary_key=True, sa_type=WORDS)
+    tier: int
+    approval: str = Field(sa_type=WORDS)
+    approved: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+
+
 class RefusalRecord(Base, table=True):
     """Repeated refusals that wait for their counted entry."""
 
@@ -261,6 +370,14 @@ SESSION = Base.metadata.tables["session"]
 SCHEDULE = Base.metadata.tables["schedule"]
 CALL = Base.metadata.tables["call"]
 REFUSAL = Base.metadata.tables["refusal"]
+VOTER_KEY = Base.metadata.tables["voter_key"]
+ACCEPTANCE = Base.metadata.tables["acceptance"]
+FOUNDING = Base.metadata.tables["founding"]
+APPROVAL = Base.metadata.tables["approval"]
+VOTE = Base.metadata.tables["vote"]
+FREEZE = Base.metadata.tables["freeze"]
+CHAT_ACCOUNT = Base.metadata.tables["chat_account"]
+APPROVED_WORKFLOW = Base.metadata.tables["approved_workflow"]
 
 # Each holds only the entries that have such a member; the others cost it nothing.
 for _member in (LEDGER_INDEX.c.agent, LEDGER_INDEX.c.call_id, LEDGER_INDEX.c.tool):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from broker.store.approval_table import SqlApprovalTable
 from broker.store.call_table import SqlCallTable
 from broker.store.erasure_table import SqlErasureTable
+from broker.store.freeze_table import SqlFreezeTable
 from broker.store.identity_table import SqlIdentityTable
 from broker.store.ledger_table import SqlLedgerTable
 from broker.store.projections import SqlProjectionTable
 from broker.store.refusal_table import SqlRefusalTable
 from broker.store.vault_table import SqlVaultTable
+from broker.store.voter_table import SqlVoterTable
+from broker.store.workflow_table import SqlWorkflowTable
 from broker.store.workspace_key_table import SqlWorkspaceKeyTable
 
 
@@ -28,6 +32,10 @@ class SqlTransaction:
         self._identities = SqlIdentityTable(connection)
         self._calls = SqlCallTable(connection)
         self._refusals = SqlRefusalTable(connection)
+        self._approvals = SqlApprovalTable(connection)
+        self._voters = SqlVoterTable(connection)
+        self._freezes = SqlFreezeTable(connection)
+        self._workflows = SqlWorkflowTable(connection)
         self._projections = SqlProjectionTable(connection)
 
     @property
@@ -69,6 +77,26 @@ class SqlTransaction:
     def refusals(self) -> SqlRefusalTable:
         """Repeated refusals."""
         return self._refusals
+
+    @property
+    def approvals(self) -> SqlApprovalTable:
+        """Approvals and votes."""
+        return self._approvals
+
+    @property
+    def voters(self) -> SqlVoterTable:
+        """Voters' keys, the founding, chat accounts."""
+        return self._voters
+
+    @property
+    def freezes(self) -> SqlFreezeTable:
+        """What is frozen."""
+        return self._freezes
+
+    @property
+    def workflows(self) -> SqlWorkflowTable:
+        """Approved versions of workflows."""
+        return self._workflows
 
     @property
     def projections(self) -> SqlProjectionTable:

@@ -1,0 +1,131 @@
+"""What the rooms need of the store for approvals, as protocols. See ``broker.domain.ports`` for transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from broker.domain.approval import (
+    Acceptance,
+    Approval,
+    ApprovalKind,
+    ApprovalState,
+    ApprovedWorkflow,
+    ChatAccount,
+    Freeze,
+    FreezeScope,
+    Vote,
+    VoterKey,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalQuery:
+    """Which approvals to list; empty fields don't filter; ``before`` pages by id."""
+
+    states: frozenset[ApprovalState] = frozenset()
+    kinds: frozenset[ApprovalKind] = frozenset()
+    workspace: str = ""
+    requester: str = ""
+    subject: str = ""
+    before: str = ""
+    limit: int = 100
+
+
+class ApprovalTable(Protocol):
+    """Approvals and their votes."""
+
+    def insert(self, approval: Approval) -> None:
+        """Adds an approval."""
+
+    def get(self, approval_id: str) -> Approval | None:
+        """By id."""
+
+    def by_subject(self, subject: str) -> Approval | None:
+        """The newest one about a subject, such as a call's id."""
+
+    def close(self, approval: Approval) -> None:
+        """Stores state and closing of an approval."""
+
+    def list(self, query: ApprovalQuery) -> Sequence[Approval]:
+        """Newest first."""
+
+    def due(self, now: datetime, limit: int) -> Sequence[Approval]:
+        """Open ones whose time is over, the oldest first."""
+
+    def pending(self, requester: str) -> int:
+        """How many of a requester's are open."""
+
+    def last_denied(self, requester: str) -> datetime | None:
+        """When a requester's was last denied by a person."""
+
+    def insert_vote(self, vote: Vote) -> None:
+        """Adds a vote; approval and number together are unique."""
+
+    def votes(self, approval_id: str) -> Sequence[Vote]:
+        """In the order in which they came."""
+
+
+class VoterTable(Protocol):
+    """Keys, the founding, and chat accounts."""
+
+    def insert_key(self, key: VoterKey) -> None:
+        """Adds a key; its id is unique."""
+
+    def key(self, key_id: str) -> VoterKey | None:
+        """By id, revoked or not."""
+
+    def keys(self) -> Sequence[VoterKey]:
+        """All, oldest first."""
+
+    def revoke_key(self, key_id: str, moment: datetime) -> None:
+        """Revokes a key."""
+
+    def accept(self, acceptance: Acceptance) -> None:
+        """Adds an acceptance; one person's again changes nothing."""
+
+    def acceptances(self, founding_digest: str) -> Sequence[Acceptance]:
+        """Who has accepted a founding."""
+
+    def complete_founding(self, founding_digest: str, seq: int) -> None:
+        """Says that the founding is complete, for good."""
+
+    def founding(self) -> str:
+        """Digest of the founding that is complete; empty before."""
+
+    def map_account(self, account: ChatAccount, seq: int) -> None:
+        """Gives an account to a person; it, and the person's place in that team, must be free."""
+
+    def unmap_account(self, service: str, team: str, user: str) -> None:
+        """Takes an account away."""
+
+    def account(self, service: str, team: str, user: str) -> ChatAccount | None:
+        """By the service's own ids."""
+
+    def accounts(self, service: str = "", team: str = "", person: str = "") -> Sequence[ChatAccount]:
+        """Accounts; empty texts don't filter."""
+
+
+class FreezeTable(Protocol):
+    """What is frozen."""
+
+    def freeze(self, freeze: Freeze) -> None:
+        """Adds a freeze, or leaves the one that is there."""
+
+    def unfreeze(self, scope: FreezeScope, target: str) -> None:
+        """Takes one away."""
+
+    def all(self) -> Sequence[Freeze]:
+        """All, oldest first."""
+
+
+class WorkflowTable(Protocol):
+    """Versions of workflows that are approved."""
+
+    def approve(self, workflow: ApprovedWorkflow) -> None:
+        """Adds a version."""
+
+    def get(self, name: str, digest: str) -> ApprovedWorkflow | None:
+        """An approved version."""
