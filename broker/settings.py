@@ -185,6 +185,12 @@ class Settings(BaseSettings):
     """A second listener without TLS or authentication, for debugging: loopback only, off by default."""
     unsafe_plaintext_agent: str = ""
     """Name of the agent that the plaintext listener's callers are."""
+    unsafe_chat_only_quorum: bool = False
+    """Lets ``tiers.yaml`` ask for no signed vote at Tier 4. The risk: no approver's own key stands behind an action, so
+    whoever controls the chat or its bot can do anything that Tier 4 can do."""
+    unsafe_slack_approves_tier4: bool = False
+    """Lets ``tiers.yaml`` name ``slack`` among the channels of Tier 4. The risk: such a vote is the bot's word, so whoever
+    controls the chat or its bot has one of the two votes."""
     engine: str = ""
     """Address of the container engine, such as ``unix:///run/docker.sock``; empty asks the environment."""
     database: Annotated[str, AfterValidator(_database)] = ""

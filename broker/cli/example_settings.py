@@ -14,6 +14,10 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "listen": "Address of the mutual-TLS listener; port 0 takes a free one.",
         "unsafe_plaintext_listen": "A second listener without TLS or authentication, for debugging on loopback. Off.",
         "unsafe_plaintext_agent": "Name of the agent that callers of the plaintext listener are.",
+        "unsafe_chat_only_quorum": "Lets tiers.yaml ask for no signed vote at Tier 4: whoever controls the chat or its bot"
+        " can then do all that Tier 4 can. Off.",
+        "unsafe_slack_approves_tier4": "Lets tiers.yaml take votes for Tier 4 by Slack: whoever controls the chat or its"
+        " bot then has one of the two votes. Off.",
         "engine": "Address of the container engine, such as unix:///run/docker.sock; empty asks the environment.",
         "database": "PostgreSQL database, postgresql://user@host:port/name; empty is broker.db in the state directory.",
         "database_password": "Where its password comes from: env:NAME or file:/absolute/path; empty for none.",

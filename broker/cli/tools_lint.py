@@ -10,7 +10,8 @@ from rich.text import Text
 
 from broker.cli.output import OutputModel, console, emit
 from broker.errors import InvalidArgumentError
-from broker.specs.lint import Finding, load_paths
+from broker.specs.findings import Finding
+from broker.specs.lint import load_paths
 from broker.specs.shipped import shipped_folder
 
 

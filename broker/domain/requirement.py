@@ -169,7 +169,7 @@ def _channels(value: object) -> frozenset[Channel] | None:
 
 
 def floor(
-    requirement: Requirement, tier: Tier, *, chat_only_allowed: bool = False, chat_allowed: bool = False
+    requirement: Requirement, tier: Tier, *, chat_only_allowed: bool = False, slack_allowed: bool = False
 ) -> Requirement:
     """The requirement for a call of a tier, where it isn't below the floor; ``people`` is at least the roles' sum.
 
@@ -179,7 +179,7 @@ def floor(
         requirement: what data asks for, however it was made.
         tier: of the call.
         chat_only_allowed: whether the operator has taken the risk that nobody signs at Tier 4.
-        chat_allowed: whether the operator has taken the risk that votes for Tier 4 come by Slack.
+        slack_allowed: whether the operator has taken the risk that votes for Tier 4 come by Slack.
 
     Raises:
         InvalidArgumentError: ``REQUIREMENT_TOO_WEAK``, with each field that is below it.
@@ -188,18 +188,20 @@ def floor(
     if not wrong:
         requirement = _raised(requirement)
         if tier >= APPROVAL_REQUIRED_FROM:
-            wrong.extend(_below_tier_4(requirement, chat_only_allowed=chat_only_allowed, chat_allowed=chat_allowed))
+            wrong.extend(_below_tier_4(requirement, chat_only_allowed=chat_only_allowed, slack_allowed=slack_allowed))
     if wrong:
         raise _refuse(wrong, "REQUIREMENT_TOO_WEAK")
     return requirement
 
 
-def _below_tier_4(requirement: Requirement, *, chat_only_allowed: bool, chat_allowed: bool) -> Iterator[FieldViolation]:
+def _below_tier_4(
+    requirement: Requirement, *, chat_only_allowed: bool, slack_allowed: bool
+) -> Iterator[FieldViolation]:
     if requirement.people < TIER_4_PEOPLE:
         yield FieldViolation("people", f"must be at least {TIER_4_PEOPLE} at Tier 4")
     if requirement.min_signed < 1 and not chat_only_allowed:
         yield FieldViolation("min_signed", "must be at least 1 at Tier 4: nobody would sign with a key of their own")
-    if Channel.SLACK in requirement.channels and not chat_allowed:
+    if Channel.SLACK in requirement.channels and not slack_allowed:
         yield FieldViolation(
             "channels", "must not hold slack at Tier 4: such a vote is the bot's word, not the person's"
         )

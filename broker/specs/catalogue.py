@@ -13,6 +13,7 @@ from broker.domain.canonical import JsonObject, JsonValue, parse_json
 from broker.domain.run import Limits, Profile
 from broker.domain.spec import MAX_RESULT_BYTES, ToolSpec
 from broker.errors import FieldViolation, InvalidArgumentError
+from broker.specs.findings import refusal, violation
 from broker.specs.lint import load_paths
 from broker.specs.schemas import compile_schema
 from broker.specs.tiers import TIERS_FILE
@@ -116,17 +117,13 @@ class Catalogue:
             FieldViolation(str(folder), "is not a folder") for folder in folders if not folder.is_dir()
         ]
         loaded = load_paths(folder for folder in folders if folder.is_dir())
-        found.extend(
-            FieldViolation(f"{item.path}:{item.line}:{item.column}", f"{item.field} {item.message}".strip())
-            for part in loaded
-            for item in part.errors
-        )
+        found.extend(violation(item) for part in loaded for item in part.errors)
         if found:
-            raise InvalidArgumentError(
-                f"{len(found)} fault(s) in tool specifications; the first: {found[0].field} {found[0].description}",
+            raise refusal(
+                found,
+                what="tool specifications",
                 reason="SPECS_INVALID",
                 hint="run `broker tools lint` on the folder",
-                violations=tuple(found[:100]),
             )
         tools = {
             item.spec.name: _tool(item.spec, item.files, runtime_by_tier or {})

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
-import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
-from broker.domain.canonical import pointer
 from broker.domain.spec import ToolSpec
 from broker.domain.tier import APPROVAL_REQUIRED_FROM
 from broker.specs import schemas
-from broker.specs.document import Document, DocumentError, Path, Position, read_document
+from broker.specs.document import Document, Path, Position
 from broker.specs.files import FileRefusedError, read_file
+from broker.specs.findings import Finding, findings_at, model_problems, read_yaml
 from broker.specs.schemas import Problem
-from broker.specs.tiers import TIERS_FILE, Tiers
+from broker.specs.tiers import ALL_RISKS, TIERS_FILE, Tiers
 
 START = Position(1, 1)
-ModelT = typing.TypeVar("ModelT", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
-    """One fault, or one doubt, at a place of a file. ``field`` is a JSON pointer into the document."""
-
-    path: str
-    line: int
-    column: int
-    message: str
-    field: str = ""
-    warning: bool = False
-
-    def __str__(self) -> str:
-        """``file:line:column: error: message``, which editors can jump to."""
-        kind = "warning" if self.warning else "error"
-        where = f" {self.field}" if self.field else ""
-        return f"{self.path}:{self.line}:{self.column}: {kind}:{where} {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +43,21 @@ def lint_file(path: FilePath) -> tuple[Finding, ...]:
 
 def load_file(path: FilePath) -> Loaded:
     """Reads one specification file and the files that it names, once each."""
-    try:
-        document = read_document(read_file(path.parent, path.name))
-    except FileRefusedError as error:
-        return Loaded(path, (Finding(str(path), 1, 1, str(error)),))
-    except DocumentError as error:
-        return Loaded(path, (Finding(str(path), error.position.line, error.position.column, str(error)),))
+    document = read_yaml(path)
+    if isinstance(document, Finding):
+        return Loaded(path, (document,))
     if path.name == TIERS_FILE:
-        return Loaded(path, _findings(path, document, _model_problems(Tiers, document)[1]))
-    spec, found = _model_problems(ToolSpec, document)
+        tiers, found = model_problems(Tiers, document, ALL_RISKS)
+        found.extend(() if tiers is None else _risky(tiers))
+        return Loaded(path, findings_at(path, document, found))
+    spec, found = model_problems(ToolSpec, document)
     files: dict[str, bytes] = {}
     if spec is not None:
         found.extend(_spec_problems(spec))
         found.extend(_read_code(spec, path.parent, files))
     else:
         found.extend(_schemas_alone(document, found))
-    findings = _findings(path, document, found)
+    findings = findings_at(path, document, found)
     if any(not finding.warning for finding in findings):
         spec = None
     return Loaded(path, findings, spec, files, document.locate(("name",)))
@@ -118,52 +93,13 @@ def _files(path: FilePath) -> list[FilePath]:
     return sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
 
 
-def _model_problems(model: type[ModelT], document: Document) -> tuple[ModelT | None, list[Problem]]:
-    if not isinstance(document.value, dict):
-        return None, [Problem((), "must be a mapping of fields")]
-    try:
-        return model.model_validate(document.value), []
-    except ValidationError as error:
-        return None, [problem for item in error.errors() for problem in _translate(model, item)]
-
-
-def _translate(model: type[BaseModel], item: ErrorDetails) -> Iterator[Problem]:
-    # Pydantic puts the names of union members into the place; they are no keys of the file.
-    path = tuple(part for part in item["loc"] if part not in {"literal", "placeholder", "[key]"})
-    context = item.get("ctx", {})
-    message = item["msg"].removeprefix("Value error, ")
-    if "places" in context:
-        texts = context.get("texts", [message] * len(context["places"]))
-        for place, text in zip(context["places"], texts, strict=True):
-            yield Problem((*path, *place), text)
-    elif item["type"] == "extra_forbidden":
-        key, known = str(path[-1]), _fields_at(model, path[:-1])
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(known))}"
-        yield Problem(path, f"unknown key {key!r}; {hint}", at_key=True)
-    elif item["type"] == "missing":
-        yield Problem(path, f"the key {str(path[-1])!r} is missing")
-    else:
-        yield Problem(path, message)
-
-
-def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
-    current = model
-    for part in path:
-        if isinstance(part, int):
-            continue
-        inner = current.model_fields.get(part)
-        found = None if inner is None else _model_in(inner.annotation)
-        if found is None:
-            return []
-        current = found
-    return list(current.model_fields)
-
-
-def _model_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _model_in(part)) is not None), None)
+def _risky(tiers: Tiers) -> Iterator[Problem]:
+    for index, row in enumerate(tiers.tiers):
+        for place, text in row.below_floor():
+            said = (
+                f"{text}; a broker refuses it, unless a setting takes the risk (unsafe_chat_only_quorum for `signed`,"
+            )
+            yield Problem(("tiers", index, *place), f"{said} unsafe_slack_approves_tier4 for `channels`)", warning=True)
 
 
 def _spec_problems(spec: ToolSpec) -> Iterator[Problem]:
@@ -225,15 +161,3 @@ def _read_code(spec: ToolSpec, folder: FilePath, files: dict[str, bytes]) -> Ite
         yield Problem(place, f"{python.file} is not Python: {error}")
     else:
         files[python.file] = data
-
-
-def _findings(path: FilePath, document: Document, problems: Iterable[Problem]) -> tuple[Finding, ...]:
-    found = set()
-    for problem in problems:
-        position = document.locate_key(problem.path) if problem.at_key else document.locate(problem.path)
-        found.add(
-            Finding(
-                str(path), position.line, position.column, problem.text, pointer(*problem.path), warning=problem.warning
-            )
-        )
-    return tuple(sorted(found))

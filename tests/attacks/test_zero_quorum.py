@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.domain.requirement import Channel, Requirement, RoleCount, floor, parse
 from broker.domain.tier import Tier
 from broker.errors import InvalidArgumentError
+from broker.specs.shipped import shipped_folder
+from broker.specs.tiers import TIERS_FILE, load_tiers
 
 SOUND = Requirement(
     people=2,
@@ -26,7 +32,9 @@ SOUND = Requirement(
     max_pending=5,
     exclude_tool_owner=True,
 )
+ONE = [{"role": "approver", "people": 1}]
 ODD = st.one_of(
+    st.sampled_from([1, ONE, [{"role": "human", "people": 2}]]),
     st.sampled_from(
         [0, -1, 1, 2, True, False, None, 1.0, 2.0, 0.0, -0.0, 1.9, 2**63, 1e308, math.nan, math.inf, -math.inf]
     ),
@@ -113,3 +121,41 @@ def test_a_negative_count_cannot_take_from_the_sum() -> None:
         parse({**SOUND.json(), "people": 1, "roles": roles})
     with pytest.raises(InvalidArgumentError):
         floor(replace(SOUND, people=1, roles=(RoleCount("a", 3), RoleCount("b", -2))), Tier.AUTONOMOUS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"people": 1, "roles": ONE},
+        {"people": 0, "roles": []},
+        {"roles": [{"role": "human", "people": 2}]},
+        {"min_signed": 0},
+        {"channels": ["slack"], "min_signed": 0},
+        {"channels": ["cli", "slack"]},
+    ],
+)
+def test_a_weak_quorum_is_refused_by_name(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        floor(parse({**SOUND.json(), **changes}), Tier.AUTONOMOUS)
+    assert caught.value.violations[0].field.partition("/")[0] in changes
+
+
+SHIPPED = yaml.safe_load((shipped_folder() / TIERS_FILE).read_text("utf-8"))
+KEYS = sorted(SHIPPED["tiers"][4]["call_approval"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), ODD | st.sampled_from(["0s", "1h", "8d", MISSING]), max_size=3))
+def test_no_table_of_an_operator_lets_fewer_than_two_people_act(changes: dict[str, Any]) -> None:
+    table = copy.deepcopy(SHIPPED)
+    asked = {**table["tiers"][4]["call_approval"], **changes}
+    table["tiers"][4]["call_approval"] = {key: item for key, item in asked.items() if item is not MISSING}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / TIERS_FILE).write_text(yaml.safe_dump(table), "utf-8")
+
+        def load() -> Requirement:
+            found = load_tiers(Path(folder)).row(Tier.AUTONOMOUS).call_requirement()
+            assert found is not None
+            return found
+
+        refused_or_holds(load)

@@ -169,16 +169,16 @@ def test_the_floor_of_tier_4(change: dict[str, Any], field: str) -> None:
 
 def test_each_risk_is_taken_by_its_own_name() -> None:
     slack = replace(TIER_4, channels=frozenset(Channel))
-    assert floor(slack, Tier.AUTONOMOUS, chat_allowed=True) == slack
+    assert floor(slack, Tier.AUTONOMOUS, slack_allowed=True) == slack
     nobody_signs = replace(TIER_4, min_signed=0)
     assert floor(nobody_signs, Tier.AUTONOMOUS, chat_only_allowed=True) == nobody_signs
     chat_only = replace(TIER_4, channels=frozenset({Channel.SLACK}), min_signed=0)
-    assert floor(chat_only, Tier.AUTONOMOUS, chat_only_allowed=True, chat_allowed=True) == chat_only
-    for one in ({"chat_only_allowed": True}, {"chat_allowed": True}):
+    assert floor(chat_only, Tier.AUTONOMOUS, chat_only_allowed=True, slack_allowed=True) == chat_only
+    for one in ({"chat_only_allowed": True}, {"slack_allowed": True}):
         with pytest.raises(InvalidArgumentError):
             floor(chat_only, Tier.AUTONOMOUS, **one)
     with pytest.raises(InvalidArgumentError, match="at least 2"):
-        floor(replace(TIER_4, people=1), Tier.AUTONOMOUS, chat_only_allowed=True, chat_allowed=True)
+        floor(replace(TIER_4, people=1), Tier.AUTONOMOUS, chat_only_allowed=True, slack_allowed=True)
 
 
 def test_votes_on_a_workflow_are_all_signed() -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from broker.cli.tools_lint import lint
 from broker.specs.lint import lint_file, lint_paths
-from broker.specs.schema import schema_text
+from broker.specs.schema import SCHEMAS, schema_text
 from broker.specs.shipped import shipped_folder
 from broker.specs.tiers import load_tiers
 
@@ -144,11 +144,14 @@ def test_shipped_specifications_and_tiers_are_clean() -> None:
     assert names == ["internal", "customer assist", "customer-facing", "regulated", "autonomous actions"]
 
 
-def test_the_schema_for_editors_is_the_models(repository: Path) -> None:
-    assert (repository / "tool_specs" / "schema.json").read_text("utf-8") == schema_text()
-    for path in (repository / "tool_specs").glob("*.yaml"):
-        if path.name != "tiers.yaml":
-            assert path.read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
+def test_the_schemas_for_editors_are_the_models(repository: Path) -> None:
+    folder = repository / "tool_specs"
+    assert {path.name for path in folder.glob("*.json")} == set(SCHEMAS)
+    for name in SCHEMAS:
+        assert (folder / name).read_text("utf-8") == schema_text(name)
+    for path in folder.glob("*.yaml"):
+        name = "tiers.schema.json" if path.name == "tiers.yaml" else "schema.json"
+        assert path.read_text("utf-8").startswith(f"# yaml-language-server: $schema={name}\n")
 
 
 def test_shipped_scripts_are_short_enough_to_read(repository: Path) -> None:
