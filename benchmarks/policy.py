@@ -21,7 +21,7 @@ import casbin
 from benchmarks.report import Measure, Report, percentile
 from broker.domain.call import PolicyRequest
 from broker.domain.tier import Tier
-from broker.policy.engine import MODEL, TIER_FUNCTION, tier_at_most
+from broker.policy.engine import ALLOW_FUNCTION, MODEL, allow_reaches
 from broker.policy.live import LivePolicy
 from broker.policy.snapshot import Snapshot
 
@@ -134,7 +134,7 @@ def _plain(text: str, snapshot: Snapshot, asked: Sequence[PolicyRequest]) -> flo
         model.write_text(MODEL, "utf-8")
         policy.write_text(text, "utf-8")
         enforcer = casbin.Enforcer(str(model), str(policy))
-    enforcer.add_function(TIER_FUNCTION, tier_at_most)
+    enforcer.add_function(ALLOW_FUNCTION, allow_reaches)
     enforcer.add_named_domain_matching_func("g", lambda _asked, pattern: pattern == "*")
 
     def decide(request: PolicyRequest) -> bool:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from broker.cli.output import ExitCode, OutputModel, console, emit
 from broker.domain.call import PolicyRequest
+from broker.domain.reserved import ADMINISTRATION
 from broker.domain.tier import Tier
 from broker.errors import InvalidArgumentError
 from broker.policy import rows
@@ -142,7 +143,17 @@ def explain_command(
     human: Annotated[str, typer.Option(help="Name of the human who asks.", show_default=False)] = "",
     tool: Annotated[str, typer.Option(help="Tool, such as data.query.", show_default=False)] = "",
     rpc: Annotated[str, typer.Option(help="RPC, such as broker.v1.ToolBroker/ListTools.", show_default=False)] = "",
-    workspace: Annotated[str, typer.Option(help="Workspace; an RPC may have none.", show_default=False)] = "",
+    workspace: Annotated[
+        str, typer.Option(help="Workspace; an RPC may have none, and broker.admin has none.", show_default=False)
+    ] = "",
+    action: Annotated[
+        str,
+        typer.Option(
+            help="call or approve: may they call the tool, or approve its call? Also approves broker.workflow, "
+            "broker.runbook and broker.admin. Without it call, and rpc with --rpc.",
+            show_default=False,
+        ),
+    ] = "",
     tier: Annotated[
         int | None, typer.Option(min=0, max=4, help="Tier of the call; without it each one is asked about.")
     ] = None,
@@ -157,16 +168,25 @@ def explain_command(
     """Say what the policy decides, which rules were considered, and which condition each fails.
 
     Example: broker policy explain --agent scout --tool shell.run --workspace demo
+    Example: broker policy explain --human ann --tool sql.execute --workspace demo --action approve --tier 4
     """
     subject = _one_of("--agent NAME or --human NAME", {f"agent:{agent}": agent, f"human:{human}": human})
     obj = _one_of("--tool TOOL or --rpc METHOD", {tool: tool, rpc: rpc})
-    action = rows.RPC if rpc else rows.CALL
-    if not workspace and action == rows.CALL:
-        raise InvalidArgumentError("a call has a workspace: give --workspace NAME", reason="MISSING_OPTION")
+    action = _action(action, rpc)
+    if not workspace and action != rows.RPC and obj != ADMINISTRATION:
+        raise InvalidArgumentError(f"a {action} has a workspace: give --workspace NAME", reason="MISSING_OPTION")
     snapshot = read_snapshot(policy if policy is not None else StatePaths(state).policy / "policy.csv")
     tiers = [Tier(tier)] if tier is not None else [Tier.INTERNAL] if rpc else list(Tier)
     requests = [PolicyRequest(subject, workspace or rows.NO_WORKSPACE, obj, action, item) for item in tiers]
     emit(_explain(snapshot, requests), as_json=as_json, render=_render_explain)
+
+
+def _action(given: str, rpc: str) -> str:
+    fitting = (rows.RPC,) if rpc else (rows.CALL, rows.APPROVE)
+    if given and given not in fitting:
+        with_what = "--rpc" if rpc else "--tool"
+        raise InvalidArgumentError(f"with {with_what} the action is {' or '.join(fitting)}", reason="MISSING_OPTION")
+    return given or fitting[0]
 
 
 def _one_of(wanted: str, choices: dict[str, str]) -> str:

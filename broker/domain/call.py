@@ -153,9 +153,16 @@ class Decision:
 class PolicyRequest:
     """A question to the policy: may ``subject`` do ``action`` to ``obj`` in ``workspace``?
 
-    ``subject`` is ``agent:<name>`` or ``human:<name>``; ``obj`` is a tool (``data.query``) or, for an RPC, its full
-    method (``broker.v1.ToolBroker/ListTools``); ``action`` is ``call`` or ``rpc``. ``tier`` is that of the call; an RPC
-    asks with tier 0. ``workspace`` is ``-`` for an RPC that has none.
+    ``subject`` is ``agent:<name>`` or ``human:<name>``; ``action`` is ``call``, ``rpc`` or ``approve``.
+
+    ``call``: ``obj`` is a tool (``data.query``), ``tier`` that of the call.
+
+    ``rpc``: ``obj`` is a full method (``broker.v1.ToolBroker/ListTools``), ``tier`` is 0, and ``workspace`` is ``-`` for
+    one that has none.
+
+    ``approve``: may this human vote on it? ``obj`` is the tool whose call waits, or one of ``domain.reserved``:
+    ``broker.workflow``, ``broker.runbook`` or ``broker.admin``; ``tier`` is that of what waits. ``workspace`` is where
+    it is to happen; for ``broker.admin``, and for nothing else, it is ``-``.
     """
 
     subject: str

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from broker.domain.canonical import JsonObject, canonical, digest
 from broker.domain.command import expand
+from broker.domain.reserved import RESERVED_NAMESPACE, is_reserved
 from broker.domain.run import EgressKind, EgressRule, Job, JobFile, OutputRules, Profile
 from broker.domain.spec_egress import MAX_RULES, SpecEgress, rule_conflicts
 from broker.domain.spec_parts import (
@@ -51,11 +52,17 @@ def _without_effect(value: object) -> object:
     return value
 
 
+def _not_reserved(name: str) -> str:
+    if is_reserved(name):
+        raise ValueError(f"the namespace {RESERVED_NAMESPACE} is the broker's own; choose another")
+    return name
+
+
 class ToolSpec(SpecPart):
     """One tool."""
 
-    name: Annotated[Text, Field(pattern=_NAME)]
-    """`namespace.name`, in lower case; unique in the broker."""
+    name: Annotated[Text, Field(pattern=_NAME), AfterValidator(_not_reserved)]
+    """`namespace.name`, in lower case; unique in the broker, and not in its own namespace `broker`."""
     description: Annotated[Text, Field(min_length=10, max_length=4000), Shown]
     """What it does, for people and for models that choose a tool."""
     owner: Label

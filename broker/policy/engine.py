@@ -16,7 +16,7 @@ from casbin.model import Model
 from broker.domain.tier import Tier
 from broker.errors import InternalError
 from broker.policy.roles import CasbinRoles, RoleGraph
-from broker.policy.rows import ALLOW, Values
+from broker.policy.rows import ALLOW, ANY, Values, star_allows
 
 MODEL = """\
 [request_definition]
@@ -33,12 +33,12 @@ e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
 
 [matchers]
 m = r.act == p.act && (p.dom == "*" || r.dom == p.dom) && keyMatch(r.obj, p.obj) \
-&& (p.eft == "deny" || tierAtMost(r.tier, p.tier)) && (p.sub == "*" || g(r.sub, p.sub, r.dom))
+&& (p.eft == "deny" || allowReaches(r.tier, p.tier, r.obj, p.obj)) && (p.sub == "*" || g(r.sub, p.sub, r.dom))
 """
 """The model, as casbin's manual has it: RBAC with domains, deny overrides, cheap equality first and ``g()`` last."""
 
-TIER_FUNCTION = "tierAtMost"
-"""Name of ``tier_at_most`` in the matcher."""
+ALLOW_FUNCTION = "allowReaches"
+"""Name of ``allow_reaches`` in the matcher."""
 
 _EFFECT = 6
 
@@ -63,6 +63,22 @@ def tier_at_most(asked: object, limit: object) -> bool:
     return asked <= Tier.parse(limit)
 
 
+def allow_reaches(asked: object, limit: object, obj: str, pattern: str) -> bool:
+    """Does an allow reach this far: up to the tier asked for, and, where its object is ``*``, to this object?
+
+    Args:
+        asked: as for ``tier_at_most``.
+        limit: as for ``tier_at_most``.
+        obj: what is asked about.
+        pattern: the rule's object, which is known to cover it.
+
+    Raises:
+        InternalError: as ``tier_at_most``.
+        InvalidArgumentError: as ``tier_at_most``.
+    """
+    return tier_at_most(asked, limit) and (pattern != ANY or star_allows(obj))
+
+
 class Engine:
     """One casbin enforcer over one role graph. It holds no rules of its own: each question brings its rows."""
 
@@ -70,7 +86,7 @@ class Engine:
         model = Model()
         model.load_model_from_text(MODEL)
         enforcer = casbin.Enforcer(model)
-        enforcer.add_function(TIER_FUNCTION, tier_at_most)
+        enforcer.add_function(ALLOW_FUNCTION, allow_reaches)
         manager = CasbinRoles(graph)
         enforcer.set_named_role_manager("g", manager)
         enforcer.get_model()["g"]["g"].rm = manager

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from broker.domain.call import Decision, PolicyRequest
 from broker.domain.tier import Tier
-from broker.policy.rows import ANY, DENY, Rule, objects_covering
+from broker.policy.rows import ANY, DENY, Rule, objects_covering, star_allows
 from broker.policy.snapshot import Snapshot, check_request
 
 MAX_SHOWN = 50
@@ -69,7 +69,7 @@ def explain(snapshot: Snapshot, request: PolicyRequest) -> Explanation:
     elsewhere = 0
     for rule in snapshot.table:
         found = failures(rule, request, holds, objects)
-        if any(failure.condition in ("action", "object") for failure in found):
+        if rule.action != request.action or rule.obj not in objects:
             elsewhere += 1
         else:
             near.append((len(found), Considered(rule, found, decided=rule.id == decision.rule)))
@@ -100,6 +100,8 @@ def failures(rule: Rule, request: PolicyRequest, holds: frozenset[str], objects:
         found.append(Failure("workspace", f"the rule holds in {rule.workspace}, the request is in {request.workspace}"))
     if rule.obj not in objects:
         found.append(Failure("object", f"{rule.obj} doesn't cover {request.obj}"))
+    elif rule.effect != DENY and rule.obj == ANY and not star_allows(request.obj):
+        found.append(Failure("object", f"an allow has to name {request.obj}; * covers tools only"))
     if rule.effect != DENY and request.tier > Tier.parse(rule.tier):
         found.append(
             Failure("tier", f"the rule allows up to tier {rule.tier}, the request is of tier {request.tier:d}")

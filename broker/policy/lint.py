@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from broker.domain.reserved import RESERVED_OBJECTS
 from broker.policy import roles
 from broker.policy.rows import (
     AGENT_ROLE,
     ALLOW,
     ANY,
+    APPROVE,
+    CALL,
     DENY,
     HUMAN_ROLE,
     RPC,
@@ -27,6 +30,9 @@ MAX_ROWS = 500_000
 """Most rows in one policy."""
 
 _DENY_TIER = "4"
+
+_AWAITED = frozenset({"role:approver", "role:slack-bot"})
+"""Roles of the shipped policy that nobody holds until an operator says who does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,12 @@ def _check_rules(
 ) -> Iterator[Finding]:
     first_by_id: dict[str, Rule] = {}
     first_by_meaning: dict[tuple[str, ...], Rule] = {}
-    known = {RPC: _covered(known_rpcs, "/"), "call": _covered(known_tools, ".")}
+    tools = _covered(known_tools, ".")
+    known = {
+        RPC: _covered(known_rpcs, "/"),
+        CALL: tools,
+        APPROVE: None if tools is None else tools | RESERVED_OBJECTS,
+    }
     for rule in rules:
         if (first := first_by_id.setdefault(rule.id, rule)) is not rule:
             message = f"the id {rule.id} is taken by line {first.line}; each rule has its own"
@@ -145,6 +156,10 @@ def _check_rules(
         if names is not None and rule.obj not in names:
             kind = "RPC" if rule.action == RPC else "tool"
             yield Finding(rule.line, 1, Severity.ERROR, f"{rule.id}: there is no {kind} {rule.obj}")
+        # With the action approve it is what an approver's role is for, and doesn't reach the broker's own subjects.
+        if rule.effect == ALLOW and rule.obj == ANY and rule.workspace == ANY and rule.action != APPROVE:
+            message = f"{rule.id} allows everything of the action {rule.action} in every workspace"
+            yield Finding(rule.line, 1, Severity.WARNING, message)
     if rules and all(rule.effect == DENY for rule in rules):
         yield Finding(rules[0].line, 1, Severity.WARNING, "the policy allows nothing to anybody")
 
@@ -175,7 +190,7 @@ def _check_grants(rules: list[Rule], grants: list[Grant]) -> Iterator[Finding]:
             yield Finding(grant.line, 1, Severity.WARNING, f"line {earlier.line} grants the same")
     named = {rule.subject for rule in rules}
     passed_on = {grant.member for grant in grants}
-    held = {grant.role for grant in grants} | {AGENT_ROLE, HUMAN_ROLE}
+    held = {grant.role for grant in grants} | {AGENT_ROLE, HUMAN_ROLE} | _AWAITED
     warned: set[str] = set()
     for grant in grants:
         if grant.role not in named and grant.role not in passed_on and grant.role not in warned:
@@ -185,7 +200,25 @@ def _check_grants(rules: list[Rule], grants: list[Grant]) -> Iterator[Finding]:
         if rule.subject.startswith("role:") and rule.subject not in held and rule.subject not in warned:
             warned.add(rule.subject)
             yield Finding(rule.line, 1, Severity.WARNING, f"{rule.subject} has rules, but nobody holds it")
-    everything = (rule for rule in rules if rule.effect == ALLOW and rule.obj == ANY and rule.workspace == ANY)
-    for rule in everything:
-        message = f"{rule.id} allows everything of the action {rule.action} in every workspace"
-        yield Finding(rule.line, 1, Severity.WARNING, message)
+    yield from _check_approvers(rules, grants)
+
+
+def _check_approvers(rules: list[Rule], grants: list[Grant]) -> Iterator[Finding]:
+    approve = [rule for rule in rules if rule.action == APPROVE and rule.effect == ALLOW]
+    for rule in approve:
+        if rule.subject == HUMAN_ROLE:
+            message = f"{rule.id} makes every human an approver; grant a role to those who are to approve"
+            yield Finding(rule.line, 1, Severity.WARNING, message)
+    members: dict[str, list[Grant]] = {}
+    for grant in grants:
+        members.setdefault(grant.role, []).append(grant)
+    waiting = sorted({rule.subject for rule in approve})
+    seen = set(waiting)
+    while waiting:
+        for grant in members.get(waiting.pop(), ()):
+            if grant.member == AGENT_ROLE or grant.member.startswith("agent:"):
+                message = f"{grant.role} lets its holders approve, but {grant.member} never may: only humans approve"
+                yield Finding(grant.line, 1, Severity.WARNING, message)
+            if grant.member not in seen:
+                seen.add(grant.member)
+                waiting.append(grant.member)

@@ -19,6 +19,9 @@ from broker.policy.text import MAX_BYTES
 
 _log = structlog.get_logger(__name__)
 
+MaySwap = Callable[[Snapshot, Snapshot], Awaitable[None]]
+"""Given the old and the new snapshot; raises where the new one may not go into force."""
+
 OnChange = Callable[[Snapshot, Snapshot], Awaitable[None]]
 """Given the old and the new snapshot; awaited before the new one is in force."""
 
@@ -44,7 +47,12 @@ class LivePolicy:
         path: the policy file.
         known_tools: full names of the tools that exist; ``None`` doesn't check.
         known_rpcs: full methods that the broker serves; ``None`` doesn't check.
-        on_change: awaited before a new snapshot is in force, never at the start; where it raises, the old one stays.
+        on_change: awaited before a new snapshot is in force; where it raises, the old one stays.
+        may_swap: awaited before ``on_change``. Where it raises, the old policy stays, and a file that it refused isn't
+            offered to it again until the file changes or ``reload`` is called.
+        in_force: text of the policy that was in force last. Where the file differs, the broker starts with this text and
+            takes the file up as it takes up any other change, with both hooks: a restart is no way round them. It was
+            checked when it went live, so the tools and RPCs that it names needn't exist any more.
         poll_s: seconds between two looks.
     """
 
@@ -54,6 +62,8 @@ class LivePolicy:
         *,
         known_tools: frozenset[str] | None,
         on_change: OnChange | None = None,
+        may_swap: MaySwap | None = None,
+        in_force: str | None = None,
         known_rpcs: frozenset[str] | None = None,
         poll_s: float = 1.0,
     ) -> None:
@@ -61,6 +71,8 @@ class LivePolicy:
         self._known_tools = known_tools
         self._known_rpcs = known_rpcs
         self._on_change = on_change
+        self._may_swap = may_swap
+        self._in_force = in_force
         self._poll_s = poll_s
         self._snapshot: Snapshot | None = None
         self._taken: _Signature | None = None
@@ -96,12 +108,26 @@ class LivePolicy:
     async def start(self) -> None:
         """Reads the file for the first time; there is no broker without a policy that passes.
 
+        Where another policy was in force last, and a hook doesn't let the file replace it, that policy is in force
+        afterwards, and ``last_error`` says why.
+
         Raises:
-            InvalidArgumentError: POLICY_INVALID, or POLICY_UNREADABLE where there is no such file.
+            InvalidArgumentError: POLICY_INVALID, or POLICY_UNREADABLE where there is no such file; POLICY_IN_FORCE where
+                ``in_force`` can't be read.
+            Exception: whatever other than a ``BrokerError`` a hook raises.
         """
         async with self._reloading:
-            self._snapshot, self._taken = await self._read()
-            self._seen = self._taken
+            new, signature = await self._read()
+            before = await self._before(new)
+            self._snapshot = before or new
+            if before is None:
+                self._taken = self._seen = signature
+            else:
+                self._seen = signature
+                try:
+                    await self._swap(before, new, signature)
+                except BrokerError as error:
+                    self._fail(error)
         _log.info("policy.live", policy=self._snapshot.digest, rules=self._snapshot.rules)
 
     async def reload(self) -> bool:
@@ -173,12 +199,34 @@ class LivePolicy:
         if new.digest == old.digest:
             self._taken = self._seen = signature
             return False
+        await self._swap(old, new, signature)
+        return True
+
+    async def _before(self, new: Snapshot) -> Snapshot | None:
+        # The policy that was in force last, where it isn't the one that the file holds.
+        if self._in_force is None or self._in_force == new.text:
+            return None
+        try:
+            return await asyncio.to_thread(Snapshot.load, self._in_force)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(
+                f"the policy that was in force last can't be read, so nothing may replace it: {error.message}",
+                reason="POLICY_IN_FORCE",
+                violations=error.violations,
+            ) from error
+
+    async def _swap(self, old: Snapshot, new: Snapshot, signature: _Signature) -> None:
+        if self._may_swap is not None:
+            try:
+                await self._may_swap(old, new)
+            except BrokerError:
+                self._refused = signature
+                raise
         if self._on_change is not None:
             await self._on_change(old, new)
         # The swap: one reference. Whoever decides at this moment holds the old snapshot or the new one, never a mixture.
         self._snapshot, self._taken, self._seen = new, signature, signature
         _log.info("policy.changed", old=old.digest, new=new.digest, rules=new.rules, warnings=len(new.warnings))
-        return True
 
     async def _read(self) -> tuple[Snapshot, _Signature]:
         text, signature = await asyncio.to_thread(_read_file, self._path)

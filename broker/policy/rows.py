@@ -16,18 +16,22 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from broker.domain.ids import NAME_PATTERN
+from broker.domain.reserved import ADMINISTRATION, RESERVED_OBJECTS, is_reserved
 from broker.policy.text import show
 
 ANY = "*"
 """Every workspace, every object, or (in a deny only) every subject."""
 
 NO_WORKSPACE = "-"
-"""The workspace of an RPC that has none."""
+"""The workspace of an RPC that has none, and of what concerns the broker itself."""
 
 ALLOW = "allow"
 DENY = "deny"
 CALL = "call"
 RPC = "rpc"
+APPROVE = "approve"
+
+ACTIONS = (CALL, RPC, APPROVE)
 
 AGENT_ROLE = "role:agent"
 """Held by every agent in every workspace, without a grant."""
@@ -117,8 +121,13 @@ def is_workspace(text: str) -> bool:
 
 
 def is_tool(text: str) -> bool:
-    """Is it a tool's full name, ``namespace.name``?"""
-    return _TOOL.fullmatch(text) is not None
+    """Is it a tool's full name, ``namespace.name``? No tool is in the broker's own namespace."""
+    return _TOOL.fullmatch(text) is not None and not is_reserved(text)
+
+
+def is_approvable(text: str) -> bool:
+    """Is it something that people vote on: a tool, or one of the broker's own subjects?"""
+    return text in RESERVED_OBJECTS or is_tool(text)
 
 
 def is_method(text: str) -> bool:
@@ -127,11 +136,24 @@ def is_method(text: str) -> bool:
 
 
 def objects_covering(obj: str, action: str) -> Values:
-    """What an ``object`` field may hold to cover this tool or method: itself, each wildcard above it, ``*``."""
+    """What an ``object`` field may hold to cover this tool or method: itself, each wildcard above it, ``*``.
+
+    One of the broker's own subjects is covered by ``*`` in a deny only; see ``star_allows``.
+    """
     if action == RPC:
         return (obj, f"{obj.partition('/')[0]}/*", ANY)
+    if obj in RESERVED_OBJECTS:
+        return (obj, ANY)
     parts = obj.split(".")
     return (obj, *(".".join(parts[:count]) + ".*" for count in range(len(parts) - 1, 0, -1)), ANY)
+
+
+def star_allows(obj: str) -> bool:
+    """Is ``*`` in an allow enough for it? Not for the broker's own subjects, which an allow has to name.
+
+    A deny for ``*`` covers them too.
+    """
+    return obj not in RESERVED_OBJECTS
 
 
 class RowReader:
@@ -175,20 +197,44 @@ def _wrong_count(values: list[str], names: tuple[str, ...]) -> str:
 
 
 def _check_together(rule: Rule) -> list[Problem]:
-    problems = []
+    problems = [*_check_place(rule), *_check_object(rule)]
     if rule.subject == ANY and rule.effect == ALLOW:
-        problems.append(
-            (2, "an allow for everybody (*) is refused; grant it to role:agent or role:human, or to a role")
-        )
+        everybody = "an allow for everybody (*) is refused; grant it to role:agent or role:human, or to a role"
+        problems.insert(0, (2, everybody))
+    if rule.action == APPROVE and (rule.subject == AGENT_ROLE or rule.subject.startswith("agent:")):
+        problems.insert(0, (2, "an agent never approves; name human:<name> or a role that humans hold"))
+    return problems
+
+
+def _check_place(rule: Rule) -> list[Problem]:
     if rule.action == CALL and rule.workspace == NO_WORKSPACE:
-        problems.append((3, "a call always has a workspace; - is for RPCs only"))
+        return [(3, "a call always has a workspace; - is for RPCs only")]
+    if rule.action != APPROVE:
+        return []
+    if rule.obj == ADMINISTRATION and rule.workspace not in (NO_WORKSPACE, ANY):
+        return [(3, f"{ADMINISTRATION} concerns no workspace by itself; write - or *")]
+    if rule.workspace == NO_WORKSPACE and rule.obj != ADMINISTRATION and not _denies_all(rule):
+        return [(3, f"with the action {APPROVE} the workspace - is for {ADMINISTRATION} only")]
+    return []
+
+
+def _denies_all(rule: Rule) -> bool:
+    return rule.effect == DENY and rule.obj == ANY
+
+
+def _check_object(rule: Rule) -> list[Problem]:
     fits = (_METHOD, _METHODS) if rule.action == RPC else (_TOOL, _TOOLS)
-    if rule.obj != ANY and not any(pattern.fullmatch(rule.obj) for pattern in fits):
+    if rule.obj == ANY or (rule.action == APPROVE and rule.obj in RESERVED_OBJECTS):
+        return []
+    if not any(pattern.fullmatch(rule.obj) for pattern in fits):
         wanted = (
             "package.Service/Method or package.Service/*" if rule.action == RPC else "namespace.name or namespace.*"
         )
-        problems.append((4, f"with the action {rule.action} the object is {wanted} or *, not {show(rule.obj)}"))
-    return problems
+        return [(4, f"with the action {rule.action} the object is {wanted} or *, not {show(rule.obj)}")]
+    if rule.action != RPC and is_reserved(rule.obj):
+        own = ", ".join(sorted(RESERVED_OBJECTS))
+        return [(4, f"no tool is in the broker's own namespace; with the action {APPROVE} there are {own}")]
+    return []
 
 
 def _must_match(patterns: tuple[re.Pattern[str], ...], literals: tuple[str, ...], wanted: str) -> Callable[[str], str]:
@@ -229,7 +275,7 @@ _CHECKS: MappingProxyType[str, Callable[[str], str]] = MappingProxyType(
         "object": _must_match(
             (_TOOL, _TOOLS, _METHOD, _METHODS), (ANY,), "a tool, a full method, or a wildcard of them"
         ),
-        "action": _must_match((), (CALL, RPC), "an action: call or rpc"),
+        "action": _must_match((), ACTIONS, "an action: call, rpc or approve"),
         "tier": _must_match((), ("0", "1", "2", "3", "4"), "a tier: one digit from 0 to 4"),
         "effect": _must_match((), (ALLOW, DENY), "an effect: exactly allow or deny"),
         "reason": _check_reason,

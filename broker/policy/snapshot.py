@@ -11,13 +11,16 @@ import structlog
 
 from broker.domain.call import Decision, PolicyRequest
 from broker.domain.canonical import digest
+from broker.domain.reserved import ADMINISTRATION
 from broker.domain.tier import Tier
 from broker.errors import BrokerError, FieldViolation, InvalidArgumentError
 from broker.policy.engine import Engine
 from broker.policy.lint import Finding, examine
 from broker.policy.roles import RoleGraph
 from broker.policy.rows import (
+    ACTIONS,
     ANY,
+    APPROVE,
     CALL,
     DEFAULT_DENY,
     EVALUATION_ERROR,
@@ -26,11 +29,13 @@ from broker.policy.rows import (
     Grant,
     Rule,
     Values,
+    is_approvable,
     is_method,
     is_person,
     is_tool,
     is_workspace,
     objects_covering,
+    star_allows,
 )
 
 MAX_VIOLATIONS = 20
@@ -116,6 +121,10 @@ class Snapshot:
         """The roles that a subject holds in a workspace, the built-in ones included, sorted."""
         return tuple(sorted(self._graph.closure(subject, workspace) - {subject}))
 
+    def holds(self, subject: str, workspace: str) -> frozenset[str]:
+        """The subject itself and the roles that it holds in a workspace; of a role, those that its holders hold too."""
+        return self._graph.closure(subject, workspace)
+
     def decide(self, request: PolicyRequest) -> Decision:
         """May it? Never raises: a question that can't be evaluated is denied by the rule ``evaluation-error``.
 
@@ -200,9 +209,9 @@ class Snapshot:
         # The last check before a policy may go live: casbin evaluates real rows of it without an error.
         for rule in self.table[:_SELF_TESTED_RULES]:
             request = PolicyRequest(
-                subject=rule.subject if is_person(rule.subject) else "agent:self-test",
-                workspace=rule.workspace if rule.workspace != ANY else "self-test",
-                obj=rule.obj.replace(ANY, "self" if rule.obj != ANY else _EXAMPLES[rule.action]),
+                subject=rule.subject if is_person(rule.subject) else _SELVES[rule.action],
+                workspace=_tried_in(rule),
+                obj=_tried_on(rule),
                 action=rule.action,
                 tier=Tier.INTERNAL,
             )
@@ -216,7 +225,20 @@ class Snapshot:
                 )
 
 
-_EXAMPLES = MappingProxyType({CALL: "self.test", RPC: "broker.v1.SelfTest/Test"})
+_SELVES = MappingProxyType({CALL: "agent:self-test", RPC: "agent:self-test", APPROVE: "human:self-test"})
+_EXAMPLES = MappingProxyType({CALL: "self.test", RPC: "broker.v1.SelfTest/Test", APPROVE: "self.test"})
+
+
+def _tried_in(rule: Rule) -> str:
+    if rule.workspace != ANY:
+        return rule.workspace
+    return NO_WORKSPACE if rule.obj == ADMINISTRATION else "self-test"
+
+
+def _tried_on(rule: Rule) -> str:
+    if rule.obj != ANY:
+        return rule.obj.replace(ANY, "self")
+    return ADMINISTRATION if rule.workspace == NO_WORKSPACE and rule.action == APPROVE else _EXAMPLES[rule.action]
 
 
 def check_request(request: PolicyRequest) -> None:
@@ -227,20 +249,31 @@ def check_request(request: PolicyRequest) -> None:
     Raises:
         InvalidArgumentError: names the attribute that is wrong.
     """
-    is_rpc = request.action == RPC
-    if request.action not in (CALL, RPC):
-        wrong = "action"
+    if request.action not in ACTIONS:
+        wrong = "its action is malformed"
     elif not is_person(request.subject):
-        wrong = "subject"
-    elif not is_workspace(request.workspace) and not (is_rpc and request.workspace == NO_WORKSPACE):
-        wrong = "workspace"
-    elif not (is_method(request.obj) if is_rpc else is_tool(request.obj)):
-        wrong = "object"
+        wrong = "its subject is malformed"
+    elif request.action == APPROVE and not request.subject.startswith("human:"):
+        wrong = "only a human approves"
+    elif not _is_place(request):
+        wrong = "its workspace is malformed"
+    elif not _OBJECTS[request.action](request.obj):
+        wrong = "its object is malformed"
     elif type(request.tier) is not Tier:
-        wrong = "tier"
+        wrong = "its tier is malformed"
     else:
         return
-    raise InvalidArgumentError(f"its {wrong} is malformed", reason="POLICY_REQUEST")
+    raise InvalidArgumentError(wrong, reason="POLICY_REQUEST")
+
+
+_OBJECTS = MappingProxyType({CALL: is_tool, RPC: is_method, APPROVE: is_approvable})
+
+
+def _is_place(request: PolicyRequest) -> bool:
+    if request.action == APPROVE and request.obj == ADMINISTRATION:
+        # Nowhere else: who may approve in one workspace only must not approve what concerns all.
+        return request.workspace == NO_WORKSPACE
+    return is_workspace(request.workspace) or (request.action == RPC and request.workspace == NO_WORKSPACE)
 
 
 def refusal(errors: tuple[Finding, ...]) -> InvalidArgumentError:
@@ -271,7 +304,8 @@ def _shard(rules: Iterable[Rule]) -> Mapping[tuple[str, str, str], Mapping[str, 
 def _why_nothing_allows(request: PolicyRequest, rows: tuple[Values, ...]) -> str:
     # Without the asker's name: reasons are kept where names are not.
     where = "" if request.workspace == NO_WORKSPACE else f" in workspace {request.workspace}"
-    verb = "use" if request.action == RPC else "call"
+    verb = "use" if request.action == RPC else request.action
+    rows = tuple(row for row in rows if row[3] != ANY or star_allows(request.obj))
     reason = f"no rule allows this caller to {verb} {request.obj}{where}"
     if rows:
         # A row that is left can only have failed on its tier.

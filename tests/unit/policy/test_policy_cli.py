@@ -93,9 +93,26 @@ def test_explain_answers_for_rpcs(file: Path) -> None:
     assert json.loads(RUNNER.invoke(app, [*rpc, "--human", "olivia"]).stdout)["decisions"][0]["allowed"] is True
 
 
+def test_explain_answers_who_may_approve(file: Path) -> None:
+    file.write_text(default_policy("olivia") + "g, human:ann, role:approver, *\n", "utf-8")
+    asked = ["explain", "--tool", "shell.run", "--workspace", "demo", "--action", "approve", "--tier", "4"]
+    asked += ["--policy", str(file), "--json"]
+    found = json.loads(RUNNER.invoke(app, [*asked, "--human", "ann"]).stdout)
+    assert [(item["allowed"], item["rule"]) for item in found["decisions"]] == [(True, "approver-any-tool")]
+    assert json.loads(RUNNER.invoke(app, [*asked, "--human", "olivia"]).stdout)["decisions"][0]["allowed"] is False
+    admin = ["explain", "--human", "ann", "--tool", "broker.admin", "--action", "approve", "--policy", str(file)]
+    shown = RUNNER.invoke(app, admin).stdout
+    assert "human:ann approve broker.admin in -" in shown
+    assert "tier 4: allowed by approver-administration" in shown
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["--agent", "a", "--tool", "data.query", "--workspace", "demo", "--action", "approve"],
+        ["--human", "a", "--tool", "data.query", "--action", "approve"],
+        ["--human", "a", "--tool", "data.query", "--workspace", "demo", "--action", "rpc"],
+        ["--human", "a", "--rpc", "broker.v1.ToolBroker/GetTool", "--action", "call"],
         ["--tool", "data.query", "--workspace", "demo"],
         ["--agent", "a", "--human", "b", "--tool", "data.query", "--workspace", "demo"],
         ["--agent", "a", "--workspace", "demo"],

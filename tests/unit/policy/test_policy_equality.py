@@ -15,7 +15,7 @@ import pytest
 
 from broker.domain.call import PolicyRequest
 from broker.domain.tier import Tier
-from broker.policy.engine import MODEL, TIER_FUNCTION, tier_at_most
+from broker.policy.engine import ALLOW_FUNCTION, MODEL, allow_reaches
 from broker.policy.explain import failures
 from broker.policy.rows import ANY, DEFAULT_DENY, objects_covering
 from broker.policy.snapshot import Snapshot
@@ -30,6 +30,7 @@ HUMANS = [f"human:h{number}" for number in range(2)]
 ROLES = [f"role:r{number}" for number in range(6)]
 WORKSPACES = ["w0", "w1", "w2"]
 TOOLS = ["data.query", "data.drop", "text.search", "shell.run", "a.b.c"]
+OWN = ["broker.admin", "broker.workflow", "broker.runbook"]
 METHODS = ["broker.v1.ToolBroker/ListTools", "broker.v1.ToolBroker/GetTool", "broker.v1.Sessions/EndSession"]
 
 
@@ -44,14 +45,15 @@ def random_policy(dice: random.Random) -> str:
     lines = []
     for number in range(dice.randint(1, MAX_RULES)):
         effect = "deny" if dice.random() < denies else "allow"
-        action = "rpc" if dice.random() < 0.3 else "call"
-        subject = dice.choice([*AGENTS, *HUMANS, *ROLES, "role:agent", "role:human"])
+        action = random_action(dice)
+        agents = [] if action == "approve" else [*AGENTS, "role:agent"]
+        subject = dice.choice([*agents, *HUMANS, *ROLES, "role:human"])
         if effect == "deny" and dice.random() < wild:
             subject = ANY
-        workspace = ANY if dice.random() < wild else dice.choice([*WORKSPACES, *(["-"] if action == "rpc" else [])])
-        obj = dice.choice(METHODS if action == "rpc" else TOOLS)
+        obj = random_object(dice, action)
         if dice.random() < wild:
             obj = dice.choice(objects_covering(obj, action))
+        workspace = ANY if dice.random() < wild else dice.choice(workspaces(action, obj))
         tier = dice.randint(0, 4)
         lines.append(f"p, rule-{number}, {subject}, {workspace}, {obj}, {action}, {tier}, {effect}, because {number}")
     # A role is granted only to what comes before it, so no chain goes round in a circle.
@@ -64,13 +66,32 @@ def random_policy(dice: random.Random) -> str:
     return "\n".join(lines) + "\n"
 
 
+def random_action(dice: random.Random) -> str:
+    return dice.choices(["call", "rpc", "approve"], [5, 3, 2])[0]
+
+
+def random_object(dice: random.Random, action: str) -> str:
+    names = {"call": TOOLS, "rpc": METHODS, "approve": [*TOOLS, *OWN]}
+    return dice.choice(names[action])
+
+
+def workspaces(action: str, obj: str) -> list[str]:
+    if action == "approve" and obj == "broker.admin":
+        return ["-"]
+    return [*WORKSPACES, *(["-"] if action == "rpc" else [])]
+
+
 def random_request(dice: random.Random) -> PolicyRequest:
-    action = "rpc" if dice.random() < 0.3 else "call"
+    action = random_action(dice)
     # Strangers, unknown tools and unknown workspaces are asked about too.
+    unknown = {"call": ["data.other", "new.tool"], "rpc": ["broker.v1.Other/Do"], "approve": ["data.other", *OWN]}
+    agents = [] if action == "approve" else [*AGENTS, "agent:stranger"]
+    obj = dice.choice([random_object(dice, action), random_object(dice, action), dice.choice(unknown[action])])
+    where = workspaces(action, obj)
     return PolicyRequest(
-        subject=dice.choice([*AGENTS, *HUMANS, "agent:stranger"]),
-        workspace=dice.choice([*WORKSPACES, "w9", *(["-", "-"] if action == "rpc" else [])]),
-        obj=dice.choice([*METHODS, "broker.v1.Other/Do"] if action == "rpc" else [*TOOLS, "data.other", "new.tool"]),
+        subject=dice.choice([*agents, *HUMANS, "human:stranger"]),
+        workspace=dice.choice(where if where == ["-"] else [*where, "w9", *(["-"] if action == "rpc" else [])]),
+        obj=obj,
         action=action,
         tier=Tier(dice.randint(0, 4)),
     )
@@ -82,10 +103,10 @@ def plain_enforcer(text: str, folder: Path) -> casbin.Enforcer:
     model.write_text(MODEL, "utf-8")
     # What the snapshot takes for granted, plain casbin is told: kinds are roles in every workspace.
     kinds = [f"g, {agent}, role:agent, *" for agent in [*AGENTS, "agent:stranger"]]
-    kinds += [f"g, {human}, role:human, *" for human in HUMANS]
+    kinds += [f"g, {human}, role:human, *" for human in [*HUMANS, "human:stranger"]]
     policy.write_text(text + "\n".join(kinds) + "\n", "utf-8")
     enforcer = casbin.Enforcer(str(model), str(policy))
-    enforcer.add_function(TIER_FUNCTION, tier_at_most)
+    enforcer.add_function(ALLOW_FUNCTION, allow_reaches)
     enforcer.add_named_domain_matching_func("g", lambda _asked, pattern: pattern == ANY)
     return enforcer
 

@@ -39,8 +39,8 @@ def test_a_good_policy_has_no_findings() -> None:
         ("p, one, role:agent, demo, data.query, call, 5, allow, why", 45, "one digit"),
         ("p, one, role:agent, demo, data.query, call, 2.0, allow, why", 45, "one digit"),
         ("p, one, role:agent, demo, data.query, call, \u0662, allow, why", 45, "one digit"),
-        ("p, one, role:agent, demo, data.query, Call, 2, allow, why", 39, "call or rpc"),
-        ("p, one, role:agent, demo, data.query, run, 2, allow, why", 39, "call or rpc"),
+        ("p, one, role:agent, demo, data.query, Call, 2, allow, why", 39, "call, rpc or approve"),
+        ("p, one, role:agent, demo, data.query, run, 2, allow, why", 39, "call, rpc or approve"),
         ("p, one, *, demo, data.query, call, 2, allow, why", 9, "everybody"),
         ("p, one, agent, demo, data.query, call, 2, allow, why", 9, "agent:<name>"),
         ("p, one, agent:A, demo, data.query, call, 2, allow, why", 9, "agent:<name>"),
@@ -53,6 +53,17 @@ def test_a_good_policy_has_no_findings() -> None:
         ("p, one, role:agent, demo, data.q*, call, 2, allow, why", 27, "a tool"),
         ("p, one, role:agent, demo, broker.v1.Sessions/GetSession, call, 2, allow, why", 27, "namespace.name"),
         ("p, one, role:agent, demo, data.query, rpc, 2, allow, why", 27, "Service/Method"),
+        ("p, one, role:agent, demo, data.query, approve, 4, allow, why", 9, "an agent never approves"),
+        ("p, one, agent:ann, demo, data.query, approve, 4, deny, why", 9, "an agent never approves"),
+        ("p, one, *, demo, data.query, approve, 4, allow, why", 9, "everybody"),
+        ("p, one, role:lead, -, data.query, approve, 4, allow, why", 20, "for broker.admin only"),
+        ("p, one, role:lead, -, *, approve, 4, allow, why", 20, "for broker.admin only"),
+        ("p, one, role:lead, -, broker.workflow, approve, 4, allow, why", 20, "for broker.admin only"),
+        ("p, one, role:lead, demo, broker.admin, approve, 4, allow, why", 20, "write - or *"),
+        ("p, one, role:lead, demo, broker.*, approve, 4, allow, why", 26, "there are broker.admin"),
+        ("p, one, role:lead, demo, broker.other, approve, 4, allow, why", 26, "there are broker.admin"),
+        ("p, one, role:agent, demo, broker.admin, call, 4, allow, why", 27, "broker's own namespace"),
+        ("p, one, role:agent, demo, broker.*, call, 4, deny, why", 27, "broker's own namespace"),
         ("p, One, role:agent, demo, data.query, call, 2, allow, why", 4, "an id"),
         ("p, , role:agent, demo, data.query, call, 2, allow, why", 4, "an id"),
         ("p, default-deny, role:agent, demo, data.query, call, 2, allow, why", 4, "broker's own"),
@@ -176,3 +187,20 @@ def test_comments_blank_lines_and_windows_line_ends_are_read() -> None:
 def test_a_quoted_reason_keeps_its_commas_and_quotes() -> None:
     text = GOOD.replace("agents may query", '"yes, "" quoted "" # and more"')
     assert examine(text).rules[0].reason == 'yes, " quoted " # and more'
+
+
+def test_who_may_approve_is_looked_at() -> None:
+    row = "p, two, {}, *, {}, approve, 4, allow, why\n"
+    assert warnings(GOOD + row.format("role:human", "*")) == [
+        (2, "two makes every human an approver; grant a role to those who are to approve")
+    ]
+    chain = GOOD + row.format("role:boss", "broker.workflow") + "g, role:lead, role:boss, *\n"
+    assert warnings(chain + "g, human:bob, role:lead, demo\n") == []
+    assert warnings(chain + "g, agent:ann, role:lead, demo\n") == [
+        (4, "role:lead lets its holders approve, but agent:ann never may: only humans approve")
+    ]
+    known = frozenset({"data.query"})
+    assert not errors(GOOD + row.format("role:boss", "broker.runbook"), known_tools=known)
+    assert errors(GOOD + row.format("role:boss", "data.drop"), known_tools=known) == [
+        (2, 1, "two: there is no tool data.drop")
+    ]

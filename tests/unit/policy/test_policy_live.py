@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker.errors import InvalidArgumentError
+from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.policy.live import LivePolicy
 from broker.policy.snapshot import Snapshot
 
@@ -205,3 +205,89 @@ async def test_a_file_that_vanishes_leaves_the_policy_in_force(path: Path) -> No
     assert policy.last_error is not None
     assert policy.last_error.reason == "POLICY_UNREADABLE"
     assert len(logs) == 1
+
+
+async def refuse(_old: Snapshot, _new: Snapshot) -> None:
+    raise FailedPreconditionError("two people have to agree first", reason="APPROVAL_NEEDED")
+
+
+async def test_a_policy_that_may_not_swap_changes_nothing_and_is_offered_again_when_asked_to(path: Path) -> None:
+    seen: list[str] = []
+    agreed = False
+
+    async def may_swap(old: Snapshot, new: Snapshot) -> None:
+        seen.append(f"{old.table[0].id} to {new.table[0].id}")
+        if not agreed:
+            await refuse(old, new)
+
+    async def record(_old: Snapshot, new: Snapshot) -> None:
+        seen.append(f"recorded {new.table[0].id}")
+
+    policy = LivePolicy(path, known_tools=None, may_swap=may_swap, on_change=record)
+    await policy.start()
+    replace(path, NEW)
+    with capture_logs() as logs:
+        assert [await policy.look() for _ in range(4)] == [False] * 4
+    assert rule(policy) == "old"
+    assert seen == ["old to new"]
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("policy.refused", "APPROVAL_NEEDED")]
+    assert policy.last_error is not None
+    with pytest.raises(FailedPreconditionError, match="two people"):
+        await policy.reload()
+    agreed = True
+    assert await policy.reload()
+    assert rule(policy) == "new"
+    assert policy.last_error is None
+    assert seen == ["old to new", "old to new", "old to new", "recorded new"]
+
+
+async def test_a_start_is_no_way_round_what_may_not_swap(path: Path) -> None:
+    replace(path, NEW)
+    policy = LivePolicy(path, known_tools=None, may_swap=refuse, in_force=OLD)
+    with capture_logs() as logs:
+        await policy.start()
+        assert [await policy.look() for _ in range(3)] == [False] * 3
+    assert rule(policy) == "old"
+    assert policy.last_error is not None
+    assert policy.last_error.reason == "APPROVAL_NEEDED"
+    assert [entry["event"] for entry in logs] == ["policy.refused", "policy.live"]
+    replace(path, OLD)
+    assert [await policy.look() for _ in range(2)] == [False, False]
+    assert policy.last_error is None
+
+
+async def test_what_changed_while_the_broker_was_stopped_goes_through_both_hooks(path: Path) -> None:
+    seen: list[str] = []
+
+    async def hook(old: Snapshot, new: Snapshot) -> None:
+        seen.append(f"{old.table[0].id} to {new.table[0].id}")
+
+    replace(path, NEW)
+    # The old one names a tool that is no more: it was in force all the same.
+    policy = LivePolicy(
+        path,
+        known_tools=frozenset({"data.query"}),
+        may_swap=hook,
+        on_change=hook,
+        in_force=OLD.replace("data.query", "data.gone"),
+    )
+    await policy.start()
+    assert rule(policy) == "new"
+    assert seen == ["old to new", "old to new"]
+    assert not await policy.look()
+    unchanged = LivePolicy(path, known_tools=None, may_swap=refuse, in_force=NEW)
+    await unchanged.start()
+    assert rule(unchanged) == "new"
+    assert unchanged.last_error is None
+
+
+async def test_nothing_replaces_a_last_policy_that_cannot_be_read(path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="nothing may replace it") as caught:
+        await LivePolicy(path, known_tools=None, in_force=BAD).start()
+    assert caught.value.reason == "POLICY_IN_FORCE"
+
+
+async def test_a_bad_file_stops_a_start_whatever_was_in_force(path: Path) -> None:
+    replace(path, BAD)
+    with pytest.raises(InvalidArgumentError, match="refused"):
+        await LivePolicy(path, known_tools=None, in_force=OLD).start()

@@ -68,6 +68,7 @@ limits:
 @pytest.mark.parametrize(
     ("old", "new", "place", "message"),
     [
+        ("name: demo.echo", "name: broker.admin", (1, 7), "the namespace broker is the broker's own"),
         ("owner: platform", "ownr: platform", (3, 1), "unknown key 'ownr'; did you mean 'owner'?"),
         ("owner: platform", "ownr: platform", (1, 1), "the key 'owner' is missing"),
         ("tier: 1", 'tier: "1"', (4, 7), "valid integer"),
