@@ -116,7 +116,7 @@ class Approval:
     subject: str
     """Id of the call; ``NAME`` of the workflow; name of the administrative action; id of the runbook under review."""
     workspace: str
-    """``-`` for what belongs to none."""
+    """``-`` for what belongs to none; several, with a space between them, for a workflow that runs in several."""
     obj: str
     """What approvers must be allowed to approve: a tool, ``broker.workflow``, ``broker.admin``, ``broker.runbook``."""
     tier: int
@@ -133,6 +133,11 @@ class Approval:
     requested_seq: int
     closed: datetime | None = None
     closed_seq: int | None = None
+
+    @property
+    def workspaces(self) -> tuple[str, ...]:
+        """The workspaces that it is about: whoever votes on it must be allowed to in each."""
+        return tuple(self.workspace.split(" "))
 
 
 @dataclass(frozen=True, slots=True)

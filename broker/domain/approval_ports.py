@@ -77,7 +77,7 @@ class VoterTable(Protocol):
     def key(self, key_id: str) -> VoterKey | None:
         """By id, revoked or not."""
 
-    def keys(self) -> Sequence[VoterKey]:
+    def all_keys(self) -> Sequence[VoterKey]:
         """All, oldest first."""
 
     def revoke_key(self, key_id: str, moment: datetime) -> None:

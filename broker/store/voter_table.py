@@ -56,7 +56,7 @@ class SqlVoterTable:
         row = self._connection.execute(_KEY, {"which": key_id}).first()
         return None if row is None else _key(row)
 
-    def keys(self) -> Sequence[VoterKey]:
+    def all_keys(self) -> Sequence[VoterKey]:
         """All, oldest first."""
         return [_key(row) for row in self._connection.execute(_KEYS)]
 

@@ -1,0 +1,240 @@
+"""The founding: the first keys, and the people who accept them. And every key after that.
+
+Until three people have accepted, by signatures of their own, which ledger this is and who has which key, one operator
+alone enrols keys, and nothing can be approved. From then on an approval does it.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from broker.approvals import evidence
+from broker.approvals.desk import FOUNDERS
+from broker.approvals.electorate import why_not_key
+from broker.domain.approval import Acceptance, KeyKind, VoterKey
+from broker.domain.canonical import JsonObject
+from broker.domain.identity import Caller, Identity, IdentityKind
+from broker.domain.ports import Recorder, Transaction
+from broker.domain.statement import founding_digest, key_id, parse_acceptance
+from broker.errors import (
+    ConflictError,
+    DataLossError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from broker.signing import verify
+from broker.tlog.note import ED25519, NoteError, VerifierKey
+
+_MOST_SKEW = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """How far the founding is."""
+
+    genesis_leaf: bytes
+    digest: str
+    """What is accepted: of the keys as they are now, or as they were when it was completed."""
+    keys: tuple[VoterKey, ...]
+    accepted: frozenset[str]
+    """People who have accepted this very digest."""
+    complete: bool
+
+
+def founding(tx: Transaction) -> Founding:
+    """How far it is."""
+    leaf = _genesis_leaf(tx)
+    keys = tuple(key for key in tx.voters.all_keys() if key.kind is KeyKind.APPROVER and key.revoked is None)
+    complete = tx.voters.founding()
+    digest = complete or founding_digest(leaf, [(key.holder, key.id) for key in keys])
+    accepted = frozenset(item.person for item in tx.voters.acceptances(digest))
+    return Founding(leaf, digest, keys, accepted, bool(complete))
+
+
+def enrol_key(
+    tx: Transaction,
+    recorder: Recorder,
+    *,
+    holder: Identity,
+    vkey: str,
+    kind: KeyKind,
+    by: str,
+    approval: str,
+    now: datetime,
+) -> VoterKey:
+    """Enrols a key. Who may have that done is the caller's question.
+
+    Raises:
+        InvalidArgumentError: the text is no ``vkey`` of the holder's (``KEY_INVALID``).
+        FailedPreconditionError: the holder is revoked, or of the wrong kind (``HOLDER_INVALID``).
+        ConflictError: the key is enrolled, or was (``KEY_IN_USE``).
+    """
+    public_key = parse_vkey(vkey, holder.name)
+    wanted = IdentityKind.HUMAN if kind is KeyKind.APPROVER else IdentityKind.AGENT
+    if holder.kind is not wanted or holder.revoked is not None:
+        raise FailedPreconditionError(
+            f"{holder.kind} {holder.name} can't hold a key of kind {kind.value}: it is a {wanted.value}'s, not revoked",
+            reason="HOLDER_INVALID",
+        )
+    which = key_id(public_key)
+    if tx.voters.key(which) is not None:
+        # One key for two people would let one person fill two places; a revoked one may be known to others.
+        raise ConflictError(
+            "the key is enrolled, or was", reason="KEY_IN_USE", hint="Make a fresh one: broker keys new"
+        )
+    body: JsonObject = {
+        "key": {"id": which, "kind": kind.value, "public_key": base64.b64encode(public_key).decode()},
+        "person": holder.id,
+        "by": by,
+        "approval": approval,
+    }
+    seq = recorder.append(tx, "key.enrolled", body)
+    key = VoterKey(which, holder.id, kind, public_key, now, seq)
+    tx.voters.insert_key(key)
+    return key
+
+
+def revoke_key(
+    tx: Transaction, recorder: Recorder, caller: Caller, *, which: str, reason: str, now: datetime
+) -> VoterKey:
+    """Revokes a key at once: by its holder, or by anybody with an approver's key that counts. Twice changes nothing.
+
+    Raises:
+        NotFoundError: there is no such key (``KEY_UNKNOWN``).
+        PermissionDeniedError: the caller may not (``NOT_AN_APPROVER``).
+        FailedPreconditionError: it would leave fewer keys than the founding needs, before it is complete.
+    """
+    key = tx.voters.key(which)
+    if key is None:
+        raise NotFoundError(f"there is no key {which[:80]!a}", reason="KEY_UNKNOWN")
+    if key.holder != caller.identity.id:
+        check_approver(tx, caller)
+    if key.revoked is not None:
+        return key
+    body: JsonObject = {
+        "key": {"id": key.id},
+        "person": key.holder,
+        "by": caller.identity.id,
+        "reason_given": bool(reason),
+    }
+    recorder.append(tx, "key.revoked", body)
+    tx.voters.revoke_key(key.id, now)
+    found = tx.voters.key(which)
+    return key if found is None else found
+
+
+def check_approver(tx: Transaction, caller: Caller) -> None:
+    """Lets a human pass who holds an approver's key that counts.
+
+    Raises:
+        PermissionDeniedError: ``NOT_AN_APPROVER``.
+    """
+    mine = [key for key in tx.voters.all_keys() if not why_not_key(key, caller.identity.id, KeyKind.APPROVER)]
+    if caller.identity.kind is not IdentityKind.HUMAN or not mine:
+        raise PermissionDeniedError(
+            f"only people with an enrolled key of their own may do this; {caller.subject} has none",
+            reason="NOT_AN_APPROVER",
+            hint="See who has one with: broker approvers keys",
+        )
+
+
+def accept(
+    tx: Transaction,
+    recorder: Recorder,
+    caller: Caller,
+    *,
+    statement: bytes,
+    signature: bytes,
+    now: datetime,
+    origin: str,
+) -> Founding:
+    """Takes a founder's signed acceptance; the third one completes the founding.
+
+    Raises:
+        InvalidArgumentError: ``STATEMENT_INVALID``, ``SIGNATURE_INVALID``.
+        PermissionDeniedError: it isn't the caller's own, or by a key that doesn't count (``KEY_UNKNOWN``).
+        FailedPreconditionError: it is about other keys than there are now (``DIGEST_DIFFERS``), or too old
+            (``STATEMENT_STALE``).
+    """
+    said = parse_acceptance(statement)
+    key = evidence.enrolled_key(tx, said.key)
+    why = why_not_key(key, caller.identity.id, KeyKind.APPROVER)
+    if key is None or why or said.approver != caller.identity.id or caller.identity.kind is not IdentityKind.HUMAN:
+        raise PermissionDeniedError(
+            f"the acceptance is refused: {why or 'not by its own signer'}",
+            reason="KEY_UNKNOWN",
+            hint="Have your key enrolled first, and accept under your own certificate.",
+        )
+    if not verify(key.public_key, signature, statement):
+        field = FieldViolation("signature", "is not the key's signature of the statement")
+        raise InvalidArgumentError(
+            f"{field.field} {field.description}", reason="SIGNATURE_INVALID", violations=(field,)
+        )
+    present = founding(tx)
+    if said.origin != origin or said.founding_digest != present.digest:
+        raise FailedPreconditionError(
+            f"the acceptance is of another founding: {said.founding_digest} instead of {present.digest}",
+            reason="DIGEST_DIFFERS",
+            hint="Keys have changed since. Look again: broker approvers founding",
+            metadata={"expected": present.digest, "found": said.founding_digest},
+        )
+    if abs(now - said.time) > _MOST_SKEW:
+        raise FailedPreconditionError(
+            "the acceptance's time is far from the broker's",
+            reason="STATEMENT_STALE",
+            hint="Set your clock, and sign again.",
+        )
+    if caller.identity.id in present.accepted:
+        return present
+    body: JsonObject = {
+        "person": caller.identity.id,
+        "key": {"id": key.id},
+        "founding_digest": present.digest,
+        "statement": statement.decode(),
+        "signature": base64.b64encode(signature).decode(),
+    }
+    seq = recorder.append(tx, "approver.accepted", body)
+    tx.voters.accept(Acceptance(caller.identity.id, key.id, present.digest, seq))
+    people = sorted(item.person for item in tx.voters.acceptances(present.digest))
+    if not present.complete and len(people) >= FOUNDERS:
+        completed: JsonObject = {"founding_digest": present.digest, "people": list(people)}
+        tx.voters.complete_founding(present.digest, recorder.append(tx, "founding.completed", completed))
+    return founding(tx)
+
+
+def parse_vkey(text: str, name: str) -> bytes:
+    """The 32 bytes of a public key from its text, which must be under its holder's name.
+
+    Raises:
+        InvalidArgumentError: ``KEY_INVALID``.
+    """
+    try:
+        key = VerifierKey.parse(text.strip())
+    except NoteError as error:
+        raise _bad_key(f"is no key as `broker keys show` prints it: {error}") from error
+    if key.algorithm != ED25519:
+        raise _bad_key("is no Ed25519 key for signatures")
+    if key.name != name:
+        raise _bad_key(f"is of {key.name!a}, not of {name}")
+    return key.public_key
+
+
+def _bad_key(why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"vkey {why}",
+        reason="KEY_INVALID",
+        violations=(FieldViolation("vkey", why),),
+        hint="Its holder makes it with `broker keys new` and hands over what `broker keys show` prints.",
+    )
+
+
+def _genesis_leaf(tx: Transaction) -> bytes:
+    rows = tx.ledger.entries(0, 1)
+    if not rows:
+        raise DataLossError("the ledger has no genesis entry", reason="GENESIS_MISSING", hint="Run `broker doctor`.")
+    return rows[0].leaf

@@ -1,0 +1,197 @@
+"""What people are asked about a call: the requirement of its tier, and the envelope with everything that they see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from broker.approvals.content import Texts
+from broker.approvals.desk import Desk, Request
+from broker.approvals.envelopes import Matter, envelope
+from broker.domain.approval import Approval, ApprovalKind
+from broker.domain.call import CallRequest, Decision, InputFile, Lineage
+from broker.domain.canonical import JsonObject, JsonValue, canonical, parse_object
+from broker.domain.envelope_difference import in_words
+from broker.domain.identity import Caller, IdentityKind
+from broker.domain.ids import new_id
+from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.requirement import Requirement
+from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
+from broker.domain.workflow import WorkflowSpec
+from broker.errors import FailedPreconditionError, InternalError
+from broker.pipeline.blobs import Blobs
+from broker.pipeline.parts import Parts
+from broker.specs.catalogue import Tool
+
+MAX_SHOWN_FILE = 64 * 1024
+"""Bytes of the longest input file whose text stands in the envelope; of a longer one approvers see size and digest."""
+MAX_SHOWN = 1 << 20
+"""Bytes of all shown files together."""
+
+
+def call_requirement(parts: Parts, tier: Tier) -> Requirement | None:
+    """Who has to agree to a call of a tier; ``None`` where nobody has to.
+
+    Raises:
+        InternalError: nobody has to at Tier 4: code holds that floor, whatever data says.
+    """
+    found = parts.tiers.row(tier).call_requirement()
+    if found is None and tier >= APPROVAL_REQUIRED_FROM:
+        raise InternalError("Tier 4 needs two people's approval, and the table of tiers asks for none")
+    return found
+
+
+def kept_out(tx: Transaction, lineage: Lineage, tool: Tool, requirement: Requirement) -> frozenset[str]:
+    """Ids of the people who may not vote on a call: its whole lineage, and the tool's owner where the tier says so."""
+    people = {lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of}
+    if requirement.exclude_tool_owner:
+        owner = tx.identities.by_name(IdentityKind.HUMAN, tool.spec.owner)
+        people.add("" if owner is None else owner.id)
+    return frozenset(people - {""})
+
+
+async def shown_files(blobs: Blobs, files: Sequence[InputFile], rows: Sequence[VaultRow]) -> list[JsonObject]:
+    """The input files as approvers see them: text in full where it is short enough, else size and digest."""
+    shown: list[JsonObject] = []
+    room = MAX_SHOWN
+    for item, row in zip(files, rows, strict=True):
+        entry: JsonObject = {
+            "path": item.path,
+            "size": row.size,
+            "digest": row.digest,
+            "executable": item.executable,
+            "shown": "no",
+        }
+        if row.size <= min(MAX_SHOWN_FILE, room):
+            data = b"".join([piece async for piece in blobs.content(row)])
+            text = _text(data)
+            if text is not None:
+                room -= len(data)
+                entry |= {"shown": "text", "text": text}
+        shown.append(entry)
+    return shown
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call's approval is asked for with; made before the transaction that asks."""
+
+    id: str
+    requirement: Requirement
+    excluded: frozenset[str]
+    expires: datetime
+    texts: Texts
+
+
+def ask(
+    tx: Transaction,
+    parts: Parts,
+    *,
+    caller: Caller,
+    request: CallRequest,
+    tool: Tool,
+    tier: Tier,
+    lineage: Lineage,
+    decision: Decision,
+    call: bytes,
+    files: Sequence[JsonObject],
+    workflow: WorkflowSpec | None,
+    requirement: Requirement,
+) -> Asked:
+    """Puts together what approvers are shown; reads names only.
+
+    Args:
+        tx: a transaction.
+        parts: the broker's.
+        caller: the agent.
+        request: what it asks for.
+        tool: the tool.
+        tier: at which the call runs.
+        lineage: who stands behind it.
+        decision: the policy's.
+        call: the call's own envelope.
+        files: as ``shown_files`` gives them.
+        workflow: the version under which it runs.
+        requirement: who has to agree.
+    """
+    approval_id = new_id("apv")
+    expires = parts.clock() + timedelta(seconds=requirement.expiry_s)
+    excluded = kept_out(tx, lineage, tool, requirement)
+    matter = Matter(
+        purpose=request.context.purpose,
+        reversibility=tool.spec.reversibility,
+        decision={
+            "rule": decision.rule,
+            "reason": decision.reason,
+            "tier": int(tier),
+            "policy_row": parts.policy.snapshot.row_text(decision.rule),
+        },
+        workflow=None if workflow is None else {"name": workflow.name, "digest": workflow.digest()},
+        call=parse_object(call, field="envelope", max_bytes=len(call)),
+        files=files,
+        people={lineage.agent, *excluded, lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of},
+    )
+    shown = envelope(
+        tx,
+        matter,
+        approval=approval_id,
+        kind=ApprovalKind.CALL,
+        caller=caller,
+        requirement=requirement,
+        expires=expires,
+        tier=int(tier),
+        workspace=request.context.workspace,
+        obj=request.tool,
+    )
+    return Asked(approval_id, requirement, excluded, expires, Texts.of(shown))
+
+
+def file_request(tx: Transaction, desk: Desk, asked: Asked, row: CallRow) -> Approval:
+    """Puts a call's request for approval on record, with the call.
+
+    Raises:
+        BrokerError: as ``Desk.request``.
+    """
+    return desk.request(
+        tx,
+        Request(
+            id=asked.id,
+            kind=ApprovalKind.CALL,
+            subject=row.id,
+            workspace=row.workspace,
+            obj=row.tool,
+            tier=row.tier,
+            requester=row.agent,
+            excluded=asked.excluded,
+            requirement=asked.requirement,
+            texts=asked.texts,
+            expires=asked.expires,
+            call_id=row.id,
+            tool={"name": row.tool, "version": row.tool_version},
+            agent=row.agent,
+        ),
+    )
+
+
+def same_call(shown: JsonObject, now: bytes) -> None:
+    """Lets pass what was shown, if it is what is about to run.
+
+    Raises:
+        FailedPreconditionError: ``ENVELOPE_CHANGED``, with both digests and the fields that differ.
+    """
+    call: JsonValue = shown.get("call")
+    if not isinstance(call, dict):
+        raise FailedPreconditionError("what was approved is no call", reason="ENVELOPE_CHANGED")
+    then = canonical(call)
+    if then != now:
+        raise changed(then, now)
+
+
