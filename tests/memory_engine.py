@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from broker.domain.container_facts import ContainerFacts, Cpu
 from broker.domain.meter import Claim, NoMeter, Step
 from broker.domain.run import EndCause, Job, Profile, RunEvent
 from broker.errors import UnavailableError
@@ -82,6 +83,8 @@ class MemoryLease:
         self.answers.set()
         self.removal_error: Exception | None = None
         """What the wait for its removal ends with."""
+        self.observed = engine.expected_facts(profile)
+        """What the engine reports of it."""
         self.lingers: list[float] = []
         """Of each call of ``destroy``."""
 
@@ -99,9 +102,16 @@ class MemoryLease:
         await self.answers.wait()
         return self.fit
 
-    async def run(self, job: Job, egress: EgressGate | None = None) -> AsyncIterator[RunEvent]:
+    async def observe(self) -> ContainerFacts:
+        """See ``Lease``."""
+        await asyncio.sleep(0)
+        return self.observed
+
+    async def run(
+        self, job: Job, egress: EgressGate | None = None, *, frame_digest: str = ""
+    ) -> AsyncIterator[RunEvent]:
         """See ``Lease``; nothing here runs."""
-        raise NotImplementedError(job, egress)
+        raise NotImplementedError(job, egress, frame_digest)
         yield
 
     def taken(self, event: RunEvent) -> None:
@@ -182,6 +192,16 @@ class MemoryEngine:
         self.there[lease.container_id] = lease
         self.made.append(lease)
         return lease
+
+    def expected_facts(self, profile: Profile) -> ContainerFacts:
+        """See ``Engine``."""
+        return ContainerFacts(
+            profile.image,
+            profile.runtime,
+            memory_bytes=profile.limits.memory_bytes,
+            processes=profile.limits.processes,
+            cpu=Cpu(nano=int(profile.limits.cpu_cores * 1e9)),
+        )
 
     async def capabilities(self, runtime: str) -> Capabilities:
         """See ``Engine``."""

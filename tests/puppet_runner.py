@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.run import Limits, Profile
 from broker.sandbox.address import Endpoint
 from broker.sandbox.docker_events import ContainerWatch
@@ -78,6 +79,10 @@ class Hands:
         self.removals += 1
         if self.writer:
             self.writer.close()
+
+    async def observe(self, container_id: str) -> ContainerFacts:
+        del container_id
+        return ContainerFacts("sha256:00")
 
     async def state(self, container_id: str) -> tuple[int, bool]:
         del container_id

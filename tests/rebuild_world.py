@@ -84,9 +84,11 @@ class TalkingLease(MemoryLease):
         super().__init__(engine, container_id, profile)
         self._killed = asyncio.Event()
 
-    async def run(self, job: Job, egress: EgressSession | None = None) -> AsyncIterator[RunEvent]:
+    async def run(
+        self, job: Job, egress: EgressSession | None = None, *, frame_digest: str = ""
+    ) -> AsyncIterator[RunEvent]:
         """See ``Lease``."""
-        del egress
+        del egress, frame_digest
         yield Started()
         said = job.arguments
         yield Output("stdout", said)

@@ -7,20 +7,25 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import groupby
 
 import msgspec
 
 from broker.domain.call import CallRequest, Decision, Lineage
 from broker.domain.canonical import JsonObject, canonical, digest
-from broker.domain.run import EgressRule, Job, Profile
+from broker.domain.container_facts import ContainerFacts, facts_bytes
+from broker.domain.run import EgressRule, Job, Limits, Profile
 from broker.domain.tier import Tier
 from broker.errors import InternalError
 
-FORMAT = "broker.envelope.v3"
+FORMAT = "broker.envelope.v4"
 """First field of every envelope; another set of fields gets another name."""
 
 _SALT_BYTES = 32
 _SALT = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_REMEMBERED = 1024
 
 
 def envelope(
@@ -32,6 +37,8 @@ def envelope(
     profile: Profile,
     job: Job,
     file_digests: Mapping[str, str],
+    container: ContainerFacts,
+    job_frame_digest: str,
     tier: Tier,
     decision: Decision,
     expires: datetime,
@@ -51,6 +58,9 @@ def envelope(
         profile: image digest, runtime, limits, and the hosts that the tool may reach, each with the secret that goes there.
         job: kind of run, argument vector, code, environment, files, what comes out, and the ports on its loopback.
         file_digests: path of each input file -> ``sha256:...`` of its bytes.
+        container: what the engine has to report for a container of this profile; at use, what it does report for the very
+            container that the job goes to.
+        job_frame_digest: ``sha256:...`` of the bytes by which the job is handed over, files aside.
         tier: the tier at which it runs.
         decision: what the policy said: effect and rule, not the digest of the whole policy, so that an unrelated edit
             voids nothing.
@@ -58,19 +68,23 @@ def envelope(
         salt: 64 hexadecimal digits from ``fresh_salt``, made for this call and kept in its envelope alone.
 
     Raises:
-        InternalError: a file of the job has no digest, a digest has no file, the job's arguments aren't the request's,
-            ``expires`` has no time zone, or ``salt`` isn't one.
+        InternalError: a file of the job has no digest or another, a digest has no file, the job's arguments aren't the request's,
+            ``expires`` has no time zone, or ``salt`` or ``job_frame_digest`` isn't one.
     """
     if not _SALT.fullmatch(salt):
         raise InternalError("an envelope needs a salt of 32 bytes", reason="ENVELOPE_INVALID")
+    if not _SHA256.fullmatch(job_frame_digest):
+        raise InternalError("an envelope needs the digest of its job's frames", reason="ENVELOPE_INVALID")
     if expires.tzinfo is None:
         raise InternalError("an envelope's expiry needs a time zone", reason="ENVELOPE_INVALID")
     if {file.path for file in job.files} != set(file_digests) or len(file_digests) != len(job.files):
         raise InternalError("the job's files and their digests don't match", reason="ENVELOPE_INVALID")
+    if any(file.digest not in ("", file_digests[file.path]) for file in job.files):
+        raise InternalError("a file of the job is held to another digest", reason="ENVELOPE_INVALID")
     if job.arguments != request.arguments_bytes or canonical(request.arguments) != request.arguments_bytes:
         raise InternalError("the job's arguments are not the request's", reason="ENVELOPE_INVALID")
     context = request.context
-    content = {
+    content: dict[str, object] = {
         "format": FORMAT,
         "salt": salt,
         "call_id": call_id,
@@ -102,7 +116,7 @@ def envelope(
         },
         "runtime": profile.runtime,
         "egress": [_rule(rule) for rule in profile.egress],
-        "limits": asdict(profile.limits),
+        "job_frame_digest": job_frame_digest,
         "tier": int(tier),
         "decision": {
             "effect": "allow" if decision.allowed else "deny",
@@ -110,7 +124,24 @@ def envelope(
         },
         "expires": expires.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
-    return canonical(content)
+    return _joined(content, {"container": facts_bytes(container), "limits": _limits_bytes(profile.limits)})
+
+
+def _joined(content: Mapping[str, object], ready: Mapping[str, bytes]) -> bytes:
+    """The RFC 8785 bytes of ``content`` with further members, whose values have these bytes; keys are plain ASCII."""
+    pieces = []
+    for name, keys in groupby(sorted({*content, *ready}), lambda key: key if key in ready else ""):
+        if name:
+            pieces.append(b'"%b":%b' % (name.encode("ascii"), ready[name]))
+        else:
+            pieces.append(canonical({key: content[key] for key in keys})[1:-1])
+    return b"{%b}" % b",".join(pieces)
+
+
+@lru_cache(_REMEMBERED)
+def _limits_bytes(limits: Limits) -> bytes:
+    # Floats take the slow way to canonical bytes, and few limits serve all calls.
+    return canonical(asdict(limits))
 
 
 def _rule(rule: EgressRule) -> JsonObject:

@@ -150,6 +150,8 @@ class JobFile:
     size: int
     executable: bool
     open: Callable[[], AsyncIterator[bytes]]
+    digest: str = ""
+    """``sha256:...`` that its bytes must have, or the tool doesn't start; empty where nobody has said so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,6 +251,7 @@ class Admission:
             lineage=checked.lineage,
             tool=tool,
             plan=plan,
+            container=self._parts.sandboxes.expected_facts(plan.profile),
             decision=checked.decision,
             expires=expires,
             salt=fresh_salt(),

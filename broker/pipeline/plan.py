@@ -8,12 +8,14 @@ from datetime import datetime
 
 from broker.domain.call import CallRequest, Decision, InputFile, Lineage
 from broker.domain.canonical import parse_object
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.envelope import envelope
 from broker.domain.ports import VaultRow
 from broker.domain.run import Job, JobFile, Profile
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.parts import Parts
+from broker.sandbox.job_frames import frame_digest
 from broker.sandbox.jobs import check_job
 from broker.specs.catalogue import Tool
 
@@ -25,8 +27,8 @@ class Plan:
     profile: Profile
     job: Job
     file_digests: Mapping[str, str]
-    """Path -> ``sha256:`` digest of an input file as the vault has it now. The job's openers compare it with each byte
-    that goes into the container, before the tool starts."""
+    """Path -> ``sha256:`` digest of an input file as the vault has it now. The bytes that go into the container are held
+    to it before the tool starts."""
 
 
 def plan_job(
@@ -44,7 +46,7 @@ def plan_job(
         InvalidArgumentError: the job doesn't fit the tool's sandbox; names the request's field.
     """
     job_files = tuple(
-        JobFile(path=item.path, size=row.size, executable=item.executable, open=_opener(blobs, row))
+        JobFile(item.path, row.size, executable=item.executable, open=_opener(blobs, row), digest=row.digest)
         for item, row in zip(files, rows, strict=True)
     )
     arguments = parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes))
@@ -61,7 +63,7 @@ def plan_job(
 
 
 def _opener(blobs: Blobs, row: VaultRow) -> Callable[[], AsyncIterator[bytes]]:
-    return lambda: blobs.content(row)
+    return lambda: blobs.unchecked(row)
 
 
 def _in_request(error: InvalidArgumentError) -> InvalidArgumentError:
@@ -85,11 +87,15 @@ def seal_envelope(
     lineage: Lineage,
     tool: Tool,
     plan: Plan,
+    container: ContainerFacts,
     decision: Decision,
     expires: datetime,
     salt: str,
 ) -> bytes:
-    """The envelope's RFC 8785 bytes, with the digests of the files that the plan reads."""
+    """The envelope's RFC 8785 bytes, with the digests of the files that the plan reads and of the frames that its job makes.
+
+    ``container`` is what the engine has to report for the call's container, or does report for it.
+    """
     return envelope(
         call_id=call_id,
         request=request,
@@ -98,6 +104,8 @@ def seal_envelope(
         profile=plan.profile,
         job=plan.job,
         file_digests=plan.file_digests,
+        container=container,
+        job_frame_digest=frame_digest(plan.job),
         tier=tool.spec.risk,
         decision=decision,
         expires=expires,

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
 from broker.domain.canonical import digest, parse_object
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.envelope import salt_of
+from broker.domain.envelope_difference import difference, named
 from broker.domain.events import CallEvent, StateChanged, StoredRequest
 from broker.domain.identity import Caller
 from broker.domain.meter import Step
@@ -145,7 +147,7 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
-        self._check_envelope(active, begun.plan)
+        self._check_envelope(active, begun.plan, parts.sandboxes.expected_facts(profile))
         decision = self._decide_again(tx, active, directory)
         move(active.row, CallState.RUNNING)
         sealed = parts.vault.open(tx, active.row.id)
@@ -180,8 +182,8 @@ class Starter:
             rows=blobs,
         )
 
-    def _check_envelope(self, active: ActiveCall, plan: Plan) -> None:
-        """Recomputes the envelope from what is about to run: what was admitted is what runs."""
+    def _check_envelope(self, active: ActiveCall, plan: Plan, container: ContainerFacts) -> None:
+        """Recomputes the envelope from what is about to run, and where: what was admitted is what runs."""
         request = active.request
         arguments_bytes = request.arguments_json.encode()
         wire_request = CallRequest(
@@ -199,16 +201,13 @@ class Starter:
             lineage=request.lineage,
             tool=active.tool,
             plan=plan,
+            container=container,
             decision=request.decision,
             expires=request.expires,
             salt=salt_of(request.envelope),
         )
         if digest(now) != active.row.envelope_digest:
-            raise FailedPreconditionError(
-                f"what would run is not what was admitted: envelope {digest(now)} instead of {active.row.envelope_digest}",
-                reason="ENVELOPE_CHANGED",
-                hint="Call it again.",
-            )
+            raise _changed(request.envelope.encode(), now, active.row.envelope_digest)
 
     def _decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
         parts, request = self._parts, active.request
@@ -233,6 +232,18 @@ class Starter:
             raise denied(caller, active.row.tool, request.context.workspace, decision)
         require_no_approval(active.tool, tier)
         return decision
+
+
+def _changed(admitted: bytes, now: bytes, expected: str) -> FailedPreconditionError:
+    """The refusal of a call whose envelope hasn't the recorded digest; names the fields that the kept one has otherwise."""
+    found, fields = digest(now), difference(admitted, now)
+    differs = f"{fields[0][0]} differs" if fields else "the kept envelope is the same, its record isn't"
+    return FailedPreconditionError(
+        f"what would run is not what was admitted: envelope {found} instead of {expected}: {differs}",
+        reason="ENVELOPE_CHANGED",
+        hint="Call it again.",
+        metadata={"expected": expected, "found": found, "fields": named(fields)},
+    )
 
 
 def _blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:

@@ -58,15 +58,26 @@ class EngineApi:
         """
         await self._ask("POST", f"{self._base}/{quote(container_id, safe='')}/start")
 
+    async def inspect(self, container_id: str) -> Mapping[str, object]:
+        """All that the engine says of a container.
+
+        Raises:
+            FailedPreconditionError: there is none (``ENGINE_NOT_FOUND``).
+            UnavailableError: the engine refuses, doesn't answer, or speaks of another container.
+        """
+        answer = await self._ask("GET", f"{self._base}/{quote(container_id, safe='')}/json")
+        if answer.get("Id") != container_id:
+            raise self._failed(f"it was asked about the container {container_id} and answered about another")
+        return answer
+
     async def state(self, container_id: str) -> Mapping[str, object]:
         """What the engine says of a container's state.
 
         Raises:
             FailedPreconditionError: there is none (``ENGINE_NOT_FOUND``).
-            UnavailableError: the engine refuses or doesn't answer.
+            UnavailableError: as ``inspect``.
         """
-        answer = await self._ask("GET", f"{self._base}/{quote(container_id, safe='')}/json")
-        state = answer.get("State")
+        state = (await self.inspect(container_id)).get("State")
         return state if isinstance(state, Mapping) else {}
 
     async def remove(self, container_id: str) -> None:

@@ -80,6 +80,7 @@ def container_config(
         "Tmpfs": tmpfs(limits),
         # A namespace of its own without the engine's /dev/shm, which knows no limit on files: ours is among the tmpfs.
         "IpcMode": "none",
+        "ShmSize": SHM_BYTES,  # of no use there; given, so that the engine's settings have no say in what it reports
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -16,6 +16,7 @@ import structlog
 import tenacity
 
 from broker.domain.canonical import JsonObject
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.run import Limits, Profile
 from broker.errors import FailedPreconditionError, InternalError, UnavailableError
 from broker.sandbox import images as image_rules
@@ -24,6 +25,7 @@ from broker.sandbox.capabilities import check_profile, runtime_capabilities
 from broker.sandbox.docker_api import ANSWER_S, EngineApi
 from broker.sandbox.docker_config import container_config
 from broker.sandbox.docker_events import EventFollower
+from broker.sandbox.docker_facts import expected_facts, read_facts
 from broker.sandbox.docker_lease import DockerLease
 from broker.sandbox.docker_stream import attach, ping
 from broker.sandbox.engine import LABEL_INSTANCE, Capabilities, OwnedContainer
@@ -35,6 +37,7 @@ T = TypeVar("T")
 
 _THREADS = 16
 _REMOVE_ATTEMPTS = 4
+_REMEMBERED = 1024
 _CLOSE_S = 20.0
 """At the end, how long removals may take in all; an engine that hangs must not keep the broker from ending."""
 
@@ -60,10 +63,13 @@ class DockerEngine:
         self._live: set[str] = set()
         self._making: set[asyncio.Future[str]] = set()
         self._leases: dict[str, DockerLease] = {}
-        self._info: Mapping[str, object] | None = None
+        self._info: Mapping[str, object] = {}
+        self._image_configs: dict[str, Mapping[str, object]] = {}
+        """Image id -> what the image says of its containers; an id is a digest, so it never changes."""
+        self._expected: dict[Profile, ContainerFacts] = {}
 
     async def __aenter__(self) -> Self:
-        """Connects, settles the API version, and subscribes to events.
+        """Connects, settles the API version, asks what the engine can do, and subscribes to events.
 
         Raises:
             UnavailableError: no engine answers there.
@@ -71,6 +77,7 @@ class DockerEngine:
         try:
             await ping(self._endpoint)
             self._client = client = await self._call(self._connect)
+            self._info = await self._call(client.info)
             self._follower = EventFollower(self._endpoint, client.api_version, self._instance)
             await self._follower.start()
         except BaseException:
@@ -88,7 +95,7 @@ class DockerEngine:
         """See ``broker.sandbox.engine.Engine.create``."""
         capabilities = await self.capabilities(profile.runtime)
         check_profile(capabilities, profile)
-        body = container_config(self._instance, profile, self._api.api_version, capabilities)
+        body = self._body(profile, capabilities)
         container_id = await self._make(profile, body)
         stream = None
         try:
@@ -119,10 +126,25 @@ class DockerEngine:
 
     async def capabilities(self, runtime: str) -> Capabilities:
         """See ``broker.sandbox.engine.Engine.capabilities``."""
-        if self._info is None:
-            facts: Mapping[str, object] = await self._call(self._api.info)
-            self._info = facts
         return runtime_capabilities(runtime, self._info)
+
+    def expected_facts(self, profile: Profile) -> ContainerFacts:
+        """See ``broker.sandbox.engine.Engine.expected_facts``."""
+        facts = self._expected.get(profile)
+        if facts is None:
+            image = self._image_configs.get(profile.image)
+            if image is None:
+                raise _image_missing(profile.image)
+            body = self._body(profile, runtime_capabilities(profile.runtime, self._info))
+            facts = expected_facts(body, image, self._info)
+            if len(self._expected) >= _REMEMBERED:
+                self._expected.clear()
+            self._expected[profile] = facts
+        return facts
+
+    async def observe(self, container_id: str) -> ContainerFacts:
+        """See ``broker.sandbox.docker_lease.EngineHands.observe``."""
+        return read_facts(await self._requests.inspect(container_id))
 
     async def image(self, name: str) -> SandboxImage:
         """See ``broker.sandbox.engine.Engine.image``."""
@@ -131,7 +153,9 @@ class DockerEngine:
     async def images(self) -> Sequence[SandboxImage]:
         """See ``broker.sandbox.engine.Engine.images``."""
         filters = {"label": [image_rules.LABEL_IMAGE]}
-        return image_rules.from_listing(await self._call(self._api.images, filters=filters))
+        found = image_rules.from_listing(await self._call(self._api.images, filters=filters))
+        await asyncio.gather(*(self._learn(image.id) for image in found if image.id not in self._image_configs))
+        return [image for image in found if image.id in self._image_configs]
 
     async def list_owned(self) -> Sequence[OwnedContainer]:
         """See ``broker.sandbox.engine.Engine.list_owned``."""
@@ -187,6 +211,15 @@ class DockerEngine:
         self._leases.pop(container_id, None)
         self._live.discard(container_id)
 
+    def _body(self, profile: Profile, capabilities: Capabilities) -> JsonObject:
+        return container_config(self._instance, profile, self._api.api_version, capabilities)
+
+    async def _learn(self, image: str) -> None:
+        """Asks what an image says of its containers; one that has been removed in the meantime is left out."""
+        with suppress(FailedPreconditionError):
+            config = (await self._call(self._api.inspect_image, image)).get("Config")
+            self._image_configs[image] = config if isinstance(config, Mapping) else {}
+
     async def _make(self, profile: Profile, body: JsonObject) -> str:
         creation = asyncio.ensure_future(self._make_now(body))
         self._making.add(creation)
@@ -197,9 +230,7 @@ class DockerEngine:
             self.background(self._remove_when_made(creation))
             raise
         except FailedPreconditionError as error:
-            raise FailedPreconditionError(
-                f"the engine doesn't have the image {profile.image}", reason="IMAGE_MISSING", hint="run: make images"
-            ) from error
+            raise _image_missing(profile.image) from error
 
     @property
     def _events(self) -> EventFollower:
@@ -268,6 +299,12 @@ class DockerEngine:
                 reason="ENGINE_FAILED",
                 hint="is it running, and may this user reach it? see `broker doctor`",
             ) from error
+
+
+def _image_missing(image: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"the engine doesn't have the image {image}", reason="IMAGE_MISSING", hint="run: make images"
+    )
 
 
 def _short(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.run import EndCause, Ended, Job, Profile, RunEvent
 from broker.errors import InternalError, InvalidArgumentError, UnavailableError
 from broker.sandbox.attached import AttachedStream
@@ -18,7 +19,8 @@ from broker.sandbox.conversation import Conversation
 from broker.sandbox.docker_events import ContainerWatch
 from broker.sandbox.docker_witness import EngineSight, Witness
 from broker.sandbox.engine import EgressGate
-from broker.sandbox.jobs import check_job, listening, send_job
+from broker.sandbox.job_frames import JobFrames, encode_job, listening, send_job
+from broker.sandbox.jobs import check_job
 from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
 from broker.sandbox.verdict import Kill
@@ -41,6 +43,9 @@ class EngineHands(EngineSight, Protocol):
 
     async def remove(self, container_id: str) -> None:
         """Kills and removes a container."""
+
+    async def observe(self, container_id: str) -> ContainerFacts:
+        """What the engine reports of a container now."""
 
     def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs something beside; the engine waits for it when it closes."""
@@ -118,12 +123,20 @@ class DockerLease:
         except TimeoutError:
             return False
 
-    async def run(self, job: Job, egress: EgressGate | None = None) -> AsyncIterator[RunEvent]:
+    async def observe(self) -> ContainerFacts:
+        """See ``broker.sandbox.engine.Lease.observe``."""
+        return await self._hands.observe(self._id)
+
+    async def run(
+        self, job: Job, egress: EgressGate | None = None, *, frame_digest: str = ""
+    ) -> AsyncIterator[RunEvent]:
         """See ``broker.sandbox.engine.Lease.run``."""
         if self._driver or (self._removal and not self._kill):
             raise InternalError("a lease runs one job, once", reason="LEASE_USED")
         limits = self._profile.limits
         check_job(job, limits)
+        frames = encode_job(job)
+        frames.check(frame_digest)
         ports = listening(job)
         if ports and egress is None:
             raise InternalError("a job whose tool may open connections needs somebody who serves them")
@@ -133,7 +146,7 @@ class DockerLease:
         self._conversation.begin(self._transcript, self._connections)
         self._witness.run_begins()
         self._be_patient(STARTUP_S)
-        self._driver = asyncio.create_task(self._drive(job, self._transcript))
+        self._driver = asyncio.create_task(self._drive(frames, self._transcript))
         ended = False
         try:
             while (event := await self._conversation.queue.get()) is not None:
@@ -247,9 +260,9 @@ class DockerLease:
         if self._patience:
             self._patience.run(on=not self._over.is_set() and not self._conversation.windows.scarce)
 
-    async def _drive(self, job: Job, transcript: Transcript) -> None:
+    async def _drive(self, frames: JobFrames, transcript: Transcript) -> None:
         """From the first frame to the last event; whatever goes wrong ends the queue with an error."""
-        feeder = asyncio.create_task(send_job(job, self._stream))
+        feeder = asyncio.create_task(send_job(frames, self._stream))
         feeder.add_done_callback(self._fed)
         queue = self._conversation.queue
         try:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.run import EndCause, Job, Profile, RunEvent
 from broker.sandbox.images import SandboxImage
 
@@ -99,14 +100,31 @@ class Lease(Protocol):
     async def ready(self) -> bool:
         """Whether the runner answers now, within a second. A lease that isn't ready can only be destroyed."""
 
-    def run(self, job: Job, egress: EgressGate | None = None) -> AsyncIterator[RunEvent]:
+    async def observe(self) -> ContainerFacts:
+        """What the engine reports now for this very container; equal to ``Engine.expected_facts`` of its profile where
+        nobody has changed anything.
+
+        Raises:
+            FailedPreconditionError: the container is gone (``ENGINE_NOT_FOUND``).
+            UnavailableError: the engine refuses or doesn't answer.
+        """
+
+    def run(self, job: Job, egress: EgressGate | None = None, *, frame_digest: str = "") -> AsyncIterator[RunEvent]:
         """Runs the job, once per lease. The last event is ``Ended``; by then nothing of the tool can be heard any more,
         and every connection that it had opened is cut.
 
         Events come as they happen. Standard output, standard error and the files each have a window of bytes of their
         own: a reader who doesn't say ``taken`` stalls that one channel, and nothing else.
 
+        Args:
+            job: what to run.
+            egress: serves what the tool opens on its loopback.
+            frame_digest: ``job_frames.frame_digest`` of the job as it was approved; empty where nobody had to.
+
         Raises:
+            FailedPreconditionError: the bytes that would be sent have another digest, and none was sent, or a file's
+                bytes have another than its own, and the tool didn't start (``ENVELOPE_CHANGED``). The metadata has
+                ``expected``, ``found`` and ``field``: ``job_frame`` or ``files[PATH]``.
             InvalidArgumentError: the job's files or patterns don't fit the sandbox; nothing ran.
             UnavailableError: the engine or the runner failed, with reason ``ENGINE_FAILED``; what the tool did before
                 is unknown.
@@ -145,6 +163,14 @@ class Engine(Protocol):
             FailedPreconditionError: the engine doesn't have the image (``IMAGE_MISSING``) or the runtime
                 (``RUNTIME_MISSING``), or can't keep a limit of the profile (``LIMIT_UNSUPPORTED``).
             UnavailableError: the engine can't give a container; nothing ran.
+        """
+
+    def expected_facts(self, profile: Profile) -> ContainerFacts:
+        """What the engine must report for a container of this profile, by the request that makes one. No I/O.
+
+        Raises:
+            FailedPreconditionError: no image of that digest was among ``images`` (``IMAGE_MISSING``), or the engine has
+                no such runtime (``RUNTIME_MISSING``).
         """
 
     async def capabilities(self, runtime: str) -> Capabilities:

@@ -1,28 +1,18 @@
-"""Checks a job before anything is made for it, and writes it to a runner."""
+"""Checks a job before anything is made for it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from broker.domain.run import Job, JobFile, Limits, OutputRules
-from broker.errors import FieldViolation, InternalError, InvalidArgumentError
-from broker.sandbox.attached import AttachedStream
-from broker.sandbox.docker_config import tool_environment
+from broker.errors import FieldViolation, InvalidArgumentError
 from broker.sandbox.engine import PROXY_PORT
+from broker.sandbox.job_frames import job_header
 from broker.sandbox.paths import MAX_PATTERNS, check_path
-from broker.sandbox.wire import PIECE, FrameKind, encode
 
 KINDS = ("argv", "python")
 MAX_FORWARDS = 16
 _PORTS = range(1024, 65536)
-_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
-PROXY_ENVIRONMENT: Mapping[str, str] = {
-    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
-}
-"""What a tool finds in its environment besides where the runner offers the proxy. A job can't change it."""
 _PAGE = 4096
 """Bytes by which a file on a tmpfs grows at a time."""
 MAX_JOB_BYTES = 4 * 2**20
@@ -46,7 +36,7 @@ def check_job(job: Job, limits: Limits) -> None:
     _check_forwards(job)
     if len(job.arguments) > MAX_ARGUMENTS_BYTES:
         raise _refusal("arguments", f"at most {MAX_ARGUMENTS_BYTES} bytes", "ARGUMENTS_TOO_LARGE")
-    if len(_header(job)) > MAX_JOB_BYTES:
+    if len(job_header(job)) > MAX_JOB_BYTES:
         raise _refusal("code", f"the job's header has at most {MAX_JOB_BYTES} bytes", "JOB_INVALID")
     _check_files(job.files, limits)
     _check_patterns(job.outputs)
@@ -78,11 +68,6 @@ def _check_forwards(job: Job) -> None:
         raise _refusal("forwards", what, "JOB_INVALID")
 
 
-def listening(job: Job) -> tuple[int, ...]:
-    """The ports on the sandbox's loopback where the runner listens for a job."""
-    return (*([PROXY_PORT] if job.proxy else []), *job.forwards)
-
-
 def _check_patterns(rules: OutputRules) -> None:
     if len(rules.patterns) > MAX_PATTERNS:
         raise _refusal("outputs.patterns", f"at most {MAX_PATTERNS}", "JOB_INVALID")
@@ -92,52 +77,3 @@ def _check_patterns(rules: OutputRules) -> None:
 
 def _refusal(field: str, why: str, reason: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field}: {why}", reason=reason, violations=(FieldViolation(field, why),))
-
-
-def _header(job: Job) -> bytes:
-    header = {
-        "kind": job.kind,
-        "argv": list(job.argv),
-        "code": job.code,
-        "env": {
-            **tool_environment(job.env, wants_result=job.wants_result),
-            **(PROXY_ENVIRONMENT if job.proxy else {}),
-        },
-        "listen": listening(job),
-        "outputs": {
-            "patterns": list(job.outputs.patterns),
-            "max_files": job.outputs.max_files,
-            "max_bytes": job.outputs.max_bytes,
-        },
-        "wants_result": job.wants_result,
-    }
-    return json.dumps(header).encode("ascii")
-
-
-async def send_job(job: Job, stream: AttachedStream) -> None:
-    """Writes a job with its files; waits whenever the container doesn't read.
-
-    Raises:
-        OSError: the connection broke.
-        InternalError: a file gave other than its ``size`` bytes.
-    """
-    stream.write(encode(FrameKind.JOB, _header(job)))
-    for at in range(0, len(job.arguments), PIECE):
-        stream.write(encode(FrameKind.ARGUMENTS, job.arguments[at : at + PIECE]))
-        await stream.drain()
-    for item in job.files:
-        begin = {"path": item.path, "size": item.size, "executable": item.executable}
-        stream.write(encode(FrameKind.FILE_BEGIN, json.dumps(begin).encode("ascii")))
-        sent = 0
-        async for data in item.open():
-            sent += len(data)
-            if sent > item.size:
-                break
-            for at in range(0, len(data), PIECE):
-                stream.write(encode(FrameKind.FILE_DATA, data[at : at + PIECE]))
-                await stream.drain()
-        if sent != item.size:
-            raise InternalError(f"an input file of {item.size} bytes gave {sent}", reason="INPUT_FILE_BROKEN")
-        stream.write(encode(FrameKind.FILE_END))
-    stream.write(encode(FrameKind.END_OF_INPUT))
-    await stream.drain()

@@ -21,6 +21,7 @@ from typing import Self
 
 import structlog
 
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.meter import Claim, Meter, NoMeter, Step
 from broker.domain.run import Profile
 from broker.errors import InternalError
@@ -62,6 +63,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         close_s: float = CLOSE_S,
     ) -> None:
+        self._engine = engine
         self._sizing = sizing
         self._hardening = hardening
         self._meter = meter or NoMeter()
@@ -146,6 +148,10 @@ class Pool:
         finally:
             shelf.users -= 1
             del self._calls[call_id]
+
+    def expected_facts(self, profile: Profile) -> ContainerFacts:
+        """See ``Engine.expected_facts``."""
+        return self._engine.expected_facts(profile)
 
     def busy(self) -> AbstractContextManager[None]:
         """While the block runs, making and removing containers waits, within its bounds: somebody is in a hurry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -153,14 +154,14 @@ async def test_a_blob_that_lost_its_end_never_comes_back_short(served: Served) -
 
 
 async def test_a_file_with_another_digest_than_was_admitted_never_reaches_a_tool(served: Served) -> None:
+    digest, real = f"sha256:{'0' * 64}", f"sha256:{hashlib.sha256(b'what was uploaded').hexdigest()}"
     async with served.client() as client:
         blob = await client.upload(b"what was uploaded")
         with closing(sqlite3.connect(served.state / "broker.db", timeout=30)) as database:
-            digest = f"sha256:{'0' * 64}"
             database.execute("UPDATE vault_object SET digest = ? WHERE id = ?", (digest, blob.name[6:]))
             database.commit()
         call = await client.run("python.run", {"code": "print('ran')"}, files=[InputFile("x", blob)])
     assert call.state is CallState.CANCELLED
     assert call.stdout == b""
     assert call.outcome is not None
-    assert "blobs/" in call.outcome.detail
+    assert f"files[x] is {real} instead of {digest}" in call.outcome.detail

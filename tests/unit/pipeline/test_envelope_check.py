@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any, cast
 
 import pytest
 
 from broker.domain.call import CallState
 from broker.domain.canonical import digest
+from broker.domain.container_facts import ContainerFacts
 from broker.domain.run import Job, Profile
 from broker.domain.tier import Tier
 from broker.errors import FailedPreconditionError, InternalError
@@ -59,6 +61,7 @@ def admitted(**changes: Any) -> ActiveCall:  # noqa: ANN401 - fields of several 
         lineage=request.lineage,
         tool=cast("Any", _Tool),
         plan=PLAN,
+        container=parts.CONTAINER,
         decision=request.decision,
         expires=request.expires,
         salt="5a" * 32,
@@ -75,8 +78,22 @@ def admitted(**changes: Any) -> ActiveCall:  # noqa: ANN401 - fields of several 
     )
 
 
-def check(active: ActiveCall, plan: Plan) -> None:
-    Starter(NOBODY, NOBODY)._check_envelope(active, plan)
+def check(active: ActiveCall, plan: Plan, container: ContainerFacts = parts.CONTAINER) -> None:
+    Starter(NOBODY, NOBODY)._check_envelope(active, plan, container)
+
+
+def refused(active: ActiveCall, plan: Plan, container: ContainerFacts = parts.CONTAINER) -> list[str]:
+    """The fields that the refusal names."""
+    with pytest.raises(FailedPreconditionError) as caught:
+        check(active, plan, container)
+    error = caught.value
+    assert error.reason == "ENVELOPE_CHANGED"
+    assert error.metadata["expected"] == active.row.envelope_digest
+    assert error.metadata["found"] != error.metadata["expected"]
+    assert f"{error.metadata['found']} instead of {error.metadata['expected']}" in error.message
+    fields = error.metadata["fields"].split(",")
+    assert not fields[0] or f": {fields[0]} differs" in error.message
+    return fields
 
 
 def profiles() -> list[Profile]:
@@ -124,9 +141,37 @@ def test_what_was_admitted_may_run() -> None:
 
 @pytest.mark.parametrize("plan", CHANGED, ids=[str(number) for number in range(len(CHANGED))])
 def test_another_plan_may_not(plan: Plan) -> None:
-    with pytest.raises(FailedPreconditionError) as caught:
-        check(admitted(), plan)
-    assert caught.value.reason == "ENVELOPE_CHANGED"
+    assert refused(admitted(), plan)[0]
+
+
+@pytest.mark.parametrize("facts", parts.all_facts(), ids=[str(number) for number in range(len(parts.all_facts()))])
+def test_another_container_may_not(facts: ContainerFacts) -> None:
+    fields = refused(admitted(), PLAN, facts)
+    assert len(fields) == 1
+    assert fields[0].startswith("container.")
+
+
+def test_the_refusal_names_the_field() -> None:
+    assert refused(admitted(), PLAN, dataclasses.replace(parts.CONTAINER, user="0:0")) == ["container.user"]
+    other_argv = dataclasses.replace(PLAN, job=dataclasses.replace(PLAN.job, argv=("/bin/echo", "y")))
+    assert refused(admitted(), other_argv) == ["job_frame_digest", "run.argv[1]"]
+    other_file = dataclasses.replace(PLAN, file_digests={"a.csv": "sha256:other"})
+    assert refused(admitted(), other_file) == ["files[a.csv].digest"]
+
+
+def test_of_many_fields_the_first_are_named() -> None:
+    active = admitted()
+    active.request = dataclasses.replace(active.request, envelope=json.dumps({"salt": "5a" * 32}))
+    other = dataclasses.replace(PLAN, file_digests={"a.csv": "sha256:other"})
+    fields = refused(active, other)
+    assert len(fields) == 8
+    assert fields[:2] == ["arguments", "arguments_digest"]
+
+
+def test_where_only_the_recorded_digest_differs_no_field_is_named() -> None:
+    active = admitted()
+    active.row = dataclasses.replace(active.row, envelope_digest=f"sha256:{'0' * 64}")
+    assert refused(active, PLAN) == [""]
 
 
 @pytest.mark.parametrize(
@@ -142,9 +187,7 @@ def test_another_plan_may_not(plan: Plan) -> None:
     ids=str,
 )
 def test_another_request_may_not(changes: dict[str, Any]) -> None:
-    with pytest.raises(FailedPreconditionError) as caught:
-        check(admitted(**changes), PLAN)
-    assert caught.value.reason == "ENVELOPE_CHANGED"
+    assert refused(admitted(**changes), PLAN)[0]
 
 
 def test_arguments_that_the_job_does_not_have_may_not() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from broker.domain.call import CallContext, CallRequest, Decision, Lineage
+from broker.domain.canonical import canonical
+from broker.domain.container_facts import ContainerFacts, Cpu, Mount, Namespaces, Security, Ulimit
 from broker.domain.envelope import envelope, envelope_digest, fresh_salt, salt_of
 from broker.domain.run import EgressKind, EgressRule, Job, JobFile, Limits, OutputRules, Profile, SecretUse
 from broker.domain.tier import Tier
@@ -25,6 +27,7 @@ SECRET = SecretUse("api-token", "authorization", "Bearer ")
 RULE = EgressRule(EgressKind.HTTPS, "api.example.com", 443, ("GET",), ("/v1/",), secret=SECRET)
 OTHER = EgressRule(EgressKind.TCP, "db.example.com", 5432, listen=15432)
 FILE = JobFile("a.csv", 4, executable=False, open=content)
+CONTAINER = ContainerFacts("sha256:image", "runsc", ("/runner",), "65534:65534")
 BASE: dict[str, Any] = {
     "call_id": "call_1",
     "request": CallRequest("demo.echo", "", {"a": 1}, b'{"a":1}', (), CallContext("lab", workflow="w")),
@@ -44,6 +47,8 @@ BASE: dict[str, Any] = {
         forwards=(15432,),
     ),
     "file_digests": {"a.csv": "sha256:file"},
+    "container": CONTAINER,
+    "job_frame_digest": f"sha256:{'f0' * 32}",
     "tier": Tier.INTERNAL,
     "decision": Decision(allowed=True, rule="r1", reason="because", policy_digest="sha256:p", inputs={"role": "x"}),
     "expires": datetime(2030, 1, 2, 3, 4, 5, 678, UTC),
@@ -84,11 +89,62 @@ JOBS: dict[str, Any] = {
     "proxy": False,
     "forwards": (15433,),
 }
+CPUS: dict[str, Any] = {"nano": 7, "quota": 7, "period": 7, "shares": 7, "cores": "0"}
+NAMESPACES: dict[str, Any] = {field.name: "host" for field in dataclasses.fields(Namespaces)}
+SECURITY: dict[str, Any] = {
+    "no_new_privileges": True,
+    "seccomp": "unconfined",
+    "apparmor": "unconfined",
+    "options": ("label:disable",),
+    "unmasked_paths": ("/proc/kcore",),
+    "writable_paths": ("/proc/sys",),
+}
+MOUNT = Mount("/host", "bind", "/", ("rw",))
+MOUNTS: dict[str, Any] = {"target": "/root", "kind": "volume", "source": "/etc", "options": ()}
+ULIMIT = Ulimit("nofile", 10, 20)
+ULIMITS: dict[str, Any] = {"name": "core", "soft": 11, "hard": 21}
+FACTS: dict[str, Any] = {
+    "image": "sha256:other",
+    "runtime": "runc",
+    "argv": ("/runner", "-x"),
+    "user": "0",
+    "groups": ("0",),
+    "hostname": "other",
+    "working_dir": "/",
+    "environment_names": ("LD_PRELOAD",),
+    "environment_digest": "sha256:e",
+    "cap_add": ("SYS_ADMIN",),
+    "cap_drop": ("ALL",),
+    "privileged": True,
+    "read_only_root": True,
+    "devices": ("/dev/kvm",),
+    "network_mode": "host",
+    "networks": ("bridge",),
+    "memory_bytes": 7,
+    "memory_swap_bytes": 7,
+    "processes": 7,
+    "shm_bytes": 7,
+    "oom_kill_disabled": True,
+    "oom_score": 7,
+    "log_driver": "json-file",
+    "restart": "always",
+    "auto_remove": True,
+    "init": True,
+    "healthcheck": ("CMD", "true"),
+    "exec_sessions": 1,
+    "other": (("HostConfig.Sysctls", "{}"),),
+}
 PARTS: list[tuple[type, dict[str, Any], set[str]]] = [
     (Limits, LIMITS, set()),
     (SecretUse, SECRETS, set()),
     (EgressRule, RULES, set()),
     (Profile, PROFILES, set()),
+    (Cpu, CPUS, set()),
+    (Namespaces, NAMESPACES, set()),
+    (Security, SECURITY, set()),
+    (Mount, MOUNTS, set()),
+    (Ulimit, ULIMITS, set()),
+    (ContainerFacts, FACTS, {"security", "mounts", "namespaces", "cpu", "ulimits"}),  # changed by their own fields
     (OutputRules, OUTPUTS, set()),
     (Job, JOBS, {"arguments"}),  # these change with those of the request
 ]
@@ -99,6 +155,26 @@ def test_no_field_is_forgotten(part: type, fields: dict[str, Any], apart: set[st
     assert {field.name for field in dataclasses.fields(part)} == set(fields) | apart
 
 
+def all_facts() -> list[ContainerFacts]:
+    """Facts that differ from ``CONTAINER`` and from each other."""
+    parts: list[tuple[str, Any, dict[str, Any]]] = [
+        ("security", Security(), SECURITY),
+        ("namespaces", Namespaces(), NAMESPACES),
+        ("cpu", Cpu(), CPUS),
+    ]
+    inner = [
+        {name: dataclasses.replace(part, **{field: value})}
+        for name, part, fields in parts
+        for field, value in fields.items()
+    ]
+    listed: list[tuple[str, Any, dict[str, Any]]] = [("mounts", MOUNT, MOUNTS), ("ulimits", ULIMIT, ULIMITS)]
+    for name, part, fields in listed:
+        inner += [{name: (dataclasses.replace(part, **{field: value}),)} for field, value in fields.items()]
+        inner.append({name: (part,)})
+    changes = [*({name: value} for name, value in FACTS.items()), *inner]
+    return [dataclasses.replace(CONTAINER, **change) for change in changes]
+
+
 def all_changes() -> list[dict[str, Any]]:
     more: dict[str, Any] = {
         "request": dataclasses.replace(BASE["request"], arguments={"a": 2}, arguments_bytes=b'{"a":2}')
@@ -107,6 +183,8 @@ def all_changes() -> list[dict[str, Any]]:
         {**BASE, "call_id": "call_2"},
         {**BASE, "tool_version": "sha256:other"},
         {**BASE, "file_digests": {"a.csv": "sha256:other"}},
+        *({**BASE, "container": facts} for facts in all_facts()),
+        {**BASE, "job_frame_digest": f"sha256:{'0f' * 32}"},
         {**BASE, "tier": Tier.AUTONOMOUS},
         {**BASE, "salt": "a5" * 32},
         {**BASE, "expires": BASE["expires"] + timedelta(microseconds=1)},
@@ -149,13 +227,26 @@ def test_what_does_not_decide_is_not() -> None:
     base = envelope(**BASE)
     assert envelope(**changed("decision", policy_digest="sha256:q", inputs={}, reason="so")) == base
     assert envelope(**changed("request", request_id="again")) == base
-    assert json.loads(base)["format"] == "broker.envelope.v3"
+    assert json.loads(base)["format"] == "broker.envelope.v4"
     assert json.loads(base)["egress"][0]["secret"] == {
         "name": "api-token",
         "header": "authorization",
         "prefix": "Bearer ",
     }
     assert json.loads(base)["expires"] == "2030-01-02T03:04:05.000678Z"
+
+
+def test_the_bytes_are_those_of_the_whole() -> None:
+    made = envelope(**BASE)
+    assert canonical(json.loads(made)) == made
+    assert json.loads(made)["container"] == CONTAINER.json()
+
+
+def test_what_an_engine_reports_has_bytes_whatever_it_is() -> None:
+    facts = dataclasses.replace(CONTAINER, memory_bytes=2**63 - 1, ulimits=(Ulimit("core", -(2**63), 2**63 - 1),))
+    said = json.loads(envelope(**{**BASE, "container": facts}))["container"]
+    assert said["memory_bytes"] == "9223372036854775807"
+    assert said["ulimits"] == {"core": {"soft": "-9223372036854775808", "hard": "9223372036854775807"}}
 
 
 def test_files_may_come_in_any_order() -> None:
@@ -174,6 +265,8 @@ def test_files_may_come_in_any_order() -> None:
         {**BASE, "file_digests": {}},
         {**BASE, "file_digests": {"a.csv": "x", "b.csv": "y"}},
         changed("job", files=(FILE, FILE)),
+        changed("job", files=(dataclasses.replace(FILE, digest="sha256:other"),)),
+        {**BASE, "job_frame_digest": ""},
         changed("job", arguments=b'{"a":2}'),
         changed("request", arguments={"a": 2}),
         {**BASE, "expires": datetime(2030, 1, 1)},  # noqa: DTZ001 - the very thing that is refused
