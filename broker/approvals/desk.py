@@ -249,6 +249,7 @@ class Desk:
         tx: Transaction,
         approval_id: str,
         *,
+        subject: str,
         barred: frozenset[str] = frozenset(),
         needed: Requirement | None = None,
         check: Callable[[JsonObject], None],
@@ -258,6 +259,7 @@ class Desk:
         Args:
             tx: the transaction in which what was approved is begun.
             approval_id: the approval.
+            subject: what it must be about.
             barred: people who stand in the lineage now, besides those that were excluded when it was asked for.
             needed: what would be asked for now; where that is more than what was asked for, it isn't enough.
             check: given the envelope as it was shown; raises where it isn't what is about to be done.
@@ -270,6 +272,8 @@ class Desk:
         """
         check_founded(tx)
         approval = self.find(tx, approval_id)
+        if approval.subject != subject:
+            raise FailedPreconditionError(f"approvals/{approval.id} is about something else", reason="APPROVAL_OTHER")
         check_open(approval, self.clock())
         evidence.check_request(tx, approval)
         envelope = content.read_envelope(tx, self.vault, approval)

@@ -38,7 +38,7 @@ LEGAL_MOVES: Mapping[CallState, frozenset[CallState]] = MappingProxyType(
         _S.QUEUED: frozenset({_S.PLANNING, _S.PENDING_APPROVAL, _S.RUNNING, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
         _S.PLANNING: frozenset({_S.PENDING_APPROVAL, _S.FAILED, _S.DENIED, _S.CANCELLED, _S.UNKNOWN}),
         _S.PENDING_APPROVAL: frozenset({_S.APPROVED, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
-        _S.APPROVED: frozenset({_S.RUNNING, _S.APPLYING, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
+        _S.APPROVED: frozenset({_S.PENDING_APPROVAL, _S.RUNNING, _S.APPLYING, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
         _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.UNKNOWN}),
         _S.APPLYING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.UNKNOWN}),
         _S.SUCCEEDED: frozenset({_S.UNDOING}),

@@ -166,6 +166,22 @@ class _Salted(msgspec.Struct):
     salt: str
 
 
+class _Framed(msgspec.Struct):
+    job_frame_digest: str
+
+
+def frame_digest_of(data: str) -> str:
+    """The digest in an envelope's text of the frames that hand its job over.
+
+    Raises:
+        InternalError: there is none.
+    """
+    try:
+        return msgspec.json.decode(data, type=_Framed).job_frame_digest
+    except msgspec.DecodeError as error:
+        raise InternalError("the kept envelope has no digest of its job's frames", reason="ENVELOPE_INVALID") from error
+
+
 def salt_of(data: str) -> str:
     """The salt in an envelope's text; empty where there is none."""
     try:

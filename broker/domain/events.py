@@ -111,6 +111,8 @@ class StoredRequest:
     """RFC 8785 text of the envelope."""
     asked_version: str | None = None
     """The version of the tool that the caller asked for, empty for any; ``None`` where it wasn't kept."""
+    workflow_digest: str = ""
+    """The version of its workflow under which it was admitted; empty where it names none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class ActiveCall:
     ending: Ending | None = None
     waiting: bool = True
     """It waits for its turn: nothing but its admission is on record, and it may be left for the next start."""
+    approval: str = ""
+    """Id of the approval that it waits for or has been given; empty where nobody has to agree."""
     lease: Lease | None = None
     egress: EgressSession | None = None
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)

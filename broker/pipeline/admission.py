@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from broker.approvals.freezing import check_frozen
 from broker.domain.call import (
     CallRequest,
     CallState,
@@ -23,12 +24,15 @@ from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import NAME_PATTERN, new_id
 from broker.domain.meter import Step
 from broker.domain.ports import OBJECT_COST, CallRow, Transaction, VaultRow
+from broker.domain.requirement import Requirement
 from broker.domain.tier import Tier
+from broker.domain.workflow import WorkflowSpec, run_tier
 from broker.errors import (
     BrokerError,
     ConflictError,
     FailedPreconditionError,
     FieldViolation,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -37,15 +41,16 @@ from broker.errors import (
 from broker.identity.directory import Directory
 from broker.identity.lineage import prove
 from broker.pipeline import journal
-from broker.pipeline.active import ActiveCall, write_events
+from broker.pipeline.active import ActiveCall, move, write_events
+from broker.pipeline.approving import Asked, ask, call_requirement, file_request, shown_files
 from broker.pipeline.blobs import Blobs, check_storage
 from broker.pipeline.checks import (
+    check_carried,
     check_classes,
     check_paths,
     check_sizes,
     denied,
     request_digest,
-    require_no_approval,
     tool_tier,
 )
 from broker.pipeline.feed import Feed
@@ -56,6 +61,7 @@ from broker.pipeline.refusals import Refusals
 from broker.pipeline.start import Begun, Hold, Starter
 from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.turns import Turns
+from broker.pipeline.workflows import approved_workflow, check_inside
 from broker.specs.catalogue import Tool
 
 
@@ -77,6 +83,11 @@ class _Checked:
     blobs: tuple[VaultRow, ...]
     data_classes: tuple[str, ...]
     directory: Directory
+    tier: Tier
+    """The higher of the tool's and the workflow's."""
+    workflow: WorkflowSpec | None
+    requirement: Requirement | None
+    """Who has to agree to the call; ``None`` where nobody has to."""
 
 
 class Admission:
@@ -122,6 +133,9 @@ class Admission:
     async def _take_in(self, caller: Caller, request: CallRequest, checked: _Checked) -> Admitted:
         """Reserves a place, and a turn where one is free, for a call that is then put on record."""
         agent = caller.identity.id
+        if checked.requirement is not None:
+            # It takes a place once people have agreed: what waits for them holds up nobody.
+            return await self._write(caller, request, checked, at_once=False)
         self._turns.reserve(agent)
         at_once = self._turns.take()
         give_back = self._turns.release if at_once else self._turns.give_back
@@ -172,7 +186,6 @@ class Admission:
             raise NotFoundError(
                 f"there is no tool {request.tool!r}", reason="TOOL_NOT_FOUND", hint="ListTools shows what there is."
             )
-        require_no_approval(tool, tier)
         if request.tool_version not in ("", tool.digest):
             raise FailedPreconditionError(
                 f"{request.tool} is at version {tool.digest} now, and {request.tool_version} was meant",
@@ -188,11 +201,9 @@ class Admission:
             )
         tool.validate_arguments(request.arguments)
         check_paths(tool, request.files)
-        return await self._prove(caller, request, tool, tier, decision)
+        return await self._prove(caller, request, tool, decision)
 
-    async def _prove(
-        self, caller: Caller, request: CallRequest, tool: Tool, tier: Tier, decision: Decision
-    ) -> _Checked | CallRow:
+    async def _prove(self, caller: Caller, request: CallRequest, tool: Tool, decision: Decision) -> _Checked | CallRow:
         directory = await self._parts.directory.current()
         now = self._parts.clock()
 
@@ -200,6 +211,8 @@ class Admission:
             known = self._known(tx, caller, request)
             if known is not None:
                 return known
+            workflow = approved_workflow(tx, self._parts, request.context.workflow)
+            tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
             lineage = prove(
                 tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=self._parts.origin
             )
@@ -207,7 +220,22 @@ class Admission:
             labels = {label for blob in blobs for label in blob.data_classes}
             workspace = self._parts.workspace_classes.get(request.context.workspace, ())
             classes = {*tool.spec.data_classes, *workspace, *request.context.data_classes, *labels}
-            return _Checked(tool, decision, lineage, blobs, tuple(sorted(classes)), directory)
+            if workflow is not None:
+                check_inside(workflow, context=request.context, tool=request.tool, data_classes=classes)
+            check_carried(self._parts.tiers.row(tier).missing(request.context), tier)
+            agent = caller.identity.id
+            check_frozen(tx, agent=agent, tool=request.tool, workspace=request.context.workspace)
+            return _Checked(
+                tool=tool,
+                decision=self._at_tier(caller, request, decision, tier),
+                lineage=lineage,
+                blobs=blobs,
+                data_classes=tuple(sorted(classes)),
+                directory=directory,
+                tier=tier,
+                workflow=workflow,
+                requirement=call_requirement(self._parts, tier),
+            )
 
         checked = await self._parts.store.read(work)
         if isinstance(checked, CallRow):
@@ -215,6 +243,18 @@ class Admission:
         check_sizes(tool, checked.blobs)
         check_classes(checked.data_classes)
         return checked
+
+    def _at_tier(self, caller: Caller, request: CallRequest, decision: Decision, tier: Tier) -> Decision:
+        """The policy's word on the tier at which the call runs, where its workflow lifts it above the tool's."""
+        workspace = request.context.workspace
+        if decision.inputs.get("tier") == str(int(tier)):
+            return decision
+        lifted = self._parts.policy.snapshot.decide(
+            PolicyRequest(caller.subject, workspace, request.tool, "call", tier)
+        )
+        if not lifted.allowed:
+            raise denied(caller, request.tool, workspace, lifted)
+        return lifted
 
     async def _record(self, caller: Caller, request: CallRequest, error: PermissionDeniedError) -> None:
         known = self._parts.catalogue.get(request.tool)
@@ -252,10 +292,12 @@ class Admission:
             tool=tool,
             plan=plan,
             container=self._parts.sandboxes.expected_facts(plan.profile),
+            tier=checked.tier,
             decision=checked.decision,
             expires=expires,
             salt=fresh_salt(),
         )
+        asked = None if checked.requirement is None else await self._ask(caller, request, checked, envelope)
         stored = StoredRequest(
             tool=request.tool,
             tool_version=tool.digest,
@@ -272,6 +314,7 @@ class Admission:
             expires=expires,
             envelope=envelope.decode(),
             asked_version=request.tool_version,
+            workflow_digest="" if checked.workflow is None else checked.workflow.digest(),
         )
         row = CallRow(
             id=call_id,
@@ -282,7 +325,7 @@ class Admission:
             workspace=request.context.workspace,
             workflow=request.context.workflow,
             state=CallState.QUEUED,
-            tier=int(tool.spec.risk),
+            tier=int(checked.tier),
             request_id=request.request_id,
             request_digest=request_digest(request),
             created=now,
@@ -294,6 +337,8 @@ class Admission:
 
         def work(tx: Transaction) -> Admitted:
             admitted = self._insert(tx, caller, request, row=row, stored=stored, checked=checked)
+            if admitted.active is not None and asked is not None:
+                self._wait_for_people(tx, admitted.active, asked)
             if admitted.active is None or begun is None:
                 return admitted
             return self._begin(tx, admitted.active, begun, checked.directory)
@@ -311,6 +356,44 @@ class Admission:
         active.feed.publish(events)
         active.waiting = False
         return Admitted(active.row.id, active, begun)
+
+    async def _ask(self, caller: Caller, request: CallRequest, checked: _Checked, envelope: bytes) -> Asked:
+        """What people are shown; put together before the transaction, since it may be long."""
+        requirement = checked.requirement
+        if requirement is None:
+            raise InternalError("nobody has to agree to this call")
+        files = await shown_files(self._blobs, request.files, checked.blobs)
+
+        def work(tx: Transaction) -> Asked:
+            return ask(
+                tx,
+                self._parts,
+                caller=caller,
+                request=request,
+                tool=checked.tool,
+                tier=checked.tier,
+                lineage=checked.lineage,
+                decision=checked.decision,
+                call=envelope,
+                files=files,
+                workflow=checked.workflow,
+                requirement=requirement,
+            )
+
+        return await self._parts.store.read(work)
+
+    def _wait_for_people(self, tx: Transaction, active: ActiveCall, asked: Asked) -> None:
+        """Puts the request for approval on record with the call that it is about."""
+        approval = file_request(tx, self._parts.desk, asked, active.row)
+        sealed = self._parts.vault.open(tx, active.row.id)
+        state = CallState.PENDING_APPROVAL
+        waits = StateChanged(state, f"waits for approvals/{approval.id}, until {approval.expires.isoformat()}")
+        events = write_events(tx, sealed, active.row.last_event, active.row.created, [waits])
+        move(active.row, state)
+        active.row = replace(active.row, state=state, last_event=events[-1].number)
+        active.approval = approval.id
+        tx.calls.replace(active.row)
+        active.feed.publish(events)
 
     def _insert(
         self,

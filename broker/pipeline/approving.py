@@ -11,8 +11,7 @@ from broker.approvals.desk import Desk, Request
 from broker.approvals.envelopes import Matter, envelope
 from broker.domain.approval import Approval, ApprovalKind
 from broker.domain.call import CallRequest, Decision, InputFile, Lineage
-from broker.domain.canonical import JsonObject, JsonValue, canonical, parse_object
-from broker.domain.envelope_difference import in_words
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest, parse_object
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import CallRow, Transaction, VaultRow
@@ -21,6 +20,7 @@ from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.domain.workflow import WorkflowSpec
 from broker.errors import FailedPreconditionError, InternalError
 from broker.pipeline.blobs import Blobs
+from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.specs.catalogue import Tool
 
@@ -192,6 +192,4 @@ def same_call(shown: JsonObject, now: bytes) -> None:
         raise FailedPreconditionError("what was approved is no call", reason="ENVELOPE_CHANGED")
     then = canonical(call)
     if then != now:
-        raise changed(then, now)
-
-
+        raise envelope_changed(then, now, digest(then))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from broker.domain.call import CallRequest, Decision, InputFile
 from broker.domain.canonical import canonical, digest
 from broker.domain.identity import Caller
 from broker.domain.ports import VaultRow
-from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
+from broker.domain.tier import Tier
 from broker.errors import FieldViolation, InvalidArgumentError, PermissionDeniedError
 from broker.pipeline.journal import MAX_DATA_CLASSES
 from broker.specs.catalogue import Tool
@@ -49,18 +50,20 @@ def tool_tier(tool: Tool | None) -> Tier:
     return Tier.AUTONOMOUS if tool is None else tool.spec.risk
 
 
-def require_no_approval(tool: Tool, tier: Tier) -> None:
-    """Keeps Tier 4 shut: two people have to approve, and nobody can vote in this release.
+def check_carried(missing: Sequence[str], tier: Tier) -> None:
+    """Lets a call pass that says of itself what its tier demands.
 
     Raises:
-        PermissionDeniedError: the call would need approval.
+        InvalidArgumentError: ``CONTEXT_MISSING``; names each field.
     """
-    if tier >= APPROVAL_REQUIRED_FROM:
-        raise PermissionDeniedError(
-            f"{tool.spec.name} is Tier {int(tier)}: two people have to approve each call, and this broker has no approvers",
-            reason="APPROVAL_UNAVAILABLE",
-            hint="Tier 4 stays shut until approvers are enrolled.",
-            metadata={"rule": "tier-4-two-people", "tier": str(int(tier))},
+    if missing:
+        why = f"is required at tier {int(tier)}"
+        raise InvalidArgumentError(
+            f"tool_call.context.{missing[0]} {why}",
+            reason="CONTEXT_MISSING",
+            violations=tuple(FieldViolation(f"tool_call.context.{name}", why) for name in missing),
+            hint="tool_specs/tiers.yaml says what a call of each tier must carry.",
+            metadata={"tier": str(int(tier))},
         )
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 import structlog
 
 from broker.domain.call import CallState
-from broker.domain.events import CallEvent, EventPayload, Finished, Outcome
+from broker.domain.envelope import frame_digest_of
+from broker.domain.events import CallEvent, EventPayload, Outcome
 from broker.domain.meter import Step
 from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause, Job
@@ -25,14 +26,15 @@ from broker.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from broker.pipeline import journal
-from broker.pipeline.active import ActiveCall, Ending, move, write_events
+from broker.pipeline.active import ActiveCall, Ending, write_events
 from broker.pipeline.blobs import BlobWriter
 from broker.pipeline.collect import Collector
+from broker.pipeline.ending import close_approval, finish
 from broker.pipeline.parts import Parts
 from broker.pipeline.start import Begun, Hold, Starter
 from broker.pipeline.turns import Turns
 from broker.pipeline.verdict import judge, lost, never_ran
+from broker.pipeline.waiting import NOT_YET, Waiting
 from broker.sandbox.egress.gate import EgressSession
 from broker.sandbox.engine import Lease
 
@@ -46,13 +48,16 @@ class Execution:
         self._parts = parts
         self._turns = turns
         self._starter = starter
+        self._waiting = Waiting(parts)
 
     async def drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
         """Takes a call to its end, from the queue or from where it has begun; what fails on our side ends the feed with
         that failure.
         """
         try:
-            if begun is not None or await self._wait_for_turn(active):
+            if active.approval:
+                await self._drive_approved(active)
+            elif begun is not None or await self._wait_for_turn(active):
                 try:
                     await self._run(active, begun)
                 finally:
@@ -66,6 +71,21 @@ class Execution:
         except Exception:  # noqa: BLE001 - the fail-closed boundary of a call: its outcome stays unknown
             _log.exception("call.failed", call=active.row.id)
             active.feed.fail(UnavailableError("the broker failed during the call; its outcome is not on record"))
+
+    async def _drive_approved(self, active: ActiveCall) -> None:
+        """Waits for people, then for its turn; where they no longer agree at the use, it waits again."""
+        agent = active.row.agent
+        while await self._waiting.approved(active):
+            self._turns.reserve(agent, force=True)
+            if not await self._wait_for_turn(active):
+                return
+            try:
+                await self._run(active, None)
+            finally:
+                self._turns.release(agent)
+            if active.row.state is not CallState.APPROVED:
+                return
+            active.waiting = True
 
     async def _wait_for_turn(self, active: ActiveCall) -> bool:
         agent = active.row.agent
@@ -112,6 +132,8 @@ class Execution:
         try:
             return await self._starter.begin(active)
         except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
+            if active.approval and error.reason in NOT_YET:
+                return None
             await self._finish(active, CallState.DENIED, never_ran(EndCause.POLICY, f"{error.reason}: {error.message}"))
         except BrokerError as error:
             # Nothing ran, whatever became of the intent: the call ends here, and its caller is told whose fault it is.
@@ -180,9 +202,11 @@ class Execution:
         self, active: ActiveCall, job: Job, lease: Lease, egress: EgressSession, collector: Collector
     ) -> None:
         active.clock.restart()
+        # What people agreed to is compared once more with the very bytes that go out.
+        approved = frame_digest_of(active.request.envelope) if active.approval else ""
         if active.ending is not None:
             lease.kill(active.ending.cause, active.ending.detail)
-        collected = await collector.consume(lease.run(job, egress), lease.taken)
+        collected = await collector.consume(lease.run(job, egress, frame_digest=approved), lease.taken)
         active.clock.took(Step.RUN)
         state, outcome = judge(
             active.tool,
@@ -221,31 +245,10 @@ class Execution:
     async def _finish(
         self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
     ) -> None:
-        active.row, events = await finish(self._parts, active.row, state, outcome, tail)
+        also = close_approval(self._parts, active.approval, outcome.cause.value) if active.approval else None
+        active.row, events = await finish(self._parts, active.row, state, outcome, tail, also=also)
         active.feed.publish(events)
         active.clock.took(Step.FINISH)
-
-
-async def finish(
-    parts: Parts, row: CallRow, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
-) -> tuple[CallRow, list[CallEvent]]:
-    """Writes a call's outcome: ledger entry, record and last event in one transaction. Durable on return."""
-    now = parts.clock()
-
-    def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
-        move(row, state)
-        sealed = parts.vault.open(tx, row.id)
-        ended = replace(row, state=state, ended=now)
-        entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
-        seq = parts.ledger.append(tx, entry_type, journal.outcome_body(ended, outcome, now, sealed), agent=row.agent)
-        events = write_events(tx, sealed, row.last_event, now, [*tail, Finished(state, outcome)])
-        done = replace(ended, outcome_seq=seq, last_event=events[-1].number)
-        tx.calls.replace(done)
-        return done, events
-
-    written = await parts.store.write(work)
-    parts.meter.ended(outcome.cause, state.value)
-    return written
 
 
 def _stopping() -> UnavailableError:

@@ -40,7 +40,7 @@ def request_body(
     context = request.context
     return {
         "call_id": row.id,
-        **_context(context),
+        **_context(context, request.workflow_digest),
         "purpose_commit": sealed.commit("purpose", context.purpose.encode()),
         "args_commit": sealed.commit("arguments", request.arguments_json.encode()),
         "files_commit": sealed.commit("files", canonical(request.file_digests)),
@@ -54,10 +54,10 @@ def request_body(
     }
 
 
-def _context(context: CallContext) -> JsonObject:
+def _context(context: CallContext, workflow_digest: str) -> JsonObject:
     return {
         "workspace": context.workspace,
-        "workflow": {"id": context.workflow, "version": ""},
+        "workflow": {"id": context.workflow, "version": workflow_digest},
         "model": context.model,
         "prompt_version": context.prompt_version,
         "feature": context.feature,

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.approvals.desk import Desk
 from broker.domain.ports import Recorder, Store, Vault
+from broker.domain.workflow import WorkflowSpec
 from broker.identity.directory import LiveDirectory
 from broker.metrics.prometheus import PrometheusMeter
+from broker.pipeline.bell import Bell
 from broker.policy.live import LivePolicy
 from broker.sandbox.egress.gate import Egress
 from broker.sandbox.pool import Pool
 from broker.specs.catalogue import Catalogue
+from broker.specs.tiers import Tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,11 @@ class Parts:
     """Image name of a spec -> digest of the image that the engine has under it."""
     workspace_classes: Mapping[str, tuple[str, ...]]
     """Workspace -> classes of data that every call in it touches."""
+    tiers: Tiers
+    workflows: Mapping[str, WorkflowSpec]
+    """Name -> the version that the operator's folder holds; approved or not."""
+    desk: Desk
+    bell: Bell
     origin: str
     bounds: Bounds
     clock: Callable[[], datetime]

@@ -64,7 +64,8 @@ class Pipeline:
 
     async def __aenter__(self) -> Self:
         for active in await recover(self._parts):
-            self.turns.reserve(active.row.agent, force=True)
+            if not active.approval:
+                self.turns.reserve(active.row.agent, force=True)
             self._drive(active)
         self._housekeeper = asyncio.create_task(self._keep_house())
         return self
@@ -176,8 +177,9 @@ class Pipeline:
         if admitted.active is None:
             return admitted
         if self._draining and admitted.begun is None:
-            # It is on record as QUEUED, and the next start goes on with it.
-            self.turns.give_back(admitted.active.row.agent)
+            # It is on record as waiting, and the next start goes on with it.
+            if not admitted.active.approval:
+                self.turns.give_back(admitted.active.row.agent)
             return admitted
         self._drive(admitted.active, admitted.begun)
         return admitted
@@ -201,6 +203,8 @@ class Pipeline:
                     await active.feed.ended()
             if active.feed.over or active.feed.watchers:
                 return
+        if active.approval and active.waiting:
+            return  # people decide in their own time: who asked may come back, and cancels it in so many words
         why = "its caller's deadline passed" if at_once else "its caller went away"
         active.end(EndCause.CLIENT, why)
 

@@ -12,6 +12,7 @@ from broker.domain.container_facts import ContainerFacts
 from broker.domain.envelope import envelope
 from broker.domain.ports import VaultRow
 from broker.domain.run import Job, JobFile, Profile
+from broker.domain.tier import Tier
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.parts import Parts
@@ -88,6 +89,7 @@ def seal_envelope(
     tool: Tool,
     plan: Plan,
     container: ContainerFacts,
+    tier: Tier,
     decision: Decision,
     expires: datetime,
     salt: str,
@@ -106,7 +108,7 @@ def seal_envelope(
         file_digests=plan.file_digests,
         container=container,
         job_frame_digest=frame_digest(plan.job),
-        tier=tool.spec.risk,
+        tier=tier,
         decision=decision,
         expires=expires,
         salt=salt,

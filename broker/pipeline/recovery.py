@@ -13,7 +13,7 @@ from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.errors import BrokerError, DataLossError, NotFoundError
 from broker.pipeline.active import ActiveCall, move
-from broker.pipeline.execution import finish
+from broker.pipeline.ending import finish
 from broker.pipeline.feed import Feed
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
@@ -37,7 +37,12 @@ async def recover(parts: Parts) -> list[ActiveCall]:
             await finish(parts, row, CallState.UNKNOWN, lost(detail))
         except (NotFoundError, DataLossError) as error:
             await _settle_without_content(parts, row, CallState.UNKNOWN, error)
-    for row in reversed(await _left(parts, CallState.QUEUED)):
+    left = [
+        row
+        for state in (CallState.QUEUED, CallState.PENDING_APPROVAL, CallState.APPROVED)
+        for row in await _left(parts, state)
+    ]
+    for row in sorted(left, key=lambda row: row.id):
         tool = parts.catalogue.get(row.tool)
         try:
             if tool is None:
@@ -48,7 +53,15 @@ async def recover(parts: Parts) -> list[ActiveCall]:
         except (NotFoundError, DataLossError) as error:
             await _settle_without_content(parts, row, CallState.CANCELLED, error)
             continue
-        waiting.append(ActiveCall(row, request, tool, Feed(row.last_event), Stopwatch(parts.meter)))
+        active = ActiveCall(row, request, tool, Feed(row.last_event), Stopwatch(parts.meter))
+        if row.state is not CallState.QUEUED:
+            approval = await parts.store.read(lambda tx, row=row: tx.approvals.by_subject(row.id))  # type: ignore[misc]  # bound now
+            if approval is None:
+                gone = DataLossError("the approval that it waited for is gone", reason="APPROVAL_MISSING")
+                await _settle_without_content(parts, row, CallState.CANCELLED, gone)
+                continue
+            active.approval = approval.id
+        waiting.append(active)
     return waiting
 
 

@@ -10,16 +10,20 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+from broker.approvals.desk import Used
+from broker.approvals.freezing import check_frozen
 from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
-from broker.domain.canonical import digest, parse_object
+from broker.domain.canonical import JsonObject, digest, parse_object
 from broker.domain.container_facts import ContainerFacts
 from broker.domain.envelope import salt_of
-from broker.domain.envelope_difference import difference, named
 from broker.domain.events import CallEvent, StateChanged, StoredRequest
 from broker.domain.identity import Caller
 from broker.domain.meter import Step
 from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.requirement import Requirement
 from broker.domain.run import Profile
+from broker.domain.tier import Tier
+from broker.domain.workflow import run_tier
 from broker.errors import (
     FailedPreconditionError,
     InternalError,
@@ -31,10 +35,13 @@ from broker.identity.directory import Directory
 from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
+from broker.pipeline.approving import call_requirement, kept_out, same_call
 from broker.pipeline.blobs import Blobs
-from broker.pipeline.checks import denied, require_no_approval
+from broker.pipeline.checks import denied
+from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import Plan, plan_job, seal_envelope
+from broker.pipeline.workflows import approved_workflow
 from broker.sandbox.engine import Lease
 from broker.sandbox.pool import Pool
 
@@ -122,11 +129,13 @@ class Starter:
         plan = await self._plan(active)
         directory = await self._parts.directory.current()
         begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile))
-
-        def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
-            return self.write_intent(tx, active, begun, directory)
-
         try:
+            # What people agreed to runs in a container that is there and has been looked at before the intent is written.
+            container = await (await begun.hold.lease()).observe() if active.approval else None
+
+            def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
+                return self.write_intent(tx, active, begun, directory, container)
+
             active.row, events = await self._parts.store.write(work)
         except BaseException:
             await begun.hold.release()
@@ -136,9 +145,21 @@ class Starter:
         return begun
 
     def write_intent(
-        self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory
+        self,
+        tx: Transaction,
+        active: ActiveCall,
+        begun: Begun,
+        directory: Directory,
+        container: ContainerFacts | None = None,
     ) -> tuple[CallRow, list[CallEvent]]:
         """Recomputes the envelope, decides again and writes the intent, as a part of a transaction.
+
+        Args:
+            tx: a writing transaction.
+            active: the call.
+            begun: what it runs.
+            directory: the registry as it was a moment ago.
+            container: what the engine reports of the very container; ``None`` where nobody had to agree to the call.
 
         Returns:
             The call as it is once the transaction is durable, and the events to tell then.
@@ -147,13 +168,26 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
-        self._check_envelope(active, begun.plan, parts.sandboxes.expected_facts(profile))
+        envelope = self._check_envelope(active, begun.plan, container or parts.sandboxes.expected_facts(profile))
         decision = self._decide_again(tx, active, directory)
+        requirement = call_requirement(parts, Tier(active.row.tier))
+        if requirement is not None and not active.approval:
+            raise FailedPreconditionError(
+                "people have to agree to such a call now, and did not when it was admitted",
+                reason="REQUIREMENT_STRICTER",
+                hint="Call it again.",
+            )
+        if active.approval and container is None:
+            raise InternalError("what people agreed to begins in a container that has been looked at")
+        used: JsonObject = {}
+        if active.approval:
+            used = {"approvals": [self._use_approval(tx, active, envelope, requirement).body()]}
         move(active.row, CallState.RUNNING)
         sealed = parts.vault.open(tx, active.row.id)
         body = {
             **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),
             **journal.decision_body(decision, active.row.agent),
+            **used,
             "decision_seq": -1 if active.row.decision_seq is None else active.row.decision_seq,
         }
         seq = parts.ledger.append(tx, "intent", body, agent=active.row.agent)
@@ -162,6 +196,23 @@ class Starter:
         tx.calls.replace(row)
         begun.hold.begin_soon()
         return row, events
+
+    def _use_approval(
+        self, tx: Transaction, active: ActiveCall, envelope: bytes, requirement: Requirement | None
+    ) -> Used:
+        """Uses what people agreed to, once: counted again now, and compared with what is about to run."""
+        lineage = active.request.lineage
+        barred = {lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of}
+        if requirement is not None:
+            barred |= kept_out(tx, lineage, active.tool, requirement)
+        return self._parts.desk.use(
+            tx,
+            active.approval,
+            subject=active.row.id,
+            barred=frozenset(barred),
+            needed=requirement,
+            check=lambda shown: same_call(shown, envelope),
+        )
 
     async def _plan(self, active: ActiveCall) -> Plan:
         parts, row, request = self._parts, active.row, active.request
@@ -182,7 +233,7 @@ class Starter:
             rows=blobs,
         )
 
-    def _check_envelope(self, active: ActiveCall, plan: Plan, container: ContainerFacts) -> None:
+    def _check_envelope(self, active: ActiveCall, plan: Plan, container: ContainerFacts) -> bytes:
         """Recomputes the envelope from what is about to run, and where: what was admitted is what runs."""
         request = active.request
         arguments_bytes = request.arguments_json.encode()
@@ -202,12 +253,14 @@ class Starter:
             tool=active.tool,
             plan=plan,
             container=container,
+            tier=Tier(active.row.tier),
             decision=request.decision,
             expires=request.expires,
             salt=salt_of(request.envelope),
         )
         if digest(now) != active.row.envelope_digest:
-            raise _changed(request.envelope.encode(), now, active.row.envelope_digest)
+            raise envelope_changed(request.envelope.encode(), now, active.row.envelope_digest)
+        return now
 
     def _decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
         parts, request = self._parts, active.request
@@ -219,7 +272,9 @@ class Starter:
         if identity is None or certificate is None or certificate.revoked is not None:
             raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
         caller = Caller(identity, certificate)
-        tier = active.tool.spec.risk
+        self._check_workflow(tx, active)
+        check_frozen(tx, agent=active.row.agent, tool=active.row.tool, workspace=active.row.workspace)
+        tier = Tier(active.row.tier)
         lineage = prove(tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=parts.origin)
         if lineage != request.lineage:
             raise PermissionDeniedError(
@@ -230,20 +285,19 @@ class Starter:
         )
         if not decision.allowed:
             raise denied(caller, active.row.tool, request.context.workspace, decision)
-        require_no_approval(active.tool, tier)
         return decision
 
-
-def _changed(admitted: bytes, now: bytes, expected: str) -> FailedPreconditionError:
-    """The refusal of a call whose envelope hasn't the recorded digest; names the fields that the kept one has otherwise."""
-    found, fields = digest(now), difference(admitted, now)
-    differs = f"{fields[0][0]} differs" if fields else "the kept envelope is the same, its record isn't"
-    return FailedPreconditionError(
-        f"what would run is not what was admitted: envelope {found} instead of {expected}: {differs}",
-        reason="ENVELOPE_CHANGED",
-        hint="Call it again.",
-        metadata={"expected": expected, "found": found, "fields": named(fields)},
-    )
+    def _check_workflow(self, tx: Transaction, active: ActiveCall) -> None:
+        """The workflow is approved now, in the version under which the call was admitted."""
+        request = active.request
+        workflow = approved_workflow(tx, self._parts, request.context.workflow)
+        tier = run_tier(active.tool.spec.risk, None if workflow is None else workflow.risk)
+        if ("" if workflow is None else workflow.digest()) != request.workflow_digest or int(tier) != active.row.tier:
+            raise FailedPreconditionError(
+                f"workflow {request.context.workflow} or the tier of the call is not what it was when it was admitted",
+                reason="WORKFLOW_CHANGED",
+                hint="Call it again.",
+            )
 
 
 def _blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:

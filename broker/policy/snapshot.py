@@ -117,6 +117,11 @@ class Snapshot:
         """How many rules there are."""
         return len(self.table)
 
+    def row_text(self, rule: str) -> str:
+        """The row of a rule, as the file's format has it; empty where no row has that id."""
+        found = next((item for item in self.table if item.id == rule), None)
+        return "" if found is None else ", ".join(("p", *found.values))
+
     def roles_of(self, subject: str, workspace: str) -> tuple[str, ...]:
         """The roles that a subject holds in a workspace, the built-in ones included, sorted."""
         return tuple(sorted(self._graph.closure(subject, workspace) - {subject}))

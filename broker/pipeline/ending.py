@@ -1,0 +1,64 @@
+"""The end of a call on record: ledger entry, row and last event in one transaction, with whatever belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from broker.domain.approval import OPEN_STATES, ApprovalState
+from broker.domain.call import CallState
+from broker.domain.events import CallEvent, EventPayload, Finished, Outcome
+from broker.domain.ports import CallRow, Transaction
+from broker.pipeline import journal
+from broker.pipeline.active import move, write_events
+from broker.pipeline.parts import Parts
+
+
+async def finish(
+    parts: Parts,
+    row: CallRow,
+    state: CallState,
+    outcome: Outcome,
+    tail: Sequence[EventPayload] = (),
+    *,
+    also: Callable[[Transaction], None] | None = None,
+) -> tuple[CallRow, list[CallEvent]]:
+    """Writes a call's outcome. Durable on return.
+
+    Args:
+        parts: the broker's.
+        row: the call as it stands.
+        state: its last state.
+        outcome: how it ended.
+        tail: events that come before the last one.
+        also: what else is written in the same transaction, before the outcome.
+    """
+    now = parts.clock()
+
+    def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
+        move(row, state)
+        if also is not None:
+            also(tx)
+        sealed = parts.vault.open(tx, row.id)
+        ended = replace(row, state=state, ended=now)
+        entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
+        seq = parts.ledger.append(tx, entry_type, journal.outcome_body(ended, outcome, now, sealed), agent=row.agent)
+        events = write_events(tx, sealed, row.last_event, now, [*tail, Finished(state, outcome)])
+        done = replace(ended, outcome_seq=seq, last_event=events[-1].number)
+        tx.calls.replace(done)
+        return done, events
+
+    written = await parts.store.write(work)
+    parts.meter.ended(outcome.cause, state.value)
+    return written
+
+
+def close_approval(parts: Parts, approval_id: str, why: str) -> Callable[[Transaction], None]:
+    """What ends a call's approval with the call, where it is still open: nothing may come of it any more."""
+
+    def work(tx: Transaction) -> None:
+        approval = parts.desk.expire(tx, parts.desk.find(tx, approval_id))
+        if approval.state in OPEN_STATES:
+            parts.desk.close(tx, approval, ApprovalState.CANCELLED, why=why)
+
+    return work
