@@ -40,7 +40,8 @@ MAX_RESULT_BYTES = 2**20
 CODE_NAME = "<code>"
 """``sys.argv[0]`` of a program that the caller gave."""
 
-_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
+TOOL_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
+"""What the name of a tool matches: ``namespace.name``."""
 
 
 def _without_effect(value: object) -> object:
@@ -54,7 +55,7 @@ def _without_effect(value: object) -> object:
 class ToolSpec(SpecPart):
     """One tool."""
 
-    name: Annotated[Text, Field(pattern=_NAME)]
+    name: Annotated[Text, Field(pattern=TOOL_NAME)]
     """`namespace.name`, in lower case; unique in the broker."""
     description: Annotated[Text, Field(min_length=10, max_length=4000), Shown]
     """What it does, for people and for models that choose a tool."""
