@@ -55,6 +55,8 @@ class StatePaths:
         """``policy.csv``: copied from the shipped default by ``broker init``."""
         self.tool_specs = root / "tool_specs"
         """The operator's own tools, beside the shipped ones; may be absent."""
+        self.workflows = root / "workflows"
+        """The operator's workflows; may be absent."""
         self.lock = root / "serve.lock"
         self.socket_info = root / "serve.json"
         """Address, process id and boot id of the running broker."""

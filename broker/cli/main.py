@@ -26,6 +26,7 @@ COMMANDS = {
     "call": Lazy("broker.cli.call:call", "Call a tool and stream its output."),
     "calls": Lazy("broker.cli.calls:app", "List, show, watch and cancel calls."),
     "tools": Lazy("broker.cli.tools:app", "List and show tools; check tool specs."),
+    "workflows": Lazy("broker.cli.workflows:app", "Check workflows."),
     "sessions": Lazy("broker.cli.sessions:app", "Start, end and list sessions of agents."),
     "identity": Lazy("broker.cli.identity:app", "Register agents and humans, and issue or revoke their certificates."),
     "delegations": Lazy("broker.cli.delegations:app", "Sign that an agent may act on your behalf."),

@@ -6,33 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from broker.cli.output import OutputModel, console, emit
+from broker.cli.lint_view import report
 from broker.errors import InvalidArgumentError
-from broker.specs.findings import Finding
 from broker.specs.lint import load_paths
 from broker.specs.shipped import shipped_folder
-
-
-class FindingOutput(OutputModel):
-    """One finding. ``field`` is a JSON pointer into the file; ``severity`` is ``error`` or ``warning``."""
-
-    path: str
-    line: int
-    column: int
-    severity: str
-    field: str
-    message: str
-
-
-class LintOutput(OutputModel):
-    """What ``broker tools lint --json`` prints. ``files`` counts the files that were read."""
-
-    files: int
-    errors: int
-    warnings: int
-    items: tuple[FindingOutput, ...]
 
 
 def lint(
@@ -57,34 +35,4 @@ def lint(
     if not loaded:
         names = ", ".join(str(path) for path in chosen)
         raise InvalidArgumentError(f"no .yaml file in {names}", reason="NOT_FOUND", hint="name a file or a folder")
-    findings = [finding for item in loaded for finding in item.findings]
-    errors = sum(not finding.warning for finding in findings)
-    result = LintOutput(
-        files=len(loaded),
-        errors=errors,
-        warnings=len(findings) - errors,
-        items=tuple(_output(finding) for finding in findings),
-    )
-    emit(result, as_json=as_json, render=_render)
-    if errors or (strict and findings):
-        raise typer.Exit(1)
-
-
-def _output(finding: Finding) -> FindingOutput:
-    return FindingOutput(
-        path=finding.path,
-        line=finding.line,
-        column=finding.column,
-        severity="warning" if finding.warning else "error",
-        field=finding.field,
-        message=finding.message,
-    )
-
-
-def _render(result: LintOutput) -> None:
-    for item in result.items:
-        line = Text(f"{item.path}:{item.line}:{item.column}: ")
-        line.append(item.severity, style="yellow" if item.severity == "warning" else "red")
-        line.append(f": {f'{item.field} ' if item.field else ''}{item.message}")
-        console.print(line, soft_wrap=True)
-    console.print(f"{result.files} file(s): {result.errors} error(s), {result.warnings} warning(s)")
+    report(len(loaded), [finding for item in loaded for finding in item.findings], strict=strict, as_json=as_json)

@@ -41,7 +41,8 @@ MAX_RESULT_BYTES = 2**20
 CODE_NAME = "<code>"
 """``sys.argv[0]`` of a program that the caller gave."""
 
-_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
+TOOL_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
+"""What the name of a tool matches: ``namespace.name``."""
 
 
 def _without_effect(value: object) -> object:
@@ -61,7 +62,7 @@ def _not_reserved(name: str) -> str:
 class ToolSpec(SpecPart):
     """One tool."""
 
-    name: Annotated[Text, Field(pattern=_NAME), AfterValidator(_not_reserved)]
+name: Annotated[Text, Field(pattern=TOOL_NAME), AfterValidator(_not_reserved)]
     """`namespace.name`, in lower case; unique in the broker, and not in its own namespace `broker`."""
     description: Annotated[Text, Field(min_length=10, max_length=4000), Shown]
     """What it does, for people and for models that choose a tool."""

@@ -4,12 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from broker.errors import InvalidArgumentError
+
 MAX_BYTES = 256 * 2**10
 """Longest file that a specification may name."""
 
 
 class FileRefusedError(ValueError):
     """The file is missing, lies outside the folder, or isn't a plain file of bounded size."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has that name: a link that leads nowhere, or what can't be looked at, is there.
+
+    For what stands in for something else where it is absent: a fault must not make it look absent.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def yaml_files(path: Path) -> list[Path]:
+    """A file as such; of a folder, its YAML files by name, with those whose ending will be refused.
+
+    Raises:
+        InvalidArgumentError: ``FOLDER_UNREADABLE``: it is a folder that can't be listed.
+    """
+    if not path.is_dir():
+        return [path]
+    try:
+        return sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
+    except OSError as error:
+        raise InvalidArgumentError(f"{path} can't be listed: {error.strerror}", reason="FOLDER_UNREADABLE") from error
 
 
 def read_file(folder: Path, name: str) -> bytes:

@@ -12,7 +12,7 @@ from broker.domain.spec import ToolSpec
 from broker.domain.tier import APPROVAL_REQUIRED_FROM
 from broker.specs import schemas
 from broker.specs.document import Document, Path, Position
-from broker.specs.files import FileRefusedError, read_file
+from broker.specs.files import FileRefusedError, read_file, yaml_files
 from broker.specs.findings import Finding, findings_at, model_problems, read_yaml
 from broker.specs.schemas import Problem
 from broker.specs.tiers import ALL_RISKS, TIERS_FILE, Tiers
@@ -72,7 +72,7 @@ def load_paths(paths: Iterable[FilePath]) -> tuple[Loaded, ...]:
     """Reads files and folders; a second definition of a tool is a finding at its ``name``."""
     loaded: list[Loaded] = []
     first: dict[str, FilePath] = {}
-    for path in itertools.chain.from_iterable(map(_files, paths)):
+    for path in itertools.chain.from_iterable(map(yaml_files, paths)):
         item = load_file(path)
         if path.suffix != ".yaml":
             found = Finding(str(path), 1, 1, "a specification's file name ends in .yaml; another is never loaded")
@@ -85,12 +85,6 @@ def load_paths(paths: Iterable[FilePath]) -> tuple[Loaded, ...]:
             first[item.spec.name] = path
         loaded.append(item)
     return tuple(loaded)
-
-
-def _files(path: FilePath) -> list[FilePath]:
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
 
 
 def _risky(tiers: Tiers) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from broker.domain.spec import ToolSpec
+from broker.domain.workflow import WorkflowSpec
 from broker.specs.schemas import DIALECT
 from broker.specs.tiers import Tiers
 
@@ -22,6 +23,7 @@ SCHEMAS: Mapping[str, tuple[type[BaseModel], str]] = MappingProxyType(
     {
         "schema.json": (ToolSpec, "Tool specification of the broker"),
         "tiers.schema.json": (Tiers, "Risk tiers of the broker"),
+        "workflow.schema.json": (WorkflowSpec, "Workflow of the broker"),
     }
 )
 """File name -> the model that its schema is made from, and the schema's title."""

@@ -24,6 +24,7 @@ from broker.domain.requirement import (
 from broker.domain.spec_parts import Duration, Label, Place, SpecPart, Text, Whole, refuse_places
 from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.errors import InvalidArgumentError
+from broker.specs.files import is_there
 from broker.specs.findings import Finding, findings_at, model_problems, read_yaml, refusal, violation
 from broker.specs.shipped import shipped_folder
 
@@ -258,7 +259,7 @@ def load_tiers(folder: Path | None = None, *, chat_only_allowed: bool = False, s
             violation's field is ``file:line:column``.
     """
     own = None if folder is None else folder / TIERS_FILE
-    path = shipped_folder() / TIERS_FILE if own is None or not _there(own) else own
+    path = shipped_folder() / TIERS_FILE if own is None or not is_there(own) else own
     document = read_yaml(path)
     found: tuple[Finding, ...]
     if isinstance(document, Finding):
@@ -275,14 +276,3 @@ def load_tiers(folder: Path | None = None, *, chat_only_allowed: bool = False, s
         reason="TIERS_INVALID",
         hint=f"run `broker tools lint {path}`",
     )
-
-
-def _there(path: Path) -> bool:
-    # A table that can't be looked at, or a link that leads nowhere, must not let the shipped one stand in.
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -12,7 +12,7 @@ from broker.cli.main import COMMANDS, run
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/adr/README.md")
 COMMAND = re.compile(r"\bbroker ([a-z][a-z-]*(?: [a-z][a-z-]*){0,2})")
-GROUPS = {"calls", "tools", "sessions", "identity", "delegations", "policy", "ledger", "sandbox"}
+GROUPS = {"calls", "tools", "workflows", "sessions", "identity", "delegations", "policy", "ledger", "sandbox"}
 """Their second word is a command, and not an argument."""
 
 

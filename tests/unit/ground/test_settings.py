@@ -42,6 +42,13 @@ def test_all_that_can_be_set(tmp_path: Path) -> None:
     assert settings.secret_hosts == {"api-token": ("api.example.com:443",), "other": ("[2001:db8::1]:8443",)}
 
 
+def test_no_risk_is_taken_without_a_word(tmp_path: Path) -> None:
+    settings = load(tmp_path, {})
+    assert (settings.unsafe_chat_only_quorum, settings.unsafe_slack_approves_tier4) == (False, False)
+    settings = load(tmp_path, {"unsafe_chat_only_quorum": True})
+    assert (settings.unsafe_chat_only_quorum, settings.unsafe_slack_approves_tier4) == (True, False)
+
+
 def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_POOL_PREWARM", '["shell.run"]')
     monkeypatch.setenv("BROKER_RUNTIME_BY_TIER", '{"3": "runsc"}')
