@@ -141,7 +141,8 @@ class ApprovalMethods(FoundingMethods, RequestMethods):
             reason=reason,
             commit_salt=signed.salt,
         )
-        reply = await self._rpc.ask(self._rpc.approvals.CastVote, request, timeout_s=timeout_s, repeatable=False)
+        # The very same vote again changes nothing, so it may be sent again.
+        reply = await self._rpc.ask(self._rpc.approvals.CastVote, request, timeout_s=timeout_s)
         return convert.approval(reply)
 
     async def cast_attested_vote(
@@ -176,7 +177,7 @@ class ApprovalMethods(FoundingMethods, RequestMethods):
             account=pb.ChatAccount(service=account.service, team=account.team, user=account.user),
         )
         method = self._rpc.approvals.CastAttestedVote
-        return convert.approval(await self._rpc.ask(method, request, timeout_s=timeout_s, repeatable=False))
+        return convert.approval(await self._rpc.ask(method, request, timeout_s=timeout_s))
 
     async def cancel_approval(self, name: str, *, timeout_s: float | None = None) -> Approval:
         """Withdraws a request: by its requester, or who answers for it."""

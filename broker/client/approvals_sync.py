@@ -118,6 +118,10 @@ class SyncApprovalMethods:
         """Who founded the two-person rule, compared with what was accepted here."""
         return self._loop.run(self._client.get_founding(timeout_s=timeout_s))
 
+    def check_founding(self) -> None:
+        """Compares the broker's founding with what was accepted here; asks nothing where nothing was."""
+        self._loop.run(self._client.check_founding())
+
     def show_founding(self, *, timeout_s: float | None = None) -> Founding:
         """The same, as the broker says it, whatever was accepted."""
         return self._loop.run(self._client.show_founding(timeout_s=timeout_s))

@@ -13,7 +13,7 @@ from datetime import datetime
 from broker.client.approval_models import Approval, ChatAccount, Founding
 from broker.client.history import Anchored
 from broker.domain.approval import VoteDecision
-from broker.domain.canonical import canonical, digest, parse_object
+from broker.domain.canonical import digest, parse_object
 from broker.domain.rendering import render
 from broker.domain.requirement import Channel
 from broker.domain.statement import (
@@ -29,7 +29,7 @@ from broker.signing import Signer, verify
 from broker.tlog.note import encode_base64
 
 _MOST_ENVELOPE = 32 * 2**20
-REASON, ACCOUNT = "vote.reason", "vote.account"
+REASON, ACCOUNT = "reason", "account"
 """Kinds of ``commitment`` in a vote: of the reason's text, and of ``account_text``."""
 
 
@@ -143,30 +143,43 @@ def sign_acceptance(founding: Founding, voter: Voter, signer: Signer, *, now: da
 
 
 def check_founding(founding: Founding, seen: Anchored | None) -> None:
-    """Lets a founding pass whose digest is that of its keys and of the ledger's first entry.
+    """Lets a founding pass whose digest is that of its keys, and of the first entry of the ledger that is proved.
+
+    Once the rule is in force the keys go on changing, and the digest stays that of the keys from which it began: then
+    only somebody who has accepted it can tell.
 
     Raises:
         DataLossError: ``FOUNDING_INVALID``.
     """
+    check_ledger(founding, seen)
     keys = [(item.key.holder, item.key.id) for item in founding.founders]
-    why = ""
     if founding_digest(founding.genesis_leaf, keys) != founding.digest:
-        why = "its digest is not that of its keys and its ledger's first entry"
-    elif seen is not None and founding.origin != seen.checkpoint.origin:
-        why = f"it is of the ledger {founding.origin!a}, and the broker's is {seen.checkpoint.origin!a}"
-    elif seen is not None and seen.genesis_leaf and founding.genesis_leaf != seen.genesis_leaf:
-        why = "it is of a ledger with another first entry than that which is proved"
-    if why:
-        raise DataLossError(
-            f"the broker's founding can't be accepted: {why}",
-            reason="FOUNDING_INVALID",
-            hint="Nothing was signed. Ask the broker's operator, and the other founders.",
-        )
+        raise _unfit("its digest is not that of its keys and its ledger's first entry")
+
+
+def check_ledger(founding: Founding, seen: Anchored | None) -> None:
+    """Lets a founding pass that is of the very ledger which is proved.
+
+    Raises:
+        DataLossError: ``FOUNDING_INVALID``.
+    """
+    if seen is not None and founding.origin != seen.checkpoint.origin:
+        raise _unfit(f"it is of the ledger {founding.origin!a}, and the broker's is {seen.checkpoint.origin!a}")
+    if seen is not None and seen.genesis_leaf and founding.genesis_leaf != seen.genesis_leaf:
+        raise _unfit("it is of a ledger with another first entry than that which is proved")
+
+
+def _unfit(why: str) -> DataLossError:
+    return DataLossError(
+        f"the broker's founding is not what it says: {why}",
+        reason="FOUNDING_INVALID",
+        hint="Nothing was signed. Ask the broker's operator, and the other founders.",
+    )
 
 
 def account_text(account: ChatAccount) -> str:
     """The one text of a chat account, for its commitment."""
-    return canonical({"service": account.service, "team": account.team, "user": account.user}).decode()
+    return f"{account.service}\n{account.team}\n{account.user}"
 
 
 def _channel(account: ChatAccount) -> Channel:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from broker.client import approval_models as models
 from broker.client import convert_approval as convert
 from broker.client.approval_models import Founding
-from broker.client.ballot import Voter, sign_acceptance
+from broker.client.ballot import Voter, check_ledger, sign_acceptance
 from broker.client.base import Client
 from broker.client.checkpoint_memory import CheckpointMemory, default_folder
 from broker.client.founding_memory import FoundingMemory
 from broker.client.history import Anchored
 from broker.client.wire import resource
-from broker.errors import DataLossError, FailedPreconditionError
+from broker.errors import FailedPreconditionError
 from broker.signing import Signer
 from broker.v1 import approvals_pb2 as pb
 
@@ -30,8 +30,36 @@ class FoundingMethods(Client):
             DataLossError: ``FOUNDING_DIFFERS``.
         """
         found = await self.show_founding(timeout_s=timeout_s)
-        await self._compare(found)
+        await self.compare_founding(found)
         return found
+
+    async def check_founding(self) -> None:
+        """Compares the broker's founding with what was accepted here; asks nothing where nothing was.
+
+        Raises:
+            DataLossError: ``FOUNDING_DIFFERS``.
+        """
+        memory = self._foundings()
+        if memory is not None and await asyncio.to_thread(memory.pinned):
+            await self.get_founding()
+
+    async def compare_founding(self, founding: Founding) -> bool:
+        """Compares a founding with what was accepted here; returns whether anything was.
+
+        Raises:
+            DataLossError: ``FOUNDING_DIFFERS``.
+        """
+        memory = self._foundings()
+        return memory is not None and await asyncio.to_thread(memory.check, founding.origin, founding.digest)
+
+    async def newest_checkpoint(self) -> Anchored | None:
+        """What a signature says that its signer has seen: the ledger's newest checkpoint, verified; ``None`` for none.
+
+        Raises:
+            HistoryRewrittenError: it can't be accepted.
+        """
+        rpc = self._rpc
+        return None if rpc.history is None else await rpc.history.newest()
 
     async def show_founding(self, *, timeout_s: float | None = None) -> Founding:
         """The same, as the broker says it, whatever was accepted: to look at, not to go by."""
@@ -48,8 +76,8 @@ class FoundingMethods(Client):
             FailedPreconditionError: ``KEY_UNKNOWN``, ``KEY_REVOKED``.
         """
         if founding.complete:
-            await self._compare(founding)
-        seen = await self._seen()
+            await self.compare_founding(founding)
+        seen = await self.newest_checkpoint()
         voter = Voter(await self._holder(signer), founding.origin, seen)
         signed = sign_acceptance(founding, voter, signer, now=datetime.now(UTC))
         memory = self._foundings()
@@ -58,7 +86,7 @@ class FoundingMethods(Client):
             await asyncio.to_thread(memory.pin, founding.origin, founding.digest)
         request = pb.AcceptFoundingRequest(statement=signed.statement, signature=signed.signature)
         method = self._rpc.approvals.AcceptFounding
-        return convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s, repeatable=False))
+        return convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s))
 
     async def list_voter_keys(self, *, timeout_s: float | None = None) -> tuple[models.VoterKey, ...]:
         """The keys that votes are taken of, and those that were revoked, oldest first."""
@@ -70,7 +98,7 @@ class FoundingMethods(Client):
         """Revokes a key (``sha256:...``) at once: by its holder, or by any approver."""
         request = pb.RevokeVoterKeyRequest(name=resource("voterKeys", key), reason=reason)
         method = self._rpc.approvals.RevokeVoterKey
-        reply = await self._rpc.ask(method, request, timeout_s=timeout_s, repeatable=False, always=True)
+        reply = await self._rpc.ask(method, request, timeout_s=timeout_s, always=True)
         return convert.voter_key(reply)
 
     # What a signature stands on
@@ -81,18 +109,9 @@ class FoundingMethods(Client):
 
     async def _place(self) -> tuple[str, Anchored | None]:
         """The ledger's origin, and its newest checkpoint."""
-        seen, founding = await self._seen(), await self.get_founding()
-        if seen is not None and seen.checkpoint.origin != founding.origin:
-            raise DataLossError(
-                f"the broker's founding is of {founding.origin!a}, and its ledger is {seen.checkpoint.origin!a}",
-                reason="FOUNDING_INVALID",
-                hint="Nothing was signed. Ask the broker's operator, and the other founders.",
-            )
+        seen, founding = await self.newest_checkpoint(), await self.get_founding()
+        check_ledger(founding, seen)
         return founding.origin, seen
-
-    async def _seen(self) -> Anchored | None:
-        history = self._rpc.history
-        return None if history is None else await history.newest()
 
     async def _holder(self, signer: Signer) -> str:
         held = next((item for item in await self.list_voter_keys() if item.id == signer.id), None)
@@ -109,11 +128,6 @@ class FoundingMethods(Client):
                 hint="Make another one (`broker keys new`) and have it enrolled.",
             )
         return held.holder
-
-    async def _compare(self, founding: Founding) -> None:
-        memory = self._foundings()
-        if memory is not None:
-            await asyncio.to_thread(memory.check, founding.origin, founding.digest)
 
     def _foundings(self) -> FoundingMemory | None:
         if not isinstance(self._checkpoints, CheckpointMemory):

@@ -39,6 +39,10 @@ class FoundingMemory:
         self._folder = folder / FOUNDINGS
         self._authority = authority
 
+    def pinned(self) -> bool:
+        """Was a founding accepted of the broker that this CA vouches for?"""
+        return bool(self._authority) and self._by_authority.exists()
+
     def check(self, origin: str, digest: str) -> bool:
         """Compares what a broker shows with what was accepted; returns whether anything was.
 
@@ -76,7 +80,11 @@ class FoundingMemory:
 
     def _paths(self, origin: str) -> tuple[Path, ...]:
         by_origin = self._folder / f"origin-{sha256(origin.encode()).hexdigest()}"
-        return (by_origin, self._folder / f"ca-{self._authority}") if self._authority else (by_origin,)
+        return (by_origin, self._by_authority) if self._authority else (by_origin,)
+
+    @property
+    def _by_authority(self) -> Path:
+        return self._folder / f"ca-{self._authority}"
 
 
 def _read(path: Path) -> PinnedFounding | None:
