@@ -152,7 +152,7 @@ class ContainerFacts:
             },
             "read_only_root": self.read_only_root,
             "mounts": [
-                {"path": item.target, "kind": item.kind, "source": item.source, "options": list(item.options)}
+                {"path": item.target, "kind": item.kind, "source": item.source, "options": ",".join(item.options)}
                 for item in self.mounts
             ],
             "devices": list(self.devices),
