@@ -69,7 +69,7 @@ MODELS = {
     "freeze all": "freeze:FreezeOutput",
     "freeze list": "freeze:FreezesOutput",
     "unfreeze": "approval_view:ApprovalOutput",
-    "workflows list": "workflows_remote:WorkflowsOutput",
+    "workflows list": "workflows:WorkflowsOutput",
     "workflows submit": "approval_view:ApprovalOutput",
     "runbooks create": "approval_view:ApprovalOutput",
     "runbooks list": "approval_view:ApprovalsOutput",

@@ -16,6 +16,7 @@ from broker.app.log import VerifiedLog, checkpoints_folder, verified_log
 from broker.app.place import announced, only_broker, tls_files
 from broker.app.record import Keeper
 from broker.app.sandbox import sandboxes
+from broker.approvals.desk import Desk
 from broker.domain.ids import new_id
 from broker.errors import BrokerError
 from broker.identity.directory import LiveDirectory
@@ -25,10 +26,13 @@ from broker.ledger.index import Indexer
 from broker.ledger.ledger import Ledger
 from broker.metrics.endpoint import MetricsEndpoint
 from broker.metrics.prometheus import PrometheusMeter
+from broker.pipeline.bell import Bell
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
+from broker.policy.electorate import PolicyElectorate
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import AdministrationService, Boot
+from broker.rpc.approvals import ApprovalsService
 from broker.rpc.dispatch import Bounds as RequestBounds
 from broker.rpc.dispatch import handlers
 from broker.rpc.gate import CertificateGate
@@ -39,6 +43,8 @@ from broker.rpc.sessions import SessionsService
 from broker.settings import Settings, StatePaths
 from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
+from broker.specs.tiers import load_tiers
+from broker.specs.workflows import load_workflows
 from broker.store.base import SqlStore
 from broker.store.opening import DatabaseTarget, open_store
 from broker.vault.keyfile import read_key_file
@@ -87,7 +93,14 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
             SessionsService(parts),
             AdministrationService(parts, pipeline, boot),
             reading,
-            gate,
+            ApprovalsService(
+                pipeline.approval_sight,
+                pipeline.approvals,
+                pipeline.safeguards,
+                origin=parts.origin,
+                max_arguments_bytes=settings.max_arguments_bytes,
+            ),
+            gate=gate,
             max_arguments_bytes=settings.max_arguments_bytes,
         )
         server = Server(
@@ -144,6 +157,12 @@ async def _parts(
     )
     await stack.enter_async_context(policy)
     await keeper.started(catalogue, policy.snapshot, settings, boot)
+    tiers = await asyncio.to_thread(
+        load_tiers,
+        paths.tool_specs,
+        chat_only_allowed=settings.unsafe_chat_only_quorum,
+        slack_allowed=settings.unsafe_slack_approves_tier4,
+    )
     parts = Parts(
         store=store,
         ledger=ledger,
@@ -156,6 +175,10 @@ async def _parts(
         meter=meter,
         images=sandbox.images,
         workspace_classes=settings.workspace_data_classes,
+        tiers=tiers,
+        workflows=await asyncio.to_thread(load_workflows, paths.workflows),
+        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now),
+        bell=Bell(),
         origin=origin,
         bounds=_bounds(settings),
         clock=now,

@@ -96,8 +96,8 @@ class Desk:
         self.origin = origin
         self.clock = clock
 
-    def request(self, tx: Transaction, request: Request) -> Approval:
-        """Asks for an approval.
+    def request(self, tx: Transaction, request: Request, *, patient: bool = True) -> Approval:
+        """Asks for an approval; only the broker itself asks without patience, for what must not fail.
 
         Raises:
             FailedPreconditionError: the two-person rule isn't in force yet (``FOUNDING_INCOMPLETE``).
@@ -107,7 +107,8 @@ class Desk:
         """
         check_founded(tx)
         now = self.clock()
-        self._check_patience(tx, request, now)
+        if patient:
+            self._check_patience(tx, request, now)
         lasts = timedelta(seconds=request.requirement.expiry_s)
         expires = now + lasts if request.expires is None else min(request.expires, now + lasts)
         approval = Approval(
@@ -128,7 +129,7 @@ class Desk:
             requested_seq=-1,
         )
         missing = possible(approval.requirement, voters(tx, self.electorate(), approval))
-        if missing:
+        if missing and patient:
             raise PermissionDeniedError(
                 f"nobody could approve this: of those who may, there is missing {'; '.join(missing)}",
                 reason="NOBODY_ELIGIBLE",

@@ -74,6 +74,7 @@ def context_message(context: models.CallContext) -> call_pb2.CallContext:
         feature=context.feature,
         team=context.team,
         data_classes=context.data_classes,
+        runbook=resource("approvals", context.runbook) if context.runbook else "",
     )
 
 
@@ -90,6 +91,7 @@ def _context(message: call_pb2.CallContext) -> models.CallContext:
         feature=message.feature,
         team=message.team,
         data_classes=tuple(message.data_classes),
+        runbook=message.runbook,
     )
 
 

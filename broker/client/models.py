@@ -44,6 +44,8 @@ class CallContext:
     team: str = ""
     data_classes: tuple[str, ...] = ()
     """Classes of data that the call touches, added to those that the broker knows of."""
+    runbook: str = ""
+    """``approvals/...``: a runbook that people agreed on beforehand, for this very call."""
 
     def with_overrides(self, other: CallContext | None) -> CallContext:
         """This context with those fields of ``other`` that are set."""

@@ -91,6 +91,8 @@ class CallContext:
     feature: str = ""
     team: str = ""
     data_classes: tuple[str, ...] = ()
+    runbook: str = ""
+    """Id of the runbook that it uses; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def _not_reserved(name: str) -> str:
 class ToolSpec(SpecPart):
     """One tool."""
 
-name: Annotated[Text, Field(pattern=TOOL_NAME), AfterValidator(_not_reserved)]
+    name: Annotated[Text, Field(pattern=TOOL_NAME), AfterValidator(_not_reserved)]
     """`namespace.name`, in lower case; unique in the broker, and not in its own namespace `broker`."""
     description: Annotated[Text, Field(min_length=10, max_length=4000), Shown]
     """What it does, for people and for models that choose a tool."""

@@ -222,7 +222,7 @@ class Registry:
         body: JsonObject,
     ) -> None:
         sealed = self.vault.open(tx, identity.id)
-        index = _next_chunk(tx, identity.id)
+        index = next_chunk(tx, identity.id)
         plaintext = canonical({"kind": str(identity.kind), "name": identity.name, **text})
         sealed.put(tx, {index: plaintext})
         entry: JsonObject = {
@@ -286,7 +286,8 @@ def _check_reason(reason: str) -> None:
         )
 
 
-def _next_chunk(tx: Transaction, object_id: str) -> int:
+def next_chunk(tx: Transaction, object_id: str) -> int:
+    """The index after an encrypted object's last chunk."""
     index = 0
     while chunks := tx.vault.chunks(object_id, index, _CHUNKS):
         index = chunks[-1][0] + 1

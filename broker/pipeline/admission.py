@@ -58,6 +58,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
 from broker.pipeline.rates import Rates
 from broker.pipeline.refusals import Refusals
+from broker.pipeline.runbooks import check_usable
 from broker.pipeline.start import Begun, Hold, Starter
 from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.turns import Turns
@@ -133,7 +134,14 @@ class Admission:
     async def _take_in(self, caller: Caller, request: CallRequest, checked: _Checked) -> Admitted:
         """Reserves a place, and a turn where one is free, for a call that is then put on record."""
         agent = caller.identity.id
-        if checked.requirement is not None:
+        if request.context.runbook and checked.blobs:
+            why = "can't stand in a call that uses a runbook"
+            raise InvalidArgumentError(
+                f"tool_call.files {why}",
+                violations=(FieldViolation("tool_call.files", why),),
+                reason="RUNBOOK_UNUSABLE",
+            )
+        if checked.requirement is not None or request.context.runbook:
             # It takes a place once people have agreed: what waits for them holds up nobody.
             return await self._write(caller, request, checked, at_once=False)
         self._turns.reserve(agent)
@@ -297,7 +305,8 @@ class Admission:
             expires=expires,
             salt=fresh_salt(),
         )
-        asked = None if checked.requirement is None else await self._ask(caller, request, checked, envelope)
+        asks = checked.requirement is not None and not request.context.runbook
+        asked = await self._ask(caller, request, checked, envelope) if asks else None
         stored = StoredRequest(
             tool=request.tool,
             tool_version=tool.digest,
@@ -339,6 +348,13 @@ class Admission:
             admitted = self._insert(tx, caller, request, row=row, stored=stored, checked=checked)
             if admitted.active is not None and asked is not None:
                 self._wait_for_people(tx, admitted.active, asked)
+            if admitted.active is not None and request.context.runbook:
+                tool, arguments = checked.tool, request.arguments_bytes
+                agent = caller.identity.id
+                runbook = check_usable(
+                    tx, self._parts, request.context.runbook, agent=agent, tool=tool, arguments=arguments
+                )
+                admitted.active.approval = runbook.id
             if admitted.active is None or begun is None:
                 return admitted
             return self._begin(tx, admitted.active, begun, checked.directory)

@@ -39,6 +39,7 @@ def request_digest(request: CallRequest) -> str:
                     context.feature,
                     context.team,
                     list(context.data_classes),
+                    *([context.runbook] if context.runbook else []),
                 ],
             },
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from broker.domain.approval import OPEN_STATES, ApprovalState
+from broker.domain.approval import OPEN_STATES, ApprovalKind, ApprovalState
 from broker.domain.call import CallState
 from broker.domain.events import CallEvent, EventPayload, Finished, Outcome
 from broker.domain.ports import CallRow, Transaction
@@ -58,7 +58,8 @@ def close_approval(parts: Parts, approval_id: str, why: str) -> Callable[[Transa
 
     def work(tx: Transaction) -> None:
         approval = parts.desk.expire(tx, parts.desk.find(tx, approval_id))
-        if approval.state in OPEN_STATES:
+        # A runbook outlives a call that came to nothing: it is there for an emergency.
+        if approval.state in OPEN_STATES and approval.kind is ApprovalKind.CALL:
             parts.desk.close(tx, approval, ApprovalState.CANCELLED, why=why)
 
     return work

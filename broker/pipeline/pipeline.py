@@ -16,6 +16,8 @@ from broker.domain.run import EndCause
 from broker.errors import UnavailableError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.admission import Admission, Admitted
+from broker.pipeline.approval_sight import ApprovalSight
+from broker.pipeline.approvals import Approvals
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.calls import Calls
 from broker.pipeline.checks import tool_tier
@@ -25,6 +27,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.recovery import recover
 from broker.pipeline.refusals import Refusals
 from broker.pipeline.retention import Retention
+from broker.pipeline.safeguards import Safeguards
 from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
@@ -53,6 +56,9 @@ class Pipeline:
         self.blobs = Blobs(parts)
         self.calls = Calls(parts)
         self.refusals = Refusals(parts)
+        self.approval_sight = ApprovalSight(parts)
+        self.approvals = Approvals(parts, self.approval_sight, self.blobs)
+        self.safeguards = Safeguards(parts, self.calls.active)
         self._retention = Retention(parts.store, parts.ledger, parts.clock)
         starter = Starter(parts, self.blobs)
         self._admission = Admission(parts, self.blobs, self.refusals, self.turns, starter)
@@ -239,6 +245,7 @@ class Pipeline:
             await asyncio.sleep(_HOUSEKEEPING_S)
             try:
                 await self.refusals.flush()
+                await self.approvals.sweep()
                 await self._retention.sweep()
                 if self._parts.store.scrub_due:
                     await self._parts.store.scrub()

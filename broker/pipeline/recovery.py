@@ -55,7 +55,8 @@ async def recover(parts: Parts) -> list[ActiveCall]:
             continue
         active = ActiveCall(row, request, tool, Feed(row.last_event), Stopwatch(parts.meter))
         if row.state is not CallState.QUEUED:
-            approval = await parts.store.read(lambda tx, row=row: tx.approvals.by_subject(row.id))  # type: ignore[misc]  # bound now
+            subject = request.context.runbook or row.id
+            approval = await parts.store.read(lambda tx, subject=subject: tx.approvals.by_subject(subject))  # type: ignore[misc]  # bound now
             if approval is None:
                 gone = DataLossError("the approval that it waited for is gone", reason="APPROVAL_MISSING")
                 await _settle_without_content(parts, row, CallState.CANCELLED, gone)

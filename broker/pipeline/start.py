@@ -41,6 +41,7 @@ from broker.pipeline.checks import denied
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import Plan, plan_job, seal_envelope
+from broker.pipeline.runbooks import ask_review, lasting, same_as_runbook
 from broker.pipeline.workflows import approved_workflow
 from broker.sandbox.engine import Lease
 from broker.sandbox.pool import Pool
@@ -205,6 +206,8 @@ class Starter:
         barred = {lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of}
         if requirement is not None:
             barred |= kept_out(tx, lineage, active.tool, requirement)
+        if active.request.context.runbook:
+            return self._use_runbook(tx, active, envelope, requirement, frozenset(barred))
         return self._parts.desk.use(
             tx,
             active.approval,
@@ -213,6 +216,33 @@ class Starter:
             needed=requirement,
             check=lambda shown: same_call(shown, envelope),
         )
+
+    def _use_runbook(
+        self,
+        tx: Transaction,
+        active: ActiveCall,
+        envelope: bytes,
+        requirement: Requirement | None,
+        barred: frozenset[str],
+    ) -> Used:
+        """Uses what people agreed to beforehand, and asks for the look back at it."""
+        approval = self._parts.desk.find(tx, active.approval)
+        used = self._parts.desk.use(
+            tx,
+            active.approval,
+            subject=active.approval,
+            barred=barred,
+            needed=lasting(requirement, approval),
+            check=same_as_runbook(envelope),
+        )
+        identity, certificate = (
+            tx.identities.get(active.row.agent),
+            tx.identities.certificate(active.request.fingerprint),
+        )
+        if identity is None or certificate is None:
+            raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
+        ask_review(tx, self._parts, active, Caller(identity, certificate))
+        return used
 
     async def _plan(self, active: ActiveCall) -> Plan:
         parts, row, request = self._parts, active.row, active.request

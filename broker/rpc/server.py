@@ -15,6 +15,7 @@ from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import methods
 from broker.rpc.administration import AdministrationService
+from broker.rpc.approvals import ApprovalsService
 from broker.rpc.dispatch import Service
 from broker.rpc.gate import CertificateGate
 from broker.rpc.health import HealthService
@@ -40,8 +41,9 @@ def services(
     sessions: SessionsService,
     administration: AdministrationService,
     ledger: LedgerService,
-    gate: CertificateGate,
+    approvals: ApprovalsService,
     *,
+    gate: CertificateGate,
     max_arguments_bytes: int,
 ) -> list[Service]:
     """Every service that is served, reflection and health included."""
@@ -53,6 +55,7 @@ def services(
         Service(methods.SESSIONS, sessions),
         Service(methods.ADMINISTRATION, administration),
         Service(methods.LEDGER, ledger),
+        Service(methods.APPROVALS, approvals),
     ]
     names = frozenset(item.descriptor.full_name for item in ours)
     shown = sorted(service.full_name for service in methods.SERVED)

@@ -136,6 +136,7 @@ def _context(context: call_pb2.CallContext) -> CallContext:
         feature=_text(context.feature, f"{where}.feature"),
         team=_text(context.team, f"{where}.team"),
         data_classes=classes(context.data_classes, f"{where}.data_classes"),
+        runbook=resource_id(context.runbook, "approvals", f"{where}.runbook") if context.runbook else "",
     )
 
 
@@ -203,6 +204,7 @@ def _add_request(message: call_pb2.ToolCall, view: CallView, *, full: bool) -> N
             feature=context.feature,
             team=context.team,
             data_classes=context.data_classes,
+            runbook=f"approvals/{context.runbook}" if context.runbook else "",
         ),
     )
     message.lineage.CopyFrom(
