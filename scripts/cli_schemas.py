@@ -79,6 +79,7 @@ MODELS = {
     "delegations sign": "delegations:DelegationOutput",
     "policy check": "policy:CheckOutput",
     "policy explain": "policy:ExplainOutput",
+    "policy diff": "policy_diff:DiffOutput",
     "policy reload": "admin:ReloadOutput",
     "ledger verify": "ledger_verify:VerifyOutput",
     "ledger show": "ledger_reading:ShowOutput",
