@@ -17,6 +17,7 @@ from broker.cli.voter import AsOption, KeyOption, PassphraseOption, Person
 from broker.client import AsyncBroker
 from broker.client.approval_models import Founding, VoterKey
 from broker.client.ballot import check_founding, check_ledger
+from broker.client.founding_memory import SETTLED
 from broker.errors import DataLossError, FieldViolation, InvalidArgumentError
 from broker.settings import DEFAULT_STATE
 from broker.tlog.note import NoteError, VerifierKey
@@ -158,7 +159,7 @@ def accept(
 
     found, shown, problem = remote.run(look)
     if problem is not None:
-        if found.complete or not asked:
+        if not asked or problem.metadata.get(SETTLED) != "no":
             raise problem
         report(problem, as_json=False)
     if digest:
