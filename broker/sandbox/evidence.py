@@ -69,17 +69,7 @@ class HostEvidence:
     def __init__(self, pid: int, container_id: str, *, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> None:
         self._folders: list[int] = []
         self._files: dict[str, int] = {}
-        v1: dict[str, Path] = {}
-        v2: Path | None = None
-        for line in _text(proc / str(pid) / "cgroup").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if container_id not in path or ".." in path.split("/"):
-                continue
-            for controller in controllers.split(","):
-                if controller:
-                    v1[controller] = cgroups / controller / path.lstrip("/")
-                else:
-                    v2 = cgroups / path.lstrip("/")
+        v1, v2 = _cgroups_of(container_id, _text(proc / str(pid) / "cgroup"), cgroups)
         self._is_v1 = "memory" in v1
         if "cpuacct" in v1:
             self._open_file(v1["cpuacct"], "cpuacct.usage")
@@ -160,6 +150,22 @@ class HostEvidence:
             return b"" if file is None else os.pread(file, _MAX_TEXT, 0)
         except OSError:
             return b""
+
+
+def _cgroups_of(container_id: str, listing: str, cgroups: Path) -> tuple[dict[str, Path], Path | None]:
+    """The folders of a process's cgroups of version 1, by controller, and of version 2; none that are another's."""
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in listing.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if container_id not in path or ".." in path.split("/"):
+            continue
+        for controller in controllers.split(","):
+            if controller:
+                v1[controller] = cgroups / controller / path.lstrip("/")
+            else:
+                v2 = cgroups / path.lstrip("/")
+    return v1, v2
 
 
 def _text(path: Path) -> str:
