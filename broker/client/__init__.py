@@ -9,6 +9,19 @@ Errors are the classes of ``broker.errors``; see ``broker.client.errors`` for th
 """
 
 from broker.client.aio import AsyncBroker
+from broker.client.approval_models import (
+    Approval,
+    ApprovalFile,
+    ApprovalFilter,
+    ApprovalRequirement,
+    ChatAccount,
+    Founder,
+    Founding,
+    Freeze,
+    Vote,
+    VoterKey,
+    Workflow,
+)
 from broker.client.checkpoint_memory import CheckpointMemory, UnsafeNoCheckpointMemory
 from broker.client.connection import Endpoint, Identity
 from broker.client.errors import HistoryRewrittenError
@@ -49,11 +62,19 @@ from broker.client.models import (
 from broker.client.retry import RetryPolicy
 from broker.client.sync import Broker
 from broker.client.transport import Timeouts
+from broker.domain.approval import ApprovalKind, ApprovalState, FreezeScope, VoteDecision
 from broker.domain.call import CallState, Source
+from broker.domain.requirement import Channel
 from broker.domain.run import EndCause, EvidenceSource, StreamSummary
 from broker.domain.tier import Tier
 
 __all__ = [
+    "Approval",
+    "ApprovalFile",
+    "ApprovalFilter",
+    "ApprovalKind",
+    "ApprovalRequirement",
+    "ApprovalState",
     "AsyncBroker",
     "AsyncLedger",
     "Blob",
@@ -63,6 +84,8 @@ __all__ = [
     "CallContext",
     "CallFilter",
     "CallState",
+    "Channel",
+    "ChatAccount",
     "CheckpointMemory",
     "CompletedCall",
     "Decision",
@@ -73,6 +96,10 @@ __all__ = [
     "EventStream",
     "EvidenceSource",
     "Finished",
+    "Founder",
+    "Founding",
+    "Freeze",
+    "FreezeScope",
     "HistoryRewrittenError",
     "Identity",
     "IdentityInfo",
@@ -99,4 +126,8 @@ __all__ = [
     "Tool",
     "UnsafeNoCheckpointMemory",
     "VerifiedCheckpoint",
+    "Vote",
+    "VoteDecision",
+    "VoterKey",
+    "Workflow",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from broker.client import blobs, convert, models
 from broker.client.administration import AdministrationMethods
+from broker.client.approvals import ApprovalMethods
 from broker.client.events import EventStream, run_events, watch_events
 from broker.client.models import Arguments, Blob, Call, CallContext, CallFilter, CompletedCall, InputFile, OutputFile
 from broker.client.sessions import SessionMethods
@@ -22,7 +23,7 @@ from broker.v1 import call_pb2, tool_broker_pb2
 _UPLOADS_AT_ONCE = 4
 
 
-class AsyncBroker(SessionMethods, AdministrationMethods):
+class AsyncBroker(SessionMethods, AdministrationMethods, ApprovalMethods):
     """A connection to a broker as one identity, in one event loop.
 
     Make it with ``AsyncBroker.connect(...)`` and use it in ``async with``. Every method raises the exceptions of

@@ -31,6 +31,8 @@ _VERSION = 1
 _MAX_BYTES = 16 << 20
 _MAX_NAME = 200
 _AUTHORITIES = "authorities"
+FOUNDINGS = "foundings"
+"""Folder inside that of the checkpoints, for what ``broker.client.founding_memory`` keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class MemoryFolder:
     def path(self, origin: str) -> Path:
         """The file of a ledger."""
         name = quote(origin, safe="-_.~")
-        if name.startswith(".") or name == _AUTHORITIES:
+        if name.startswith(".") or name in {_AUTHORITIES, FOUNDINGS}:
             name = f"%{ord(name[0]):02X}{name[1:]}"  # neither hidden, nor upwards, nor our own folder
         if len(name) > _MAX_NAME:
             name = f"sha256-{hashlib.sha256(origin.encode()).hexdigest()}"

@@ -28,7 +28,12 @@ def state_number(value: CallState) -> call_pb2.ToolCallState.ValueType:
     return call_pb2.ToolCallState.Value(f"TOOL_CALL_STATE_{value.value}")
 
 
-def _tier(number: tool_pb2.Tier.ValueType) -> Tier | None:
+def tier(number: tool_pb2.Tier.ValueType) -> Tier | None:
+    """A tier; ``None`` where it is unset.
+
+    Raises:
+        InternalError: one that this client doesn't know.
+    """
     if number == tool_pb2.TIER_UNSPECIFIED:
         return None
     try:
@@ -90,8 +95,8 @@ def _context(message: call_pb2.CallContext) -> models.CallContext:
 
 def tool(message: tool_pb2.Tool) -> models.Tool:
     """A tool."""
-    tier = _tier(message.tier)
-    if tier is None:
+    risk = tier(message.tier)
+    if risk is None:
         raise protocol_error(f"{message.name} has no tier")
     limits, files = message.limits, message.files
     return models.Tool(
@@ -99,7 +104,7 @@ def tool(message: tool_pb2.Tool) -> models.Tool:
         version=message.version,
         description=message.description,
         owner=message.owner,
-        tier=tier,
+        tier=risk,
         arguments_schema=json_object(message.arguments_schema_json, "arguments_schema_json"),
         result_schema=json_object(message.result_schema_json, "result_schema_json")
         if message.result_schema_json
@@ -180,7 +185,7 @@ def call(message: call_pb2.ToolCall) -> models.Call:
         tool_version=message.tool_version,
         state=state(message.state),
         agent=message.agent,
-        tier=_tier(message.tier),
+        tier=tier(message.tier),
         arguments=json_object(message.arguments_json, "arguments_json") if message.arguments_json else None,
         files=tuple(models.CallFile(item.path, item.blob, item.executable) for item in message.files),
         context=_context(message.context),

@@ -89,6 +89,17 @@ class Anchor:
     checkpoint: Checkpoint
 
 
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """The newest checkpoint that is known to hold, and the leaf hash of the ledger's first entry.
+
+    ``genesis_leaf`` is empty where no entry of the key history was proved: with a ledger whose genesis names no key.
+    """
+
+    checkpoint: Checkpoint
+    genesis_leaf: bytes
+
+
 class History:
     """What a client knows of its broker's ledger.
 
@@ -204,6 +215,30 @@ class History:
                 "CHECKPOINT_FORGED", f"what the broker shows is no checkpoint: {error}", None
             ) from error
         return Anchor(note, await self._take(note, at_least))
+
+    async def newest(self) -> Anchored | None:
+        """What a signer says that it has seen: the newest checkpoint, asked for now and verified against all before.
+
+        ``None`` where the broker offers none, and never showed one.
+
+        Raises:
+            HistoryRewrittenError: it can't be accepted.
+            BrokerError: the broker couldn't be asked.
+        """
+        try:
+            await self.check()
+        except HistoryRewrittenError as error:
+            self._fail(error)
+            raise
+        except BrokerError as error:
+            nothing = _not_offered(error) or isinstance(error, NotFoundError) or error.reason == _KEY_UNKNOWN
+            if self._owed() or not nothing:
+                raise
+            return None
+        known, _ = await self._remembered("")
+        if known is None:
+            return None
+        return Anchored(known.checkpoint, leaf_hash(known.key_entries[0].encode()) if known.key_entries else b"")
 
     async def accept(self, note: Note, *, at_least: int = 0) -> Checkpoint:
         """What a checkpoint says, once it is shown to be signed, and of the same history as the remembered one.

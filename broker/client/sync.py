@@ -10,6 +10,7 @@ from typing import Self
 
 from broker.client import models, sandbox
 from broker.client.aio import AsyncBroker
+from broker.client.approvals_sync import SyncApprovalMethods
 from broker.client.checkpoint_memory import CheckpointMemory, UnsafeNoCheckpointMemory
 from broker.client.connection import Identity
 from broker.client.events import EventStream
@@ -45,7 +46,7 @@ class SyncEvents(Iterator[models.Event]):
         self.close()
 
 
-class Broker:
+class Broker(SyncApprovalMethods):
     """A connection to a broker as one identity, for code without an event loop; safe to share between threads.
 
     Make it with ``Broker.connect(...)`` and use it in ``with``. Methods, arguments, values and exceptions are those of

@@ -17,6 +17,7 @@ from broker.client.retry import RetryPolicy, retrying
 from broker.client.wire import protocol_error
 from broker.errors import BrokerError, DeadlineError, InvalidArgumentError
 from broker.v1.administration_pb2_grpc import AdministrationStub
+from broker.v1.approvals_pb2_grpc import ApprovalsStub
 from broker.v1.ledger_pb2_grpc import LedgerStub
 from broker.v1.sessions_pb2_grpc import SessionsStub
 from broker.v1.tool_broker_pb2_grpc import ToolBrokerStub
@@ -71,6 +72,7 @@ class Transport:
         self.tools = ToolBrokerStub(self._channel)
         self.sessions = SessionsStub(self._channel)
         self.administration = AdministrationStub(self._channel)
+        self.approvals = ApprovalsStub(self._channel)
         self.ledger = LedgerStub(self._channel)
         self.history: History | None = None
         """What is known of the broker's ledger; ``None`` checks nothing."""

@@ -7,45 +7,25 @@ damaged private key shows, since it has another public half.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, padding, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CBC
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 from broker.domain.secret import Secret
 from broker.errors import ConflictError, DataLossError, FailedPreconditionError
 from broker.private_file import make_private_dir, read_private, write_new
-from broker.tlog.note import ED25519, NoteError, VerifierKey, encode_base64
-
-KDF_ROUNDS = 600_000
-"""Rounds of PBKDF2: what OWASP asks for with SHA-256, about 0.1 s at each start of a broker."""
-LEAST_PASSPHRASE, MOST_PASSPHRASE = 12, 1000
-"""Bytes of a passphrase."""
+from broker.signing import passphrase as passphrases
+from broker.signing.pem import ENCRYPTED_PEM, decrypted, encrypted_pem
+from broker.tlog.note import ED25519, NoteError, VerifierKey
 
 _MOST_FILE = 16 * 1024
 _WHAT = "checkpoint key"
 _RESTORE = "Restore it from its backup; the ledger's key history says which key it must be: broker ledger keys"
-_PEM = re.compile(
-    rb"checkpoint-key: (?P<key>[^\n]{1,2048})\n"
-    rb"(?P<pem>-----BEGIN ENCRYPTED PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END ENCRYPTED PRIVATE KEY-----\n)",
-)
-_LINE = 64
-
-# The object identifiers of RFC 8018 and NIST, as DER.
-_PBES2 = bytes.fromhex("06092a864886f70d01050d")
-_PBKDF2 = bytes.fromhex("06092a864886f70d01050c")
-_HMAC_SHA256 = bytes.fromhex("06082a864886f70d02090500")
-_AES_256_CBC = bytes.fromhex("060960864801650304012a")
+_PEM = re.compile(rb"checkpoint-key: (?P<key>[^\n]{1,2048})\n(?P<pem>" + ENCRYPTED_PEM + rb")")
 
 
 class Signer(Protocol):
@@ -88,16 +68,14 @@ class FileSigner:
             DataLossError: ``KEY_DAMAGED``: what it holds is no such key, or its two halves don't belong together.
         """
         key, pem = _read(path)
-        try:
-            private = serialization.load_pem_private_key(pem, passphrase.reveal())
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            # Without authentication in the format, a wrong passphrase and a changed byte are one and the same.
+        private = decrypted(pem, passphrase)
+        if private is None:
             raise FailedPreconditionError(
                 f"the passphrase doesn't open the {_WHAT} {path}",
                 reason="PASSPHRASE_WRONG",
                 hint="Check where the passphrase comes from (setting checkpoint_passphrase, or the file "
                 "checkpoint.passphrase beside the key). If it is right, the key file is damaged: restore it.",
-            ) from None  # the library's own text goes no further: nobody promised that it holds nothing of its input
+            )
         if not isinstance(private, Ed25519PrivateKey) or private.public_key().public_bytes_raw() != key.public_key:
             raise _damaged(path, "its private half isn't that of the public key that it names")
         return cls(key, private)
@@ -115,18 +93,12 @@ def make_signer_file(path: Path, name: str, passphrase: Secret) -> VerifierKey:
         ConflictError: ``KEY_EXISTS``; a key is never overwritten.
         FailedPreconditionError: ``PASSPHRASE_UNFIT``.
     """
-    _check_passphrase(passphrase.reveal(), "the passphrase")
+    passphrases.check_passphrase(passphrase.reveal(), "use")
     private = Ed25519PrivateKey.generate()
     key = VerifierKey(name, ED25519, private.public_key().public_bytes_raw())
-    plain = private.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    text = encode_base64(_encrypted(plain, passphrase))
-    lines = "".join(f"{text[at : at + _LINE]}\n" for at in range(0, len(text), _LINE))
-    pem = f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{lines}-----END ENCRYPTED PRIVATE KEY-----\n"
     make_private_dir(path.parent)
     try:
-        write_new(path, f"checkpoint-key: {key}\n{pem}".encode())
+        write_new(path, f"checkpoint-key: {key}\n".encode() + encrypted_pem(private, passphrase))
     except ConflictError as error:
         raise ConflictError(
             f"{path} is there already; a key is never overwritten",
@@ -170,45 +142,14 @@ def read_passphrase(source: str, default: Path, environment: Mapping[str, str] |
         FailedPreconditionError: there is none (``PASSPHRASE_MISSING``), its file is open to others (``KEY_EXPOSED``) or
             can't be read (``KEY_UNREADABLE``), or it is too short or too long (``PASSPHRASE_UNFIT``).
     """
-    kind, _, rest = source.partition(":")
-    if kind == "env":
-        value = (os.environ if environment is None else environment).get(rest)
-        if value is None:
-            raise FailedPreconditionError(
-                f"the passphrase of the {_WHAT} is missing: the environment variable {rest} isn't set",
-                reason="PASSPHRASE_MISSING",
-                hint=f"Start the broker with {rest} set, or change the setting checkpoint_passphrase.",
-            )
-        return _check_passphrase(os.fsencode(value), f"the environment variable {rest}")
-    path = Path(rest) if source else default
     # What an operator's own setting leads to may be a link, as secrets that are mounted into a container are.
-    try:
-        data = read_private(
-            path,
-            what=f"passphrase of the {_WHAT}",
-            most_bytes=MOST_PASSPHRASE + 1,
-            missing="",
-            follow_links=bool(source),
-        )
-    except FailedPreconditionError as error:
-        if error.reason != "KEY_MISSING":
-            raise
-        raise FailedPreconditionError(
-            error.message,
-            reason="PASSPHRASE_MISSING",
-            hint="Restore the file from its backup, or name its source by the setting checkpoint_passphrase.",
-        ) from error
-    return _check_passphrase(data.removesuffix(b"\n").removesuffix(b"\r"), str(path))
-
-
-def _check_passphrase(value: bytes, where: str) -> Secret:
-    if not LEAST_PASSPHRASE <= len(value) <= MOST_PASSPHRASE:
-        raise FailedPreconditionError(
-            f"the passphrase in {where} must have {LEAST_PASSPHRASE} to {MOST_PASSPHRASE} bytes",
-            reason="PASSPHRASE_UNFIT",
-            hint="Take a random one, such as: openssl rand -base64 32",
-        )
-    return Secret(value)
+    return passphrases.read_passphrase(
+        source or default,
+        what=_WHAT,
+        hint="Restore its source, or name it by the setting checkpoint_passphrase.",
+        environment=environment,
+        follow_links=bool(source),
+    )
 
 
 def _read(path: Path) -> tuple[VerifierKey, bytes]:
@@ -227,24 +168,3 @@ def _read(path: Path) -> tuple[VerifierKey, bytes]:
 
 def _damaged(path: Path, why: str) -> DataLossError:
     return DataLossError(f"the {_WHAT} {path} is damaged: {why}", reason="KEY_DAMAGED", hint=_RESTORE)
-
-
-def _encrypted(plain: bytes, passphrase: Secret) -> bytes:
-    """EncryptedPrivateKeyInfo (RFC 5958) under PBES2 (RFC 8018); the library itself would do only 2048 rounds."""
-    salt, start = secrets.token_bytes(16), secrets.token_bytes(16)
-    derived = PBKDF2HMAC(hashes.SHA256(), 32, salt, KDF_ROUNDS).derive(passphrase.reveal())
-    padder = padding.PKCS7(AES256.block_size).padder()
-    cipher = Cipher(AES256(derived), CBC(start)).encryptor()
-    sealed = cipher.update(padder.update(plain) + padder.finalize()) + cipher.finalize()
-    rounds = KDF_ROUNDS.to_bytes(4, "big").lstrip(b"\x00")
-    # The first bit of 600,000 in three bytes is 0, as DER wants it for a positive number.
-    kdf = _der(0x30, _PBKDF2, _der(0x30, _der(0x04, salt), _der(0x02, rounds), _der(0x30, _HMAC_SHA256)))
-    scheme = _der(0x30, _AES_256_CBC, _der(0x04, start))
-    return _der(0x30, _der(0x30, _PBES2, _der(0x30, kdf, scheme)), _der(0x04, sealed))
-
-
-def _der(tag: int, *parts: bytes) -> bytes:
-    content = b"".join(parts)
-    size = len(content)
-    length = bytes([size]) if size < 0x80 else bytes([0x81, size])
-    return bytes([tag]) + length + content

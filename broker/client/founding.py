@@ -1,0 +1,123 @@
+"""The part of the asynchronous client that knows whose keys count: the founding of the two-person rule, and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime
+
+from broker.client import approval_models as models
+from broker.client import convert_approval as convert
+from broker.client.approval_models import Founding
+from broker.client.ballot import Voter, sign_acceptance
+from broker.client.base import Client
+from broker.client.checkpoint_memory import CheckpointMemory, default_folder
+from broker.client.founding_memory import FoundingMemory
+from broker.client.history import Anchored
+from broker.client.wire import resource
+from broker.errors import DataLossError, FailedPreconditionError
+from broker.signing import Signer
+from broker.v1 import approvals_pb2 as pb
+
+
+class FoundingMethods(Client):
+    """The founding, keys, and what each signature stands on."""
+
+    async def get_founding(self, *, timeout_s: float | None = None) -> Founding:
+        """Who founded the two-person rule, compared with what was accepted here.
+
+        Raises:
+            DataLossError: ``FOUNDING_DIFFERS``.
+        """
+        found = await self.show_founding(timeout_s=timeout_s)
+        await self._compare(found)
+        return found
+
+    async def show_founding(self, *, timeout_s: float | None = None) -> Founding:
+        """The same, as the broker says it, whatever was accepted: to look at, not to go by."""
+        method = self._rpc.approvals.GetFounding
+        return convert.founding(await self._rpc.ask(method, pb.GetFoundingRequest(), timeout_s=timeout_s))
+
+    async def accept_founding(self, founding: Founding, *, signer: Signer, timeout_s: float | None = None) -> Founding:
+        """Accepts a founding that its user has looked at, and remembers it: another one is refused from then on.
+
+        Where another was accepted here before, and the rule isn't in force yet, this one takes its place.
+
+        Raises:
+            DataLossError: ``FOUNDING_INVALID``, or ``FOUNDING_DIFFERS`` where the rule is in force. Nothing was signed.
+            FailedPreconditionError: ``KEY_UNKNOWN``, ``KEY_REVOKED``.
+        """
+        if founding.complete:
+            await self._compare(founding)
+        seen = await self._seen()
+        voter = Voter(await self._holder(signer), founding.origin, seen)
+        signed = sign_acceptance(founding, voter, signer, now=datetime.now(UTC))
+        memory = self._foundings()
+        if memory is not None:
+            # Before it is sent: whatever becomes of the reply, this is what its user has looked at.
+            await asyncio.to_thread(memory.pin, founding.origin, founding.digest)
+        request = pb.AcceptFoundingRequest(statement=signed.statement, signature=signed.signature)
+        method = self._rpc.approvals.AcceptFounding
+        return convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s, repeatable=False))
+
+    async def list_voter_keys(self, *, timeout_s: float | None = None) -> tuple[models.VoterKey, ...]:
+        """The keys that votes are taken of, and those that were revoked, oldest first."""
+        method = self._rpc.approvals.ListVoterKeys
+        reply = await self._rpc.ask(method, pb.ListVoterKeysRequest(), timeout_s=timeout_s)
+        return tuple(convert.voter_key(item) for item in reply.keys)
+
+    async def revoke_voter_key(self, key: str, reason: str, *, timeout_s: float | None = None) -> models.VoterKey:
+        """Revokes a key (``sha256:...``) at once: by its holder, or by any approver."""
+        request = pb.RevokeVoterKeyRequest(name=resource("voterKeys", key), reason=reason)
+        method = self._rpc.approvals.RevokeVoterKey
+        reply = await self._rpc.ask(method, request, timeout_s=timeout_s, repeatable=False, always=True)
+        return convert.voter_key(reply)
+
+    # What a signature stands on
+
+    async def _voter(self, signer: Signer) -> Voter:
+        origin, seen = await self._place()
+        return Voter(await self._holder(signer), origin, seen)
+
+    async def _place(self) -> tuple[str, Anchored | None]:
+        """The ledger's origin, and its newest checkpoint."""
+        seen, founding = await self._seen(), await self.get_founding()
+        if seen is not None and seen.checkpoint.origin != founding.origin:
+            raise DataLossError(
+                f"the broker's founding is of {founding.origin!a}, and its ledger is {seen.checkpoint.origin!a}",
+                reason="FOUNDING_INVALID",
+                hint="Nothing was signed. Ask the broker's operator, and the other founders.",
+            )
+        return founding.origin, seen
+
+    async def _seen(self) -> Anchored | None:
+        history = self._rpc.history
+        return None if history is None else await history.newest()
+
+    async def _holder(self, signer: Signer) -> str:
+        held = next((item for item in await self.list_voter_keys() if item.id == signer.id), None)
+        if held is None or held.public_key != signer.public_key:
+            raise FailedPreconditionError(
+                f"the broker doesn't know the key {signer.id}",
+                reason="KEY_UNKNOWN",
+                hint="Is it the right key file? A new key is enrolled first: broker approvers enroll",
+            )
+        if held.revoked is not None:
+            raise FailedPreconditionError(
+                f"the key {signer.id} was revoked",
+                reason="KEY_REVOKED",
+                hint="Make another one (`broker keys new`) and have it enrolled.",
+            )
+        return held.holder
+
+    async def _compare(self, founding: Founding) -> None:
+        memory = self._foundings()
+        if memory is not None:
+            await asyncio.to_thread(memory.check, founding.origin, founding.digest)
+
+    def _foundings(self) -> FoundingMemory | None:
+        if not isinstance(self._checkpoints, CheckpointMemory):
+            return None
+        folder = self._checkpoints.folder or default_folder()
+        ca = self._endpoint.ca
+        return None if folder is None else FoundingMemory(folder, hashlib.sha256(ca).hexdigest() if ca else "")

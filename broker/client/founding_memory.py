@@ -1,0 +1,113 @@
+"""The founding of the two-person rule as this client's user has accepted it: by it a later one in its place is noticed.
+
+Beside the checkpoints that are remembered, one small file for each broker: by the CA that vouches for it, and by its
+ledger's origin, so that neither can be exchanged alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from broker.client.checkpoint_memory import FOUNDINGS
+from broker.errors import DataLossError, FailedPreconditionError
+from broker.private_file import PRIVATE, make_private_dir, replace
+
+_VERSION = 1
+_MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFounding:
+    """What was accepted."""
+
+    origin: str
+    digest: str
+
+
+class FoundingMemory:
+    """The files. Its methods block.
+
+    Args:
+        folder: that of the checkpoints.
+        authority: the CA's digest; empty where there is none.
+    """
+
+    def __init__(self, folder: Path, authority: str) -> None:
+        self._folder = folder / FOUNDINGS
+        self._authority = authority
+
+    def check(self, origin: str, digest: str) -> bool:
+        """Compares what a broker shows with what was accepted; returns whether anything was.
+
+        Raises:
+            DataLossError: ``FOUNDING_DIFFERS``.
+            FailedPreconditionError: ``FOUNDING_MEMORY_DAMAGED``: what was accepted can't be read.
+        """
+        accepted = False
+        for path in self._paths(origin):
+            pinned = _read(path)
+            if pinned is None:
+                continue
+            accepted = True
+            if pinned != PinnedFounding(origin, digest):
+                raise _differs(path, pinned, origin, digest)
+        return accepted
+
+    def pin(self, origin: str, digest: str) -> None:
+        """Remembers what its user has accepted.
+
+        Raises:
+            FailedPreconditionError: ``FOUNDING_MEMORY_UNWRITABLE``.
+        """
+        text = json.dumps({"v": _VERSION, **asdict(PinnedFounding(origin, digest))}, ensure_ascii=False, indent=1)
+        try:
+            make_private_dir(self._folder)
+            for path in self._paths(origin):
+                replace(path, f"{text}\n".encode(), mode=PRIVATE)
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"what is accepted can't be remembered in {self._folder}: {error.strerror}",
+                reason="FOUNDING_MEMORY_UNWRITABLE",
+                hint="Nothing was sent. Make the folder writable, or set XDG_STATE_HOME to one that is.",
+            ) from error
+
+    def _paths(self, origin: str) -> tuple[Path, ...]:
+        by_origin = self._folder / f"origin-{sha256(origin.encode()).hexdigest()}"
+        return (by_origin, self._folder / f"ca-{self._authority}") if self._authority else (by_origin,)
+
+
+def _read(path: Path) -> PinnedFounding | None:
+    try:
+        with path.open("rb") as file:
+            value = json.loads(file.read(_MAX_BYTES))
+        version, origin, digest = value["v"], value["origin"], value["digest"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, type(error).__name__) from error
+    if version != _VERSION or not isinstance(origin, str) or not isinstance(digest, str):
+        raise _damaged(path, "it is of another version")
+    return PinnedFounding(origin, digest)
+
+
+def _damaged(path: Path, why: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"the founding that was accepted is remembered in {path}, which can't be used: {why}",
+        reason="FOUNDING_MEMORY_DAMAGED",
+        hint="Restore the file from a copy, or remove it and accept the founding again after a careful look.",
+        metadata={"memory": str(path)},
+    )
+
+
+def _differs(path: Path, pinned: PinnedFounding, origin: str, digest: str) -> DataLossError:
+    return DataLossError(
+        "THE FOUNDING OF THE TWO-PERSON RULE IS NOT THE ONE THAT WAS ACCEPTED HERE: the broker shows "
+        f"{digest} of {origin!a}, and {pinned.digest} of {pinned.origin!a} was accepted",
+        reason="FOUNDING_DIFFERS",
+        hint="Nothing was signed. Before the rule is in force a key that is added does this: look at `broker approvers "
+        "founding` and accept it again. Afterwards nothing may: ask the other founders and auditors, by another way.",
+        metadata={"memory": str(path), "accepted": pinned.digest, "shown": digest},
+    )
