@@ -94,6 +94,8 @@ MODELS = {
     "ledger revoke-key": "ledger_keys:RevokedOutput",
     "ledger recover": "ledger_keys:RecoverOutput",
     "ledger rebuild": "ledger_rebuild:RebuildOutput",
+    "slack serve": "slack:SlackServeOutput",
+    "slack check": "slack:SlackCheckOutput",
     "sandbox images": "sandbox:ImagesOutput",
     "sandbox status": "sandbox_status:SandboxStatusOutput",
     "sandbox gc": "sandbox_gc:GcOutput",

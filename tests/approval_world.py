@@ -167,7 +167,7 @@ class World:
         return await client.cast_vote(whole, decision, signer=self.signers[name], reason=reason)
 
 
-def tiers_with(**changes: Any) -> str:
+def tiers_with(**changes: object) -> str:
     """The shipped table with another ``call_approval`` for Tier 4."""
     from broker.specs.shipped import shipped_folder  # noqa: PLC0415 - a test's own reading
 

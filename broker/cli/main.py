@@ -47,6 +47,7 @@ COMMANDS = {
         extras={"diff": "broker.cli.policy_diff:diff", "reload": "broker.cli.admin:reload_policy"},
     ),
     "ledger": Lazy("broker.cli.ledger:app", "Show, verify and prove the ledger."),
+    "slack": Lazy("broker.cli.slack:app", "The bot by which people decide in Slack."),
     "sandbox": Lazy(
         "broker.cli.sandbox:app", "The warm pool, sandbox images, containment probes, and what was left behind."
     ),
