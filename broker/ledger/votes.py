@@ -250,12 +250,12 @@ class Votes:
             state = ApprovalState(words(said, "state", "approval.state"))
         except ValueError as error:
             raise FindingError("approval.state", "is no state") from error
+        if said.get("envelope_digest") != asked.envelope_digest:
+            raise FindingError("approval.envelope_digest", "is not that of the request")
         if state is not ApprovalState.USED:
             if asked.acted:
                 raise FindingError("approval.state", "ends as not used what has been acted on")
             return
-        if said.get("envelope_digest") != asked.envelope_digest:
-            raise FindingError("approval.envelope_digest", "is not that of the request")
         self._check_timely(entry, asked)
         asked.counted = numbers(said.get("votes"), "approval.votes")
         self._check_enough(asked, asked.counted, frozenset(), "approval.votes")
@@ -330,6 +330,8 @@ class Votes:
         if self._founding:
             self._acts += 1
             self._check_action(kind, which)
+        elif which:
+            raise FindingError("approval", "is named before anything could be approved")
         if key is not None:
             if key.id in self._keys:
                 raise FindingError("key.id", "was enrolled before")
