@@ -134,6 +134,8 @@ class Approvals(ApprovalsServicer):
 
     def set(self, identifier: str, **values: object) -> None:
         """Changes an approval, and tells who watches."""
+        for name in values:
+            self.kept[identifier].ClearField(name)
         self.kept[identifier].MergeFrom(pb.Approval(**values))
         self.tell(identifier)
 

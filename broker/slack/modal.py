@@ -35,6 +35,7 @@ DECISION, REASON = "decision", "reason"
 MAX_REASON = 1000
 """Characters of a reason, so that it fits the broker's limit in bytes whatever they are."""
 
+_MOST_VOTES = 8
 _WORDS = {
     VoteDecision.APPROVE: "Approve: this exact action may be done",
     VoteDecision.DENY: "Deny: it must not be done",
@@ -177,14 +178,16 @@ def _decision(
 
 
 def _summary(approval: Approval) -> list[Block]:
-    expires = literal("an unknown time") if approval.expires is None else [moment(approval.expires)]
+    earlier = len(approval.votes) - _MOST_VOTES
+    expires = literal("a time that is not known") if approval.expires is None else [moment(approval.expires)]
     return [
         line(
             literal(approval.id, bold=True),
             literal(f"  {approval.object}, {tier_text(approval)}, workspace {approval.workspace}"),
         ),
         line(literal(f"Asked for by {approval.requester_name}. Ends by itself, denied, at "), expires),
-        *(line(literal(f"- {vote_text(vote)}")) for vote in approval.votes[-8:]),
+        *(line(literal(f"- {vote_text(vote)}")) for vote in approval.votes[-_MOST_VOTES:]),
+        *([note(f"{earlier} earlier votes aren't shown here.")] if earlier > 0 else []),
         *([line(literal(f"Held up: {approval.held}"))] if approval.held else []),
     ]
 
