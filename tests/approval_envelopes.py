@@ -115,14 +115,16 @@ def approval_envelope(
         "reason": "The limits are too low.\nSee the incident of last night.",
         "requirement": REQUIREMENT,
         "expires": "2026-11-29T04:00:00.000000Z",
-        "reversibility": "irreversible" if calls else None,
-        "on_failure": "none" if calls else None,
+        "reversibility": "irreversible" if calls else "no_effect",
+        "on_failure": "none",
         "decision": {
             "rule": "p-7",
             "reason": "agents of ops may write files",
             "tier": 4,
             "policy_row": "p, agent:scout, ops, files.*, call, 4, allow, p-7",
-        },
+        }
+        if calls
+        else None,
         "purpose": "keep the service up" if calls else "",
         "workflow": {"name": "night-shift", "digest": digest(b"workflow")},
         "call": call_envelope(arguments, files) if calls else None,
@@ -133,6 +135,8 @@ def approval_envelope(
         "workflow_text": None,
         "difference": [],
     }
+    if not calls:
+        made |= {"workspace": "-", "object": "broker.admin", "tier": 4}
     if kind == "RUNBOOK":
         call = made["call"]
         assert isinstance(call, dict)

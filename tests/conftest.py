@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.approval_world import Founded, make_founded
 from tests.postgres_server import PostgresServer, postgres_server
+
+# On a busy machine an example may take long to be made: that is no finding about what is tested.
+settings.register_profile("broker", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("broker")
 
 
 @pytest.fixture(scope="session")

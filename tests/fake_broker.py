@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 
 from broker.v1 import administration_pb2, blob_pb2, call_pb2, sessions_pb2, tool_broker_pb2, tool_pb2
 from broker.v1.administration_pb2_grpc import AdministrationServicer, add_AdministrationServicer_to_server
+from broker.v1.approvals_pb2_grpc import ApprovalsServicer, add_ApprovalsServicer_to_server
 from broker.v1.ledger_pb2_grpc import LedgerServicer, add_LedgerServicer_to_server
 from broker.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from broker.v1.tool_broker_pb2_grpc import ToolBrokerServicer, add_ToolBrokerServicer_to_server
@@ -271,9 +272,14 @@ class FakeBroker:
 
 @contextlib.asynccontextmanager
 async def fake_broker(
-    authority: Authority, *, port: int = 0, plaintext: bool = False, ledger: LedgerServicer | None = None
+    authority: Authority,
+    *,
+    port: int = 0,
+    plaintext: bool = False,
+    ledger: LedgerServicer | None = None,
+    approvals: ApprovalsServicer | None = None,
 ) -> AsyncIterator[FakeBroker]:
-    """A server in the running event loop; without a ledger it doesn't know that service."""
+    """A server in the running event loop; without a ledger or approvals it doesn't know that service."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     script = Script()
     add_ToolBrokerServicer_to_server(_Tools(script), server)
@@ -281,6 +287,8 @@ async def fake_broker(
     add_AdministrationServicer_to_server(_Administration(script), server)
     if ledger is not None:
         add_LedgerServicer_to_server(ledger, server)
+    if approvals is not None:
+        add_ApprovalsServicer_to_server(approvals, server)
     address = f"127.0.0.1:{port}"
     if plaintext:
         bound = server.add_insecure_port(address)
@@ -298,7 +306,9 @@ async def fake_broker(
 
 
 @contextlib.contextmanager
-def fake_broker_in_thread(authority: Authority, ledger: LedgerServicer | None = None) -> Iterator[FakeBroker]:
+def fake_broker_in_thread(
+    authority: Authority, ledger: LedgerServicer | None = None, approvals: ApprovalsServicer | None = None
+) -> Iterator[FakeBroker]:
     """A server in a thread, for synchronous clients and programs."""
     started = threading.Event()
     found: list[FakeBroker] = []
@@ -306,7 +316,7 @@ def fake_broker_in_thread(authority: Authority, ledger: LedgerServicer | None = 
     stop = asyncio.Event()
 
     async def serve() -> None:
-        async with fake_broker(authority, ledger=ledger) as broker:
+        async with fake_broker(authority, ledger=ledger, approvals=approvals) as broker:
             found.append(broker)
             started.set()
             await stop.wait()

@@ -221,7 +221,8 @@ async def _fill(store: Database, ledger: object) -> None:
 async def _ended(pipeline: Pipeline, caller: Caller, request: CallRequest) -> str:
     call = ""
     async with asyncio.timeout(WITHIN_S):
-        async for _, view in pipeline.run(caller, request, lambda: False):
+        async for told in pipeline.run(caller, request, lambda: False):
+            view = told[-1][1]
             call = call if view is None else view.id
     return call
 

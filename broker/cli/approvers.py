@@ -17,6 +17,7 @@ from broker.cli.voter import AsOption, KeyOption, PassphraseOption, Person
 from broker.client import AsyncBroker
 from broker.client.approval_models import Founding, VoterKey
 from broker.client.ballot import check_founding, check_ledger
+from broker.client.founding_memory import SETTLED
 from broker.errors import DataLossError, FieldViolation, InvalidArgumentError
 from broker.settings import DEFAULT_STATE
 from broker.tlog.note import NoteError, VerifierKey
@@ -94,7 +95,11 @@ def founding(
 
 
 async def _look(broker: AsyncBroker) -> tuple[FoundingOutput, DataLossError | None]:
-    found = await broker.show_founding()
+    return await _judge(broker, await broker.show_founding())
+
+
+async def _judge(broker: AsyncBroker, found: Founding) -> tuple[FoundingOutput, DataLossError | None]:
+    """The founding as it is printed, and what is wrong with it."""
     problem: DataLossError | None = None
     here: bool | None = None
     try:
@@ -152,21 +157,21 @@ def accept(
 
     async def look(broker: AsyncBroker) -> tuple[Founding, FoundingOutput, DataLossError | None]:
         found = await broker.show_founding()
+        shown, problem = await _judge(broker, found)
+        if problem is not None and (not asked or problem.metadata.get(SETTLED) != "no"):
+            raise problem
         check_founding(found, await broker.newest_checkpoint())
-        shown, problem = await _look(broker)
         return found, shown, problem
 
     found, shown, problem = remote.run(look)
     if problem is not None:
-        if found.complete or not asked:
-            raise problem
         report(problem, as_json=False)
     if digest:
         check_given(digest, found.digest, "the founding")
     else:
         _render_founding(shown)
         say("call each founder, and have them read out their key: only then is it theirs")
-        confirm("To accept it", found.digest)
+        confirm("To accept it", "the digest of the founding", found.digest)
     signer = person.signer(remote)
     done = remote.run(lambda broker: broker.accept_founding(found, signer=signer))
     here = done.digest == found.digest

@@ -20,7 +20,7 @@ from broker.ledger.entry import HEX_32
 from broker.ledger.held import Held, read_folder, read_held
 from broker.ledger.source import Reopen
 from broker.ledger.source_kinds import how_to_open, open_source
-from broker.ledger.verdict import Expectation, Report, Verdict
+from broker.ledger.verdict import Expectation, Report, Verdict, VotesReport
 from broker.ledger.verifier import Known, verify_opened
 from broker.settings import DEFAULT_STATE, StatePaths, load_settings
 from broker.tlog.note import NoteError, VerifierKey
@@ -36,6 +36,7 @@ EXIT_CODES = MappingProxyType(
         Verdict.ROLLED_BACK: 15,
         Verdict.RECOVERED: 16,
         Verdict.WRONG_KEY: 17,
+        Verdict.VOTES_INVALID: 18,
     },
 )
 """Exit code of ``broker ledger verify`` for each verdict."""
@@ -59,11 +60,35 @@ class LostOutput(OutputModel):
     last: int
 
 
+class AttestedOutput(OutputModel):
+    """A vote that a bot attests, and that the person has not signed: entry, the bot's key, the person's id."""
+
+    seq: int
+    key: str
+    person: str
+
+
+class VotesOutput(OutputModel):
+    """What was found of the votes. ``acts`` are entries that needed people's agreement, ``signatures`` those verified.
+
+    Of ``findings`` and ``attested`` the first are listed; ``found`` and ``attested_count`` say how many there are.
+    """
+
+    acts: int
+    votes: int
+    signatures: int
+    attested: tuple[AttestedOutput, ...]
+    attested_count: int
+    findings: tuple[PlaceOutput, ...]
+    found: int
+
+
 class VerifyOutput(OutputModel):
     """The verdict on a ledger; counts and facts are about the entries found good. Hashes are hexadecimal.
 
     ``first`` is where the check began: what is before it was trusted, and ``root`` is empty then. ``checkpoints_checked``
-    signed checkpoints agree with the ledger, the largest of ``checkpoint_size`` entries.
+    signed checkpoints agree with the ledger, the largest of ``checkpoint_size`` entries. ``votes`` is null where the votes
+    weren't checked.
     """
 
     file: str
@@ -90,6 +115,7 @@ class VerifyOutput(OutputModel):
     checkpoints_checked: int
     checkpoint_size: int
     recovered: tuple[LostOutput, ...]
+    votes: VotesOutput | None
 
 
 def verify_command(
@@ -122,12 +148,16 @@ def verify_command(
     workers: Annotated[
         int, typer.Option("--workers", min=0, max=64, help="Processes to share a large ledger among; 0: one a core.")
     ] = 0,
+    votes: Annotated[
+        bool,
+        typer.Option("--votes/--no-votes", help="Check the votes too: each signature, and each act that needs them."),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check every entry of a ledger: hashes, chain, agents' own chains, canonical form, tree, keys and checkpoints.
+    """Check every entry of a ledger: hashes, chain, agents' own chains, canonical form, tree, keys, checkpoints and votes.
 
     Exit code: 0 ok, 10 tampered, 11 forked, 12 gapped, 13 truncated, 14 malformed, 15 rolled back, 16 recovered, 17 wrong
-    key; 2 for a wrong use of the command. That the newest entries were cut off, or all of history was rewritten, shows only
+    key, 18 votes invalid; 2 for a wrong use of the command. That the newest entries were cut off, or all of history was rewritten, shows only
     against something kept elsewhere: a signed checkpoint (--checkpoint; those in the folder `checkpoints` beside the
     database are taken by themselves) with a key that you know (--key), or an entry that you noted (--expect-seq,
     --expect-leaf).
@@ -143,7 +173,7 @@ def verify_command(
     # The checkpoints first: a ledger that grows meanwhile is never behind them.
     held: list[Held] = [read_held(path) for path in checkpoint or ()]
     held += read_folder(folder) if folder is not None and not first else ()
-    known = Known(expected, tuple(held), tuple(_key(text) for text in key or ()))
+    known = Known(expected, tuple(held), tuple(_key(text) for text in key or ()), votes)
     with _progress(as_json=as_json) as progress:
         if how.kind == "bundle":
             report = verify_bundle_file(Path(how.target), known, first=first, progress=progress)
@@ -215,6 +245,19 @@ def _output(name: str, report: Report, expected: Expectation | None) -> VerifyOu
         checkpoints_checked=report.checkpoints,
         checkpoint_size=report.checkpoint_size,
         recovered=tuple(LostOutput(first=first, last=last) for first, last in report.recovered),
+        votes=None if report.votes is None else _votes(report.votes),
+    )
+
+
+def _votes(found: VotesReport) -> VotesOutput:
+    return VotesOutput(
+        acts=found.acts,
+        votes=found.votes,
+        signatures=found.signatures,
+        attested=tuple(AttestedOutput(seq=item.seq, key=item.key, person=item.person) for item in found.attested),
+        attested_count=found.attested_count,
+        findings=tuple(PlaceOutput(seq=item.seq, field=item.field, why=item.why) for item in found.findings),
+        found=found.found,
     )
 
 
@@ -263,6 +306,22 @@ def _facts(output: VerifyOutput) -> Iterator[tuple[str, str]]:
     yield "keys", ", ".join(output.keys) or "- (none in the genesis)"
     reach = f"{output.checkpoints_checked}, the largest of {output.checkpoint_size} entries"
     yield "checkpoints", reach if output.checkpoints_checked else "none checked"
+    yield from _vote_facts(output.votes)
+
+
+def _vote_facts(votes: VotesOutput | None) -> Iterator[tuple[str, str]]:
+    if votes is None:
+        yield "votes", "not checked"
+        return
+    yield "votes", f"{votes.votes}, signatures verified: {votes.signatures}, acts that need people: {votes.acts}"
+    for item in votes.attested[:_MOST_LISTED]:
+        yield "", f"entry {item.seq}, of {item.person}: attested by bot {item.key}, not signed by the person"
+    if votes.attested_count > _MOST_LISTED:
+        yield "", f"and {votes.attested_count - _MOST_LISTED} more that are attested, not signed by the person"
+    for finding in votes.findings[1:_MOST_LISTED]:
+        yield "votes invalid", f"entry {finding.seq}, {finding.field}: {finding.why}"
+    if votes.found > _MOST_LISTED:
+        yield "votes invalid", f"and {votes.found - _MOST_LISTED} more entries"
 
 
 def _oddities(output: VerifyOutput) -> Iterator[tuple[str, str]]:

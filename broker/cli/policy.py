@@ -117,8 +117,7 @@ def check(
     Example: broker policy check examples/policy/policy.csv
     """
     text = read_text(file)
-    own = StatePaths(state).tool_specs
-    known_tools = frozenset(Catalogue.load([shipped_folder(), *([own] if own.is_dir() else [])]).names)
+    known_tools = frozenset(local_catalogue(state).names)
     examined = examine(text, known_tools, served_methods())
     if not examined.errors:
         Snapshot.load(text, known_tools=known_tools, known_rpcs=served_methods())
@@ -179,6 +178,12 @@ def explain_command(
     tiers = [Tier(tier)] if tier is not None else [Tier.INTERNAL] if rpc else list(Tier)
     requests = [PolicyRequest(subject, workspace or rows.NO_WORKSPACE, obj, action, item) for item in tiers]
     emit(_explain(snapshot, requests), as_json=as_json, render=_render_explain)
+
+
+def local_catalogue(state: Path) -> Catalogue:
+    """The tools that rows may name: the shipped ones and those in the state directory's tool_specs."""
+    own = StatePaths(state).tool_specs
+    return Catalogue.load([shipped_folder(), *([own] if own.is_dir() else [])])
 
 
 def _action(given: str, rpc: str) -> str:

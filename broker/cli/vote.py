@@ -169,16 +169,17 @@ def _ask(ballot: Ballot, found: Approval) -> str:
     """Shows all of it, and asks; gives the reason."""
     text = found.rendering or "Its content is not shown to you, or no longer kept.\n"
     page_through(printable(text))
+    sys.stdout.write("\n")
     render_standing(approval_output(found))
     if ballot.decision is VoteDecision.APPROVE:
-        confirm("To approve", found.rendering_digest)
+        confirm("To approve", "the digest of the text", found.rendering_digest)
         return ballot.reason
     if ballot.decision is VoteDecision.DENY and not ballot.reason:
         return read_line("Why do you deny it? (Ctrl-C leaves it undecided) ")
     return ballot.reason
 
 
-def confirm(what: str, digest: str) -> None:
+def confirm(what: str, of: str, digest: str) -> None:
     """Asks for the last characters of a digest, three times at the most.
 
     Raises:
@@ -186,8 +187,8 @@ def confirm(what: str, digest: str) -> None:
         typer.Abort: the terminal was closed.
     """
     for _ in range(_TRIES):
-        given = read_line(f"{what}, type the last six characters of the digest: ")
+        given = read_line(f"{what}, type the last six characters of {of}: ")
         if given.lower() == digest[-LAST:]:
             return
-        say("these are not the last six characters of the digest above")
+        say(f"these are not the last six characters of {of}")
     raise FailedPreconditionError("nothing was signed", reason="NOT_CONFIRMED", hint="Look at it again.")

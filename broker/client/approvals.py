@@ -29,13 +29,18 @@ class ApprovalMethods(FoundingMethods, RequestMethods):
     which was verified against all that this client has seen before.
     """
 
-    async def get_approval(self, name: str, *, timeout_s: float | None = None) -> Approval:
+    async def get_approval(self, name: str, *, voter: str = "", timeout_s: float | None = None) -> Approval:
         """One approval with its content, as far as it is kept. Nothing of it is checked before somebody votes.
+
+        Args:
+            name: ``approvals/...``, or its id.
+            voter: only for a bot: the person, by id, for whom it asks; ``may_vote`` and the content are theirs then.
+            timeout_s: deadline in seconds.
 
         Raises:
             NotFoundError: there is none, or it isn't the caller's to see.
         """
-        request = pb.GetApprovalRequest(name=resource("approvals", name))
+        request = pb.GetApprovalRequest(name=resource("approvals", name), voter=voter)
         found = convert.approval(await self._rpc.ask(self._rpc.approvals.GetApproval, request, timeout_s=timeout_s))
         if found.name != request.name:
             raise protocol_error(f"{request.name} was asked for, and {found.name} came")

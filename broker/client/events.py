@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import grpc
 
@@ -47,9 +47,7 @@ class EventStream(AsyncIterator[Event]):
         await self.aclose()
 
 
-class _Response(Protocol):
-    @property
-    def event(self) -> call_pb2.ToolCallEvent: ...
+_Response: TypeAlias = tool_broker_pb2.RunToolCallResponse | tool_broker_pb2.WatchToolCallResponse
 
 
 class _Stream(Protocol):
@@ -107,7 +105,7 @@ async def run_events(
     async def start(number: int) -> _Stream:
         nonlocal name
         if number == 1:
-            request = tool_broker_pb2.RunToolCallRequest(tool_call=tool_call, request_id=request_id)
+            request = tool_broker_pb2.RunToolCallRequest(tool_call=tool_call, request_id=request_id, join_events=True)
             return transport.tools.RunToolCall(request, timeout=deadline.remaining())
         name = name or await find(deadline.remaining())
         watch = tool_broker_pb2.WatchToolCallRequest(name=name, first_event=number)
@@ -148,12 +146,13 @@ async def _follow(
         stream = await start(expected)
         try:
             async for response in stream:
-                event = convert.event(response.event)
-                _check_number(event.number, expected)
-                expected, failures = expected + 1, 0
-                yield event
-                if isinstance(event, Finished):
-                    return
+                for message in _events_of(response):
+                    event = convert.event(message)
+                    _check_number(event.number, expected)
+                    expected, failures = expected + 1, 0
+                    yield event
+                    if isinstance(event, Finished):
+                        return
             raise DataLossError(
                 f"the broker ended the stream before the call's last event, after event {expected - 1}",
                 reason="STREAM_CUT",
@@ -168,6 +167,12 @@ async def _follow(
         finally:
             stream.cancel()
         await asyncio.sleep(pause)
+
+
+def _events_of(response: _Response) -> Iterator[call_pb2.ToolCallEvent]:
+    yield response.event
+    if isinstance(response, tool_broker_pb2.RunToolCallResponse):
+        yield from response.more_events
 
 
 def _check_number(number: int, expected: int) -> None:

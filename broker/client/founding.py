@@ -12,10 +12,10 @@ from broker.client.approval_models import Founding
 from broker.client.ballot import Voter, check_ledger, sign_acceptance
 from broker.client.base import Client
 from broker.client.checkpoint_memory import CheckpointMemory, default_folder
-from broker.client.founding_memory import FoundingMemory
+from broker.client.founding_memory import SETTLED, FoundingMemory
 from broker.client.history import Anchored
 from broker.client.wire import resource
-from broker.errors import FailedPreconditionError
+from broker.errors import DataLossError, FailedPreconditionError
 from broker.signing import Signer
 from broker.v1 import approvals_pb2 as pb
 
@@ -50,7 +50,9 @@ class FoundingMethods(Client):
             DataLossError: ``FOUNDING_DIFFERS``.
         """
         memory = self._foundings()
-        return memory is not None and await asyncio.to_thread(memory.check, founding.origin, founding.digest)
+        return memory is not None and await asyncio.to_thread(
+            memory.check, founding.origin, founding.digest, in_force=founding.complete
+        )
 
     async def newest_checkpoint(self) -> Anchored | None:
         """What a signature says that its signer has seen: the ledger's newest checkpoint, verified; ``None`` for none.
@@ -72,21 +74,26 @@ class FoundingMethods(Client):
         Where another was accepted here before, and the rule isn't in force yet, this one takes its place.
 
         Raises:
-            DataLossError: ``FOUNDING_INVALID``, or ``FOUNDING_DIFFERS`` where the rule is in force. Nothing was signed.
+            DataLossError: ``FOUNDING_INVALID``, or ``FOUNDING_DIFFERS`` where the rule is or was in force. Nothing was signed.
             FailedPreconditionError: ``KEY_UNKNOWN``, ``KEY_REVOKED``.
         """
-        if founding.complete:
+        try:
             await self.compare_founding(founding)
+        except DataLossError as error:
+            if error.metadata.get(SETTLED) != "no":
+                raise
         seen = await self.newest_checkpoint()
         voter = Voter(await self._holder(signer), founding.origin, seen)
         signed = sign_acceptance(founding, voter, signer, now=datetime.now(UTC))
         memory = self._foundings()
         if memory is not None:
             # Before it is sent: whatever becomes of the reply, this is what its user has looked at.
-            await asyncio.to_thread(memory.pin, founding.origin, founding.digest)
+            await asyncio.to_thread(memory.pin, founding.origin, founding.digest, in_force=founding.complete)
         request = pb.AcceptFoundingRequest(statement=signed.statement, signature=signed.signature)
         method = self._rpc.approvals.AcceptFounding
-        return convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s))
+        reply = convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s))
+        await self.compare_founding(reply)
+        return reply
 
     async def list_voter_keys(self, *, timeout_s: float | None = None) -> tuple[models.VoterKey, ...]:
         """The keys that votes are taken of, and those that were revoked, oldest first."""

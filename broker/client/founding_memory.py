@@ -15,6 +15,9 @@ from broker.client.checkpoint_memory import FOUNDINGS
 from broker.errors import DataLossError, FailedPreconditionError
 from broker.private_file import PRIVATE, make_private_dir, replace
 
+SETTLED = "settled"
+"""Member of the metadata of ``FOUNDING_DIFFERS``: ``yes`` where one of the two founded a rule that is in force."""
+
 _VERSION = 1
 _MAX_BYTES = 64 * 1024
 
@@ -25,6 +28,8 @@ class PinnedFounding:
 
     origin: str
     digest: str
+    in_force: bool = False
+    """Was it seen in force? Then no other may ever take its place."""
 
 
 class FoundingMemory:
@@ -43,12 +48,13 @@ class FoundingMemory:
         """Was a founding accepted of the broker that this CA vouches for?"""
         return bool(self._authority) and self._by_authority.exists()
 
-    def check(self, origin: str, digest: str) -> bool:
+    def check(self, origin: str, digest: str, *, in_force: bool) -> bool:
         """Compares what a broker shows with what was accepted; returns whether anything was.
 
         Raises:
-            DataLossError: ``FOUNDING_DIFFERS``.
-            FailedPreconditionError: ``FOUNDING_MEMORY_DAMAGED``: what was accepted can't be read.
+            DataLossError: ``FOUNDING_DIFFERS``; its metadata say as ``settled`` whether no other may take its place.
+            FailedPreconditionError: ``FOUNDING_MEMORY_DAMAGED``: what was accepted can't be read;
+                ``FOUNDING_MEMORY_UNWRITABLE``.
         """
         accepted = False
         for path in self._paths(origin):
@@ -56,17 +62,21 @@ class FoundingMemory:
             if pinned is None:
                 continue
             accepted = True
-            if pinned != PinnedFounding(origin, digest):
-                raise _differs(path, pinned, origin, digest)
+            if (pinned.origin, pinned.digest) != (origin, digest):
+                raise _differs(path, pinned, origin, digest, settled=in_force or pinned.in_force)
+            if in_force and not pinned.in_force:
+                self.pin(origin, digest, in_force=True)
         return accepted
 
-    def pin(self, origin: str, digest: str) -> None:
+    def pin(self, origin: str, digest: str, *, in_force: bool) -> None:
         """Remembers what its user has accepted.
 
         Raises:
             FailedPreconditionError: ``FOUNDING_MEMORY_UNWRITABLE``.
         """
-        text = json.dumps({"v": _VERSION, **asdict(PinnedFounding(origin, digest))}, ensure_ascii=False, indent=1)
+        text = json.dumps(
+            {"v": _VERSION, **asdict(PinnedFounding(origin, digest, in_force))}, ensure_ascii=False, indent=1
+        )
         try:
             make_private_dir(self._folder)
             for path in self._paths(origin):
@@ -91,14 +101,15 @@ def _read(path: Path) -> PinnedFounding | None:
     try:
         with path.open("rb") as file:
             value = json.loads(file.read(_MAX_BYTES))
-        version, origin, digest = value["v"], value["origin"], value["digest"]
+        version, known = value.pop("v"), PinnedFounding(**value)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, type(error).__name__) from error
-    if version != _VERSION or not isinstance(origin, str) or not isinstance(digest, str):
+    readable = isinstance(known.origin, str) and isinstance(known.digest, str) and isinstance(known.in_force, bool)
+    if version != _VERSION or not readable:
         raise _damaged(path, "it is of another version")
-    return PinnedFounding(origin, digest)
+    return known
 
 
 def _damaged(path: Path, why: str) -> FailedPreconditionError:
@@ -110,12 +121,12 @@ def _damaged(path: Path, why: str) -> FailedPreconditionError:
     )
 
 
-def _differs(path: Path, pinned: PinnedFounding, origin: str, digest: str) -> DataLossError:
+def _differs(path: Path, pinned: PinnedFounding, origin: str, digest: str, *, settled: bool) -> DataLossError:
     return DataLossError(
         "THE FOUNDING OF THE TWO-PERSON RULE IS NOT THE ONE THAT WAS ACCEPTED HERE: the broker shows "
         f"{digest} of {origin!a}, and {pinned.digest} of {pinned.origin!a} was accepted",
         reason="FOUNDING_DIFFERS",
         hint="Nothing was signed. Before the rule is in force a key that is added does this: look at `broker approvers "
         "founding` and accept it again. Afterwards nothing may: ask the other founders and auditors, by another way.",
-        metadata={"memory": str(path), "accepted": pinned.digest, "shown": digest},
+        metadata={"memory": str(path), "accepted": pinned.digest, "shown": digest, SETTLED: "yes" if settled else "no"},
     )

@@ -48,6 +48,8 @@ def _found_float(_: str) -> float:
     raise _FloatError
 
 
+_PLAIN = (str, int, bool, type(None))
+_LEAST_FRACTION = 1e-3
 _WITHOUT_FLOATS = msgspec.json.Decoder(float_hook=_found_float)
 
 MAX_SAFE_INTEGER = 2**53 - 1
@@ -66,6 +68,8 @@ def canonical(value: object) -> bytes:
         ValueError: a value has no such form (NaN, an integer beyond 2^53-1, a lone surrogate, another type).
     """
     fast = canonical_fast(value)
+    if fast is None:
+        fast = _canonical_with_floats(value)
     return rfc8785.dumps(cast("JsonObject", value)) if fast is None else fast
 
 
@@ -81,8 +85,43 @@ def canonical_fast(value: object) -> bytes | None:
         return None  # floats are written otherwise in RFC 8785
     if b"null" in data and again != value:
         return None  # a NaN became null
-    # Beyond the BMP, RFC 8785's order of keys (UTF-16) is another than that of UTF-8.
-    return data if data.isascii() or _BEYOND_BMP.search(data) is None else None
+    return data if _in_order(data) else None
+
+
+def _canonical_with_floats(value: object) -> bytes | None:
+    """The same for values whose floats are whole or of a common size, as limits and times are."""
+    try:
+        data = orjson.dumps(_without_odd_floats(value), option=_AS_RFC_8785)
+    except (TypeError, _FloatError):
+        return None
+    return data if _in_order(data) else None
+
+
+def _in_order(data: bytes) -> bool:
+    """Beyond the BMP, RFC 8785's order of keys (UTF-16) is another than that of UTF-8."""
+    return data.isascii() or _BEYOND_BMP.search(data) is None
+
+
+def _without_odd_floats(value: object) -> object:
+    """The value with whole floats as the integers that RFC 8785 writes them as; other floats of a common size, which all
+    write alike, are left.
+
+    Raises:
+        _FloatError: it holds a float of another size, or something that isn't of JSON.
+    """
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
+            return int(value)
+        if _LEAST_FRACTION <= abs(value) < MAX_SAFE_INTEGER:
+            return value
+    elif kind is dict:
+        return {key: _without_odd_floats(item) for key, item in cast("JsonObject", value).items()}
+    elif kind in (list, tuple):
+        return [_without_odd_floats(item) for item in cast("list[JsonValue]", value)]
+    raise _FloatError
 
 
 def pointer(*parts: str | int) -> str:

@@ -10,7 +10,7 @@ import msgspec
 
 MAX_NAMED = 8
 """So many fields a refusal names."""
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _BARE = re.compile(r"[A-Za-z0-9_./@+-]{1,200}")
 _MAX_KEY = 60
 
@@ -20,7 +20,7 @@ def difference(old: bytes, new: bytes) -> list[tuple[str, object, object]]:
 
     A field is named by its path, such as ``container.user``, ``run.argv[1]``, ``files[data/in.csv].digest`` (elements that
     have a path go by it) or ``arguments["a b"]``; a path has no comma. Of a part that only one of them has, the whole part
-    is named. Lists of different lengths differ as a whole.
+    is named. Lists of different lengths, or in another order, differ as a whole.
 
     Returns:
         Path, value in ``old``, value in ``new``; ``None`` where there is none.
@@ -46,18 +46,23 @@ def _read(data: bytes) -> dict[str, object]:
 
 def _differences(path: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
     before, after = _parts(old), _parts(new)
-    if type(old) is not type(new) or before is None or after is None or _are_other_lists(before, after):
+    in_list = isinstance(old, list)
+    if type(old) is not type(new) or before is None or after is None or (in_list and _are_apart(before, after)):
         if type(old) is not type(new) or old != new:
             yield path, old, new
         return
     for key in sorted(before.keys() | after.keys(), key=str):
+        where = path + _step(key, first=not path, in_list=in_list)
         if key not in before or key not in after:
-            yield path + _step(key, path), before.get(key), after.get(key)
+            yield where, before.get(key), after.get(key)
         else:
-            yield from _differences(path + _step(key, path), before[key], after[key])
+            yield from _differences(where, before[key], after[key])
 
 
-def _are_other_lists(before: Mapping[str | int, object], after: Mapping[str | int, object]) -> bool:
+def _are_apart(before: Mapping[str | int, object], after: Mapping[str | int, object]) -> bool:
+    """Whether two lists can't be told apart element by element: other numbers of them, or the same in another order."""
+    if before.keys() == after.keys():
+        return list(before) != list(after)
     return any(isinstance(key, int) for key in before.keys() ^ after.keys())
 
 
@@ -74,11 +79,11 @@ def _parts(value: object) -> Mapping[str | int, object] | None:
     return dict(enumerate(value))
 
 
-def _step(key: str | int, path: str) -> str:
+def _step(key: str | int, *, first: bool, in_list: bool) -> str:
     if isinstance(key, int):
         return f"[{key}]"
-    if _PLAIN.fullmatch(key):
-        return f".{key}" if path else key
+    if not in_list and _PLAIN.fullmatch(key):
+        return key if first else f".{key}"
     if _BARE.fullmatch(key):
         return f"[{key}]"
     cut = key if len(key) <= _MAX_KEY else f"{key[:_MAX_KEY]}..."

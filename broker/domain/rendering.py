@@ -33,7 +33,7 @@ _CALLS = frozenset({"CALL", "RUNBOOK"})
 _ACTIONS = frozenset({"ADMINISTRATION", "REVIEW"})
 
 _REVERSIBILITY = {
-    "no_effect": "It changes nothing outside of its sandbox.",
+    "no_effect": "It changes nothing that would have to be undone.",
     "exact": "It can be undone exactly.",
     "compensable": "It can't be undone, but compensated: another action makes up for it.",
     "irreversible": "IRREVERSIBLE. Nothing can take it back.",
@@ -78,8 +78,8 @@ def summary(envelope: JsonObject) -> str:
             parts.append(top.members("action").text("name"))
         if top.has("workflow"):
             parts.append(top.members("workflow").text("name"))
-        if top.has("decision"):
-            parts.append(f"tier {top.members('decision').whole('tier')}")
+        parts.append(f"in {top.text('workspace')}")
+        parts.append(f"tier {top.whole('tier')}")
     parts.append(f"asked by {top.members('requester').text('name')}")
     visible = Visible()
     return ", ".join(visible.line(part) for part in parts)
@@ -146,6 +146,8 @@ class _Rendering:
         call = self._call(kind)
         if call is not None:
             call.what()
+        else:
+            self._place()
         self._action(kind)
         self._workflow_text(kind)
         self._difference()
@@ -169,6 +171,14 @@ class _Rendering:
         if not self._there("call", needed=kind in _CALLS):
             return None
         return CallSections(self._top.members("call"), self._sheet, self._person, runbook=kind == "RUNBOOK")
+
+    def _place(self) -> None:
+        # A call says this of itself.
+        sheet = self._sheet
+        sheet.heading("WHAT")
+        sheet.field("Object", self._top.text("object"))
+        sheet.field("Workspace", self._top.text("workspace"))
+        sheet.field("Tier", str(self._top.whole("tier")))
 
     def _action(self, kind: str) -> None:
         if not self._there("action", needed=kind in _ACTIONS):

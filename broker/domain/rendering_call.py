@@ -95,21 +95,15 @@ class CallSections:
     def _files(self, files: list[Members]) -> None:
         call, sheet = self._call, self._sheet
         sheet.heading("FILES")
-        bound = call.objects("files")
-        if len(bound) != len(files):
+        bound = {mine.text("path"): _file(mine) for mine in call.objects("files")}
+        if not len(bound) == len(call.items("files")) == len(files):
             call.refuse("files", "are not those that are shown")
         if not files:
             sheet.words("Files", "none")
-        for mine, shown in zip(bound, files, strict=True):
-            path, file_digest = mine.text("path"), mine.text("digest")
-            size, executable = mine.whole("size"), mine.flag("executable")
-            if (path, file_digest, size, executable) != (
-                shown.text("path"),
-                shown.text("digest"),
-                shown.whole("size"),
-                shown.flag("executable"),
-            ):
-                shown.refuse("path", "is not the file at this place in the call's envelope")
+        for shown in files:
+            path, (file_digest, size, executable) = shown.text("path"), _file(shown)
+            if bound.get(path) != (file_digest, size, executable):
+                shown.refuse("path", "is not a file of the call, or not of this digest and size")
             sheet.field("File", path)
             sheet.field("Digest", file_digest)
             sheet.field("Bytes", str(size))
@@ -212,3 +206,7 @@ class CallSections:
                 sheet.field("SECRET that goes there", secret.text("name"))
                 sheet.field("In the header", secret.text("header"))
                 sheet.field("Behind", secret.text("prefix"))
+
+
+def _file(members: Members) -> tuple[str, int, bool]:
+    return members.text("digest"), members.whole("size"), members.flag("executable")

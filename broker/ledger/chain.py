@@ -27,6 +27,7 @@ from broker.ledger.entry_checks import (
 from broker.ledger.segment import MAX_LISTED, Asked, Mark, Summary
 from broker.ledger.source import Row
 from broker.ledger.verdict import Expectation, Place, Report, Verdict
+from broker.ledger.votes import Votes, concerns
 from broker.tlog.agent_map import AgentMap
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.key_history import KEY_ENTRIES, KeyHistory, KeyHistoryError
@@ -60,10 +61,16 @@ class Chain:
         sizes: at which sizes the tree's root is wanted, see ``roots``.
         first: number of the first entry to come; what is before it is trusted.
         leaf: hash (hexadecimal) of the entry before that; empty where it isn't known.
+        votes: is given the entries that concern the votes; ``None`` where those aren't checked.
     """
 
     def __init__(
-        self, expected: Expectation | None = None, sizes: frozenset[int] = frozenset(), first: int = 0, leaf: str = ""
+        self,
+        expected: Expectation | None = None,
+        sizes: frozenset[int] = frozenset(),
+        first: int = 0,
+        leaf: str = "",
+        votes: Votes | None = None,
     ) -> None:
         self.count = self.first = first
         self.roots: dict[int, bytes] = {}
@@ -84,13 +91,14 @@ class Chain:
         self._open: dict[int, None] = {}
         self._unmatched: list[int] = []
         self._steps_back: list[int] = []
+        self._votes = votes
         self._note_root()
 
     @property
     def asked(self) -> Asked:
         """What runs must say besides themselves."""
         leaves = frozenset() if self._expected is None else frozenset({self._expected.seq})
-        return Asked(self._sizes, leaves, tree=self._has_tree)
+        return Asked(self._sizes, leaves, tree=self._has_tree, votes=self._votes is not None)
 
     def entry(self, row: Row) -> None:
         """Checks the next row and takes it in.
@@ -115,6 +123,8 @@ class Chain:
             self._agents[agent[0]] = agent[1], leaf.hex()
             self._changed.add(agent[0])
         self._facts(entry, kind, seq)
+        if self._votes is not None and concerns(kind, entry):
+            self._votes.entry(seq, data, entry)
         self._times(seq, stamp, stamp)
         self._origin = origin
         self._boots.add(boot)
@@ -144,6 +154,9 @@ class Chain:
         self.history = history
         self.roots |= roots
         self._add(run)
+        if self._votes is not None:
+            for seq, data in run.ballots:
+                self._votes.entry(seq, data, decode(data))
         return True
 
     def end(self) -> None:
@@ -183,6 +196,7 @@ class Chain:
             heads=self._heads,
             keys=tuple(str(item.key) for item in self.history.keys),
             recovered=tuple((item.first, item.last) for item in self.history.recovered),
+            votes=None if self._votes is None else self._votes.report(),
         )
 
     @property

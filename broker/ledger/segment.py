@@ -25,6 +25,7 @@ from broker.ledger.encoding import NotCanonicalError, decode
 from broker.ledger.entry import HEX_32, MAX_BYTES, VERSION
 from broker.ledger.entry_checks import FoundError, read_heads
 from broker.ledger.source import Row
+from broker.ledger.votes import TYPES, concerns
 from broker.tlog.key_history import KEY_ENTRIES
 from broker.tlog.merkle import CompactRange
 
@@ -88,15 +89,20 @@ class Summary:
     marks: tuple[Mark, ...]
     leaves: dict[str, str]
     """Hashes of the entries that were asked for, by number."""
+    ballots: tuple[tuple[int, bytes], ...] = ()
+    """Numbers and bytes of the entries that concern the votes, where those were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a reader wants to know of all runs: the tree at these sizes, the hashes of these entries, and any tree at all."""
+    """What a reader wants to know of all runs: the tree at these sizes, the hashes of these entries, any tree at all, and the
+    entries that concern the votes.
+    """
 
     sizes: frozenset[int] = frozenset()
     leaves: frozenset[int] = frozenset()
     tree: bool = True
+    votes: bool = False
 
 
 class _FloatError(Exception):
@@ -152,6 +158,8 @@ class Run:
         self._steps_back: list[int] = []
         self._marks: list[Mark] = []
         self._leaves: dict[str, str] = {}
+        self._ballots: list[tuple[int, bytes]] = []
+        self._of_votes = TYPES if asked.votes else frozenset[str]()
 
     def add(self, rows: Sequence[Row]) -> bool:
         """Takes the next rows, ``BATCH`` or the last fewer; ``False`` where anything in them is wrong: the run is void."""
@@ -184,6 +192,7 @@ class Run:
             steps_back=tuple(self._steps_back),
             marks=tuple(self._marks),
             leaves=self._leaves,
+            ballots=tuple(self._ballots),
         )
 
     def _add(self, rows: Sequence[Row]) -> bool:
@@ -226,6 +235,8 @@ class Run:
             boots.append(entry["boot_id"])
             if kind in _TELLING:
                 self._told(seq, kind, entry, data, digests)
+            if kind in self._of_votes and concerns(kind, entry):
+                self._ballots.append((seq, data))
             if "agent" in entry:
                 self._own_chain(entry["agent"], leaf)
         self._columns(kinds, origins, stamps, boots)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from broker.ledger.votes_report import Place, VotesReport
+
+__all__ = ["Expectation", "Place", "Report", "Verdict", "VotesReport"]
+
 
 class Verdict(enum.StrEnum):
     """The first thing that is wrong with a ledger, or ``ok``."""
@@ -25,17 +29,10 @@ class Verdict(enum.StrEnum):
     """Nothing is wrong but what the ledger says itself: entries were lost, and it was taken into service without them."""
     WRONG_KEY = "wrong key"
     """A checkpoint isn't signed by a key that counts, or the ledger doesn't know the key that it should be signed by."""
+    VOTES_INVALID = "votes invalid"
+    """The ledger is as it was written, but something in it happened without the votes that it takes."""
     MALFORMED = "malformed"
     """An entry's hash is right, but its bytes are no entry, or the file is no ledger."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where it is wrong: entry number (``None`` for the file as a whole), member or column, and why."""
-
-    seq: int | None
-    field: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +85,5 @@ class Report:
     """Entries of the largest of them: these can't have been changed without the signer."""
     recovered: tuple[tuple[int, int], ...] = ()
     """First and last number of the entries that are lost, for each recovery."""
+    votes: VotesReport | None = None
+    """What was found of the votes; ``None`` where they weren't checked."""

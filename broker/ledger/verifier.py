@@ -22,6 +22,7 @@ from broker.ledger.segment import BATCH, MAX_LISTED, SEGMENT, Run
 from broker.ledger.segment_workers import Workers, runs
 from broker.ledger.source import Noted, Projected, Row, Source, UnreadableError
 from broker.ledger.verdict import Expectation, Place, Report, Verdict
+from broker.ledger.votes import Votes
 from broker.tlog.merkle import EMPTY_ROOT, CompactRange, leaf_hash
 from broker.tlog.note import VerifierKey
 
@@ -30,6 +31,7 @@ __all__ = ["MAX_LISTED", "Known", "Row", "UnreadableError", "verify", "verify_op
 Progress: TypeAlias = Callable[[int], None]
 
 _ATTEMPTS = 3
+_WHOLE = frozenset({Verdict.OK, Verdict.RECOVERED})
 _BUSY = "LEDGER_BUSY"
 """Why a source is opened again: somebody began to use it meanwhile."""
 
@@ -44,6 +46,8 @@ class Known:
     """Checkpoints that it must extend."""
     keys: Sequence[VerifierKey] = ()
     """Keys, one of which must be among the ledger's own."""
+    votes: bool = False
+    """Whether the votes are checked too; they can't be where the check doesn't begin at the first entry."""
 
 
 def verify(
@@ -53,6 +57,7 @@ def verify(
     progress: Progress | None = None,
     held: Sequence[Held] = (),
     keys: Sequence[VerifierKey] = (),
+    votes: bool = False,
 ) -> Report:
     """Checks a ledger from its first entry to its last, in this process.
 
@@ -62,8 +67,9 @@ def verify(
         progress: called with the number of entries checked, now and then.
         held: checkpoints that the ledger must extend.
         keys: keys of the ledger that are known from elsewhere.
+        votes: whether the votes are checked too.
     """
-    known = Known(expected, held, keys)
+    known = Known(expected, held, keys, votes)
     chain = _chain(known)
     try:
         _feed(chain, rows, progress)
@@ -163,7 +169,8 @@ def _check_begin(first: int, total: int) -> None:
 
 
 def _chain(known: Known, first: int = 0, leaf: str = "") -> Chain:
-    return Chain(known.expected, frozenset(item.checkpoint.size for item in known.held), first, leaf)
+    sizes = frozenset(item.checkpoint.size for item in known.held)
+    return Chain(known.expected, sizes, first, leaf, Votes() if known.votes and not first else None)
 
 
 def _stored_roots(source: Source, known: Known, count: int) -> dict[int, bytes]:
@@ -228,7 +235,10 @@ def _feed(chain: Chain, rows: Iterable[Row], progress: Progress | None) -> None:
 def _judged(chain: Chain, known: Known, lacking: str, *, whole: bool | None) -> Report:
     judgement = judge(chain, known.held, known.keys, lacking, whole=whole)
     report = chain.report(judgement.verdict, judgement.place)
-    return replace(report, checkpoints=judgement.counted, checkpoint_size=judgement.size)
+    report = replace(report, checkpoints=judgement.counted, checkpoint_size=judgement.size)
+    if report.verdict in _WHOLE and report.votes is not None and report.votes.findings:
+        return replace(report, verdict=Verdict.VOTES_INVALID, place=report.votes.findings[0])
+    return report
 
 
 def _damaged(chain: Chain, error: UnreadableError) -> Place:

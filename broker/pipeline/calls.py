@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from typing import TypeAlias
 
 from broker.domain.call import RESTING_STATES, PolicyRequest
 from broker.domain.events import CallEvent, CallView, Finished, Outcome, StoredRequest, decode_event
@@ -15,6 +16,9 @@ from broker.pipeline.active import ActiveCall
 from broker.pipeline.feed import stalled
 from broker.pipeline.kept import read_outcome, read_request
 from broker.pipeline.parts import Parts
+
+Told: TypeAlias = list[tuple[CallEvent, CallView | None]]
+"""Events in order, at least one; with the last of a call, the call in its last state."""
 
 _BATCH = 64
 _SERVICE = "broker.v1.ToolBroker"
@@ -95,18 +99,18 @@ class Calls:
                 return found[: query.limit]
             query = replace(query, before=page[-1].id)
 
-    async def attend(self, active: ActiveCall) -> AsyncGenerator[tuple[CallEvent, CallView | None], None]:
-        """Events of a call that its own caller has just asked for, from the first on; who takes them slowly slows the
-        tool. The last comes with the call in its last state.
+    async def attend(self, active: ActiveCall) -> AsyncGenerator[Told, None]:
+        """Events of a call that its own caller has just asked for, from the first on, those together that are ready at the
+        same time; who takes them slowly slows the tool. The last comes with the call in its last state.
         """
         active.feed.watchers += 1
         try:
             with active.feed.attended() as sent:
-                async for event in self._follow(active.row, active, 1):
-                    view = self._ended(active, event)
-                    yield event, view
-                    sent(event.number)
-                    if view is not None:
+                async for events in self._follow(active.row, active, 1):
+                    told = [(event, self._ended(active, event)) for event in events]
+                    yield told
+                    sent(events[-1].number)
+                    if told[-1][1] is not None:
                         return
         finally:
             active.feed.watchers -= 1
@@ -118,10 +122,8 @@ class Calls:
         # What is on record now is what was put there: nothing needs to be read.
         return call_view(active.row, active.request, event.payload.outcome)
 
-    async def watch(
-        self, caller: Caller, call_id: str, first: int
-    ) -> AsyncGenerator[tuple[CallEvent, CallView | None], None]:
-        """Events from number ``first`` on, to the last; the last comes with the call in its last state.
+    async def watch(self, caller: Caller, call_id: str, first: int) -> AsyncGenerator[Told, None]:
+        """Events from number ``first`` on, to the last, as ``attend``; the last comes with the call in its last state.
 
         Raises:
             NotFoundError: as ``visible``.
@@ -143,16 +145,18 @@ class Calls:
         if active is not None:
             active.feed.watchers += 1
         try:
-            async for event in self._follow(row, active, number):
-                if isinstance(event.payload, Finished):
-                    yield event, await self._parts.store.read(lambda tx: self.view(tx, self._row(tx, call_id)))
+            async for events in self._follow(row, active, number):
+                told: Told = [(event, None) for event in events]
+                if isinstance(events[-1].payload, Finished):
+                    view = await self._parts.store.read(lambda tx: self.view(tx, self._row(tx, call_id)))
+                    yield [*told[:-1], (events[-1], view)]
                     return
-                yield event, None
+                yield told
         finally:
             if active is not None:
                 active.feed.watchers -= 1
 
-    async def _follow(self, row: CallRow, active: ActiveCall | None, number: int) -> AsyncIterator[CallEvent]:
+    async def _follow(self, row: CallRow, active: ActiveCall | None, number: int) -> AsyncIterator[list[CallEvent]]:
         while True:
             events = active.feed.recent(number) if active else []
             if not events and (active is None or number <= active.feed.last):
@@ -160,9 +164,9 @@ class Calls:
             for event in events:
                 if event.number != number:
                     raise DataLossError(f"event {number} of calls/{row.id} is missing", reason="EVENT_MISSING")
-                yield event
                 number += 1
             if events:
+                yield events
                 continue
             if active is None:
                 raise stalled(row.id)

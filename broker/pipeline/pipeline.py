@@ -10,7 +10,7 @@ from typing import Self
 import structlog
 
 from broker.domain.call import RESTING_STATES, CallRequest, PolicyRequest
-from broker.domain.events import CallEvent, CallView
+from broker.domain.events import CallView
 from broker.domain.identity import Caller
 from broker.domain.run import EndCause
 from broker.errors import UnavailableError
@@ -19,7 +19,7 @@ from broker.pipeline.admission import Admission, Admitted
 from broker.pipeline.approval_sight import ApprovalSight
 from broker.pipeline.approvals import Approvals
 from broker.pipeline.blobs import Blobs
-from broker.pipeline.calls import Calls
+from broker.pipeline.calls import Calls, Told
 from broker.pipeline.checks import tool_tier
 from broker.pipeline.execution import Execution
 from broker.pipeline.feed import stalled
@@ -112,8 +112,8 @@ class Pipeline:
 
     async def run(
         self, caller: Caller, request: CallRequest, deadline_passed: Callable[[], bool]
-    ) -> AsyncGenerator[tuple[CallEvent, CallView | None], None]:
-        """Admits a call and follows it to its end. Whose stream breaks has a moment to watch the call again; then, or
+    ) -> AsyncGenerator[Told, None]:
+        """Admits a call and follows it to its end, as ``Calls.attend``. Whose stream breaks has a moment to watch the call again; then, or
         at once where the deadline has passed, the call is cancelled.
 
         Raises:

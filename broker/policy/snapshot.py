@@ -23,6 +23,7 @@ from broker.policy.rows import (
     APPROVE,
     CALL,
     DEFAULT_DENY,
+    DENY,
     EVALUATION_ERROR,
     NO_WORKSPACE,
     RPC,
@@ -168,6 +169,27 @@ class Snapshot:
     def candidates(self, request: PolicyRequest) -> int:
         """How many rows casbin is asked to evaluate for a question: independent of the policy's size."""
         return len(self._candidates(request, self._graph.closure(request.subject, request.workspace)))
+
+    def highest_tier(self, holds: frozenset[str], workspace: str, obj: str, action: str) -> int:
+        """The highest tier at which an asker may do something, or -1 where it may at none.
+
+        What a rule's tier or object can't decide is decided here in plain code, without casbin, so that it can be asked
+        about an asker whom nobody is, such as the holder of one role alone. A test holds it equal to ``decide``.
+
+        Args:
+            holds: the asker and its roles there, as ``holds`` gives them.
+            workspace: where.
+            obj: what.
+            action: what is to be done to it.
+        """
+        highest = -1
+        for index in self._candidates(PolicyRequest("", workspace, obj, action, Tier.INTERNAL), holds):
+            rule = self.table[index]
+            if rule.effect == DENY:
+                return -1
+            if rule.obj != ANY or star_allows(obj):
+                highest = max(highest, int(rule.tier))
+        return highest
 
     def _decide(self, request: PolicyRequest) -> Decision:
         check_request(request)

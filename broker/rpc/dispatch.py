@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 import structlog
@@ -22,7 +22,7 @@ from grpc_status import rpc_status
 
 from broker.domain.identity import Caller
 from broker.errors import BrokerError, DeadlineError, InternalError, InvalidArgumentError
-from broker.rpc.guard import Check, Guard, Places, guarded, unhurried
+from broker.rpc.guard import Check, Places, guarded, unhurried, watched
 from broker.rpc.status import to_status
 from broker.rpc.workspaces import named_workspace
 
@@ -146,12 +146,11 @@ class _Method:
         async def answer() -> None:
             entered = await self._enter(request, context)
             replies: AsyncGenerator[Message, None] = self._call(*entered.arguments)
-            async with (
-                Guard(replies, entered.check, self._bounds.recheck_s) as guard,
-                _Writer(context, entered.check, self._bounds.recheck_s) as writer,
-            ):
-                async for reply in guard.iterate():
-                    await writer.write(reply.SerializeToString())
+            # Whoever doesn't read holds a reply up for as long as they like, but they are checked meanwhile.
+            with watched(entered.check, self._bounds.recheck_s):
+                async with aclosing(replies):
+                    async for reply in replies:
+                        await context.write(reply.SerializeToString())
 
         await _reporting(answer, self._name, context)
 
@@ -211,46 +210,6 @@ class _Method:
                 await self._gate.authorise(caller, self._name, workspace)
 
         return check
-
-
-class _Writer:
-    """Writes one reply while the next is made; never more than one is on its way.
-
-    A caller who doesn't read holds a reply up for as long as it likes, but it is checked again meanwhile.
-    """
-
-    def __init__(self, context: Context, check: Check, period_s: float) -> None:
-        self._context = context
-        self._check = check
-        self._period_s = period_s
-        self._last: asyncio.Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._last is None:
-            return
-        if kind is None:
-            await self._written()
-            return
-        if not issubclass(kind, asyncio.CancelledError):  # the caller of a stream that ends badly gets what it can
-            await asyncio.wait({self._last}, timeout=self._period_s)
-        self._last.cancel()
-        await asyncio.gather(self._last, return_exceptions=True)
-
-    async def write(self, data: bytes) -> None:
-        """Begins to write once what went before has been written."""
-        await self._written()
-        self._last = asyncio.ensure_future(self._context.write(data))
-
-    async def _written(self) -> None:
-        while self._last is not None and not self._last.done():
-            done, _ = await asyncio.wait({self._last}, timeout=self._period_s)
-            if not done:
-                await self._check()
-        if self._last is not None:
-            self._last.result()
 
 
 async def _reporting(answer: Callable[[], Awaitable[Any]], name: str, context: Context) -> Any:  # noqa: ANN401 - bytes or None, as the shape wants

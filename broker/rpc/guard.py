@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
-
-from google.protobuf.message import Message
+from typing import Any, TypeVar
 
 from broker.errors import DeadlineError, ResourceExhaustedError
 
@@ -16,44 +14,67 @@ Check = Callable[[], Awaitable[None]]
 """Raises where the caller has lost the right to what it does."""
 
 
-class Guard:
-    """Ends a stream of replies whose caller has lost the right to it, even while nothing is sent."""
+@contextmanager
+def watched(check: Check, period_s: float) -> Iterator[None]:
+    """A block whose caller is checked once a period, whatever it waits for; a check that fails ends it with its error."""
+    rounds = _Rounds(check, period_s)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if rounds.failure is None or rounds.undone():
+            raise
+        raise rounds.failure from None
+    else:
+        if rounds.failure is not None:
+            raise rounds.failure
+    finally:
+        rounds.end()
 
-    def __init__(self, replies: AsyncGenerator[Message, None], check: Check, period_s: float) -> None:
-        self._replies = replies
+
+class _Rounds:
+    """Checks once a period, and cancels the task that it was made in where a check fails. Most streams end before the
+    first check, and so cost no task.
+    """
+
+    def __init__(self, check: Check, period_s: float) -> None:
         self._check = check
         self._period_s = period_s
-        self._next: asyncio.Task[Message] | None = None
+        self._watched = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(period_s, self._begin)
+        self._look: asyncio.Task[None] | None = None
+        self._over = False
+        self.failure: BaseException | None = None
+        """What a check has failed with."""
 
-    async def __aenter__(self) -> Self:
-        return self
+    def undone(self) -> bool:
+        """Takes the cancellation of a failed check back; true where somebody else has cancelled the task too."""
+        return self._watched is not None and self._watched.uncancel() > 0
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
-        await self._replies.aclose()
+    def end(self) -> None:
+        """No more checks."""
+        self._over = True  # a callback may be on its way already
+        self._timer.cancel()
+        if self._look is not None:
+            self._look.cancel()
 
-    async def iterate(self) -> AsyncIterator[Message]:
-        """The replies, with the caller checked again at least once a period."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._period_s
-        while True:
-            self._next = self._next or asyncio.ensure_future(_anext(self._replies))
-            done, _ = await asyncio.wait({self._next}, timeout=max(0.0, due - loop.time()))
-            if loop.time() >= due:
-                await self._check()
-                due = loop.time() + self._period_s
-            if done:
-                finished, self._next = self._next, None
-                try:
-                    yield finished.result()
-                except StopAsyncIteration:
-                    return
+    def _begin(self) -> None:
+        self._look = asyncio.ensure_future(self._once())
+        self._look.add_done_callback(self._settle)
 
+    async def _once(self) -> None:
+        await self._check()
 
-async def _anext(replies: AsyncIterator[Message]) -> Message:
-    return await anext(replies)
+    def _settle(self, look: asyncio.Task[None]) -> None:
+        if look.cancelled():
+            return
+        error = look.exception()
+        if self._over:
+            return
+        self.failure = error
+        if error is None:
+            self._timer = asyncio.get_running_loop().call_later(self._period_s, self._begin)
+        elif self._watched is not None:
+            self._watched.cancel()
 
 
 async def guarded(work: Coroutine[Any, Any, T], check: Check, period_s: float) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 _DEADLINE_SLACK_S = 0.5
 """The caller's clock runs ahead of ours: its cancellation at the deadline may reach us shortly before."""
 _MAX_CHUNK = 1 << 20
+_MAX_JOINED = 256 * 1024
+"""Bytes of the events that one response holds together."""
 _PARSED_IN_PLACE = 32 * 1024
 """Longer arguments are read in another thread: a megabyte takes tens of milliseconds, which all others would wait."""
 
@@ -93,8 +95,10 @@ class ToolBrokerService:
             return deadline is not None and loop.time() >= deadline - _DEADLINE_SLACK_S
 
         async with aclosing(self._pipeline.run(caller, call, deadline_passed)) as events:
-            async for event, view in events:
-                yield tool_broker_pb2.RunToolCallResponse(event=wire.event_message(event, view))
+            async for told in events:
+                messages = [wire.event_message(event, view) for event, view in told]
+                for first, *more in _joined(messages, _MAX_JOINED if request.join_events else 0):
+                    yield tool_broker_pb2.RunToolCallResponse(event=first, more_events=more)
 
     async def WatchToolCall(  # noqa: N802 - the wire's name
         self, caller: Caller, request: tool_broker_pb2.WatchToolCallRequest, _: Context
@@ -102,8 +106,9 @@ class ToolBrokerService:
         """Streams a call's events from a number on."""
         call_id = wire.resource_id(request.name, "calls")
         async with aclosing(self._pipeline.calls.watch(caller, call_id, request.first_event)) as events:
-            async for event, view in events:
-                yield tool_broker_pb2.WatchToolCallResponse(event=wire.event_message(event, view))
+            async for told in events:
+                for event, view in told:
+                    yield tool_broker_pb2.WatchToolCallResponse(event=wire.event_message(event, view))
 
     async def GetToolCall(  # noqa: N802 - the wire's name
         self, caller: Caller, request: tool_broker_pb2.GetToolCallRequest, _: Context
@@ -185,6 +190,20 @@ async def _chunks(requests: AsyncIterator[tool_broker_pb2.UploadBlobRequest]) ->
         if len(request.chunk) > _MAX_CHUNK:
             raise wire.refuse("chunk", f"is {len(request.chunk)} bytes long; the limit is {_MAX_CHUNK}", "TOO_LARGE")
         yield request.chunk
+
+
+def _joined(messages: Sequence[call_pb2.ToolCallEvent], limit: int) -> Iterator[list[call_pb2.ToolCallEvent]]:
+    """The messages in groups of at most ``limit`` bytes, or of one."""
+    group: list[call_pb2.ToolCallEvent] = []
+    size = 0
+    for message in messages:
+        size += message.ByteSize()
+        if group and size > limit:
+            yield group
+            group, size = [], message.ByteSize()
+        group.append(message)
+    if group:
+        yield group
 
 
 def _page(items: Sequence[T], size: int) -> tuple[Sequence[T], T | None]:

@@ -32,7 +32,7 @@ _MASKED = (
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _MAX_TEXT = 200
 
-_NAMED_OF_CONFIG = frozenset({"User", "Env", "Entrypoint", "Cmd", "Hostname", "WorkingDir", "Healthcheck"})
+_NAMED_OF_CONFIG = frozenset({"User", "Env", "Hostname", "WorkingDir", "Healthcheck"})
 _NAMED_OF_HOST = frozenset(
     {
         "Binds",
@@ -79,6 +79,9 @@ _WITHOUT_SAY = frozenset(
         # Under what name the image was asked for: the report's own `Image` is the image that it is.
         "Config.Image",
         "Config.Labels",
+        # What process 1 was made of: the report's own `Path` and `Args` are what it is.
+        "Config.Entrypoint",
+        "Config.Cmd",
         # How the runner's stream is attached; where it isn't, no runner answers.
         "Config.AttachStdin",
         "Config.AttachStdout",
@@ -110,7 +113,6 @@ def read_facts(report: Report) -> ContainerFacts:
     config, host = _object(report.get("Config")), _object(report.get("HostConfig"))
     environment = sorted(_words(config.get("Env")))
     joined = _object(_object(report.get("NetworkSettings")).get("Networks"))
-    restart = _object(host.get("RestartPolicy"))
     return ContainerFacts(
         image=_text(report.get("Image")),
         runtime=_text(host.get("Runtime")),
@@ -125,11 +127,11 @@ def read_facts(report: Report) -> ContainerFacts:
         cap_drop=_capabilities(host.get("CapDrop")),
         privileged=_is_on(host.get("Privileged")),
         security=_security(report, host),
-        read_only_root=_is_on(host.get("ReadonlyRootfs")),
+        read_only_root=host.get("ReadonlyRootfs") is True,
         mounts=_mounts(report, host),
         devices=_devices(host),
         network_mode=_text(host.get("NetworkMode")),
-        networks=tuple(sorted(str(name) for name in joined if name != "none")),
+        networks=tuple(sorted(_text(name) for name in joined if name != "none")),
         namespaces=Namespaces(
             pid=_text(host.get("PidMode")) or "private",
             ipc=_text(host.get("IpcMode")) or "engine",
@@ -152,7 +154,7 @@ def read_facts(report: Report) -> ContainerFacts:
         oom_kill_disabled=_is_on(host.get("OomKillDisable")),
         oom_score=_int(host.get("OomScoreAdj")),
         log_driver=_text(_object(host.get("LogConfig")).get("Type")),
-        restart=_text(restart.get("Name")) or "no",
+        restart=_restart(host.get("RestartPolicy")),
         auto_remove=_is_on(host.get("AutoRemove")),
         init=_is_on(host.get("Init")),
         healthcheck=_words(_object(config.get("Healthcheck")).get("Test")),
@@ -236,7 +238,8 @@ def _lacking(wanted: Iterable[str], host: Report, field: str) -> tuple[str, ...]
 def _mounts(report: Report, host: Report) -> tuple[Mount, ...]:
     """What the engine says that it mounted, and what it was asked for where it doesn't."""
     found: dict[str, Mount] = {}
-    for target, options in _object(host.get("Tmpfs")).items():
+    for name, options in _object(host.get("Tmpfs")).items():
+        target = _text(name)
         found[target] = Mount(target, "tmpfs", "", _options(_text(options)))
     for entry in map(_object, _list(report.get("Mounts"))):
         target = _text(entry.get("Destination"))
@@ -258,6 +261,12 @@ def _options(text: str) -> tuple[str, ...]:
     return tuple(sorted({option for option in text.split(",") if option}))
 
 
+def _restart(value: object) -> str:
+    if isinstance(value, Mapping) and "Name" in value:
+        return _text(value["Name"]) or "no"
+    return "no" if _is_unset(value) else _shown(value)
+
+
 def _devices(host: Report) -> tuple[str, ...]:
     parts = ("Devices", "DeviceRequests", "DeviceCgroupRules")
     return tuple(sorted(_shown(item) for part in parts for item in _list(host.get(part))))
@@ -276,7 +285,7 @@ def _capabilities(value: object) -> tuple[str, ...]:
 
 def _rest(part: str, fields: Report, named: frozenset[str]) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
-        known = f"{part}.{name}"
+        known = f"{part}.{_text(name)}"
         if name in named or known in _WITHOUT_SAY or _is_unset(value) or _is_default(known, value):
             continue
         yield known, _shown(value)

@@ -7,6 +7,7 @@ guessed. Both cgroup versions are read.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,11 @@ _PLACES = (
     "docker/{}",
 )
 """Of cgroup v1 and v2, as the engine makes them by itself or has systemd make them."""
+_V1_MEMORY = ("memory.max_usage_in_bytes", "memory.oom_control")
+_V2_MEMORY = ("memory.peak", "memory.events")
+_V1_FILES = (*(("memory", name) for name in _V1_MEMORY), ("pids", "pids.events"))
+_V2_FILES = (*_V2_MEMORY, "pids.events")
+_MAX_TEXT = 4096
 _NS = 1e9
 _US = 1e6
 
@@ -51,7 +57,7 @@ def find_process(container_id: str, cgroups: Path = _CGROUPS) -> int:
 
 
 class HostEvidence:
-    """Reads the counters of one container.
+    """Reads the counters of one container; opens them when it is made, for a call waits while they are read.
 
     Args:
         pid: process id of the container's process 1, in this host's numbering.
@@ -62,59 +68,63 @@ class HostEvidence:
 
     def __init__(self, pid: int, container_id: str, *, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> None:
         self._folders: list[int] = []
-        self._v1: dict[str, Path] = {}
-        self._v2: Path | None = None
-        for line in _text(proc / str(pid) / "cgroup").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if container_id not in path or ".." in path.split("/"):
-                continue
-            for controller in controllers.split(","):
-                if controller:
-                    self._v1[controller] = cgroups / controller / path.lstrip("/")
-                else:
-                    self._v2 = cgroups / path.lstrip("/")
-        if self._v1 or self._v2:
+        self._files: dict[str, int] = {}
+        v1, v2 = _cgroups_of(container_id, _text(proc / str(pid) / "cgroup"), cgroups)
+        self._is_v1 = "memory" in v1
+        if "cpuacct" in v1:
+            self._open_file(v1["cpuacct"], "cpuacct.usage")
+        elif v2:
+            self._open_file(v2, "cpu.stat")
+        if self._is_v1:
+            for controller, name in _V1_FILES:
+                self._open_file(v1.get(controller), name)
+        else:
+            for name in _V2_FILES:
+                self._open_file(v2, name)
+        if v1 or v2:
             self._open_folders(proc / str(pid) / "root")
 
     def sample(self) -> Counters:
         """Reads everything now."""
         disk, inodes = self._full()
-        if "memory" in self._v1:
-            return Counters(
-                cpu_s=self.cpu_s(),
-                memory_peak_bytes=_number(self._v1["memory"], "memory.max_usage_in_bytes"),
-                oom_kills=_keyed(self._v1["memory"], "memory.oom_control", "oom_kill"),
-                forks_refused=_keyed(self._v1.get("pids"), "pids.events", "max"),
-                disk_full=disk,
-                inodes_full=inodes,
-            )
+        peak, kills = _V1_MEMORY if self._is_v1 else _V2_MEMORY
         return Counters(
             cpu_s=self.cpu_s(),
-            memory_peak_bytes=_number(self._v2, "memory.peak"),
-            oom_kills=_keyed(self._v2, "memory.events", "oom_kill"),
-            forks_refused=_keyed(self._v2, "pids.events", "max"),
+            memory_peak_bytes=self._number(peak),
+            oom_kills=self._keyed(kills, "oom_kill"),
+            forks_refused=self._keyed("pids.events", "max"),
             disk_full=disk,
             inodes_full=inodes,
         )
 
     def cpu_s(self) -> float | None:
         """The processor time so far, in seconds."""
-        if "cpuacct" in self._v1:
-            return _scaled(_number(self._v1["cpuacct"], "cpuacct.usage"), _NS)
-        return _scaled(_keyed(self._v2, "cpu.stat", "usage_usec"), _US)
+        if "cpuacct.usage" in self._files:
+            return _scaled(self._number("cpuacct.usage"), _NS)
+        return _scaled(self._keyed("cpu.stat", "usage_usec"), _US)
 
     def close(self) -> None:
-        """Lets go of the container's folders."""
-        while self._folders:
-            os.close(self._folders.pop())
+        """Lets go of the container's folders and counters."""
+        self._close_folders()
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _open_file(self, folder: Path | None, name: str) -> None:
+        if folder is not None:
+            with suppress(OSError):  # this kernel doesn't have it: unknown
+                self._files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
 
     def _open_folders(self, root: Path) -> None:
         for name in _FOLDERS:
             try:
                 self._folders.append(os.open(root / name, os.O_PATH | os.O_DIRECTORY))
             except OSError:
-                self.close()
+                self._close_folders()
                 return
+
+    def _close_folders(self) -> None:
+        while self._folders:
+            os.close(self._folders.pop())
 
     def _full(self) -> tuple[bool | None, bool | None]:
         if not self._folders:
@@ -122,25 +132,47 @@ class HostEvidence:
         facts = [os.fstatvfs(folder) for folder in self._folders]
         return any(item.f_bfree == 0 for item in facts), any(item.f_ffree == 0 for item in facts)
 
+    def _number(self, name: str) -> int | None:
+        text = self._read(name).strip()
+        return int(text) if text.isdigit() else None
+
+    def _keyed(self, name: str, key: str) -> int | None:
+        for line in self._read(name).splitlines():
+            found, _, value = line.partition(b" ")
+            if found == key.encode() and value.strip().isdigit():
+                return int(value)
+        return None
+
+    def _read(self, name: str) -> bytes:
+        """A counter as it is now; nothing where it is unknown, or its cgroup is gone."""
+        file = self._files.get(name)
+        try:
+            return b"" if file is None else os.pread(file, _MAX_TEXT, 0)
+        except OSError:
+            return b""
+
+
+def _cgroups_of(container_id: str, listing: str, cgroups: Path) -> tuple[dict[str, Path], Path | None]:
+    """The folders of a process's cgroups of version 1, by controller, and of version 2; none that are another's."""
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in listing.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if container_id not in path or ".." in path.split("/"):
+            continue
+        for controller in controllers.split(","):
+            if controller:
+                v1[controller] = cgroups / controller / path.lstrip("/")
+            else:
+                v2 = cgroups / path.lstrip("/")
+    return v1, v2
+
 
 def _text(path: Path) -> str:
     try:
         return path.read_text("ascii")
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _number(folder: Path | None, name: str) -> int | None:
-    text = _text(folder / name).strip() if folder else ""
-    return int(text) if text.isdigit() else None
-
-
-def _keyed(folder: Path | None, name: str, key: str) -> int | None:
-    for line in _text(folder / name).splitlines() if folder else ():
-        found, _, value = line.partition(" ")
-        if found == key and value.strip().isdigit():
-            return int(value)
-    return None
 
 
 def _scaled(value: int | None, unit: float) -> float | None:

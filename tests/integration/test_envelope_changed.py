@@ -36,7 +36,7 @@ async def _waiting(client: AsyncBroker) -> Call:
     raise AssertionError("the tool never spoke")
 
 
-async def _refused(client: AsyncBroker, state: Path, call: Call) -> None:
+async def _refused(client: AsyncBroker, state: Path, call: Call, why: str) -> None:
     async for _ in client.watch(call):
         pass
     ended = await client.get_call(call)
@@ -45,6 +45,7 @@ async def _refused(client: AsyncBroker, state: Path, call: Call) -> None:
     assert ended.outcome is not None
     assert ended.outcome.cause is EndCause.POLICY
     assert "ENVELOPE_CHANGED" in ended.outcome.detail
+    assert ended.outcome.detail.endswith(f" instead of {ended.envelope_digest}: {why}")
     types = [item["type"] for item in ledger(state, "--call", call.name.removeprefix("calls/"))]
     assert types == ["decision", "outcome"]
 
@@ -57,7 +58,7 @@ async def test_another_runtime_than_was_admitted(state: Path) -> None:
     (state / "settings.yaml").write_text(yaml.safe_dump({**settings, "runtime_by_tier": {1: "runc"}}), "utf-8")
     with serving(state) as served:
         async with served.client() as client:
-            await _refused(client, state, waiting)
+            await _refused(client, state, waiting, "runtime differs")
             assert (await client.get_tool("python.run", "demo")).runtime == "runc"
             assert (await client.run("python.run", {"code": "print(2)"})).succeeded
 
@@ -72,4 +73,4 @@ async def test_a_record_of_another_envelope(state: Path) -> None:
         assert database.execute(change, (f"sha256:{'0' * 64}", identifier)).rowcount == 1
     with serving(state) as served:
         async with served.client() as client:
-            await _refused(client, state, waiting)
+            await _refused(client, state, waiting, "the kept envelope is the same, its record isn't")

@@ -66,7 +66,25 @@ def test_the_fast_path_of_any_value_gives_the_reference_bytes(value: object) -> 
 
 
 @pytest.mark.parametrize(
-    "number", [0.0, -0.0, 1.0, 0.1, 1e-4, 1e-5, 1e15 + 0.5, 1e16, 1e21, 1.5e300, 5e-324, 2**53 - 1.0]
+    "number",
+    [
+        0.0,
+        -0.0,
+        1.0,
+        0.1,
+        1e-3,
+        1e-3 - 1e-19,
+        1e-4,
+        1e-5,
+        1e15 + 0.5,
+        2.0**52 - 0.5,
+        2.0**53,
+        1e16,
+        1e21,
+        1.5e300,
+        5e-324,
+        2**53 - 1.0,
+    ],
 )
 def test_floats_at_the_borders_of_the_fast_path(number: float) -> None:
     assert canonical([number, -number]) == rfc8785.dumps([number, -number])

@@ -13,7 +13,8 @@ from broker.domain.container_facts import facts_bytes
 from broker.domain.run import EgressKind, EgressRule, Limits, Profile
 from broker.errors import FailedPreconditionError
 from broker.sandbox.engine import Engine
-from tests.sandbox_support import LIMITS, finish, leased, profile, python
+from broker.sandbox.job_frames import frame_digest
+from tests.sandbox_support import LIMITS, finish, gather, given, leased, profile, python
 
 pytestmark = pytest.mark.docker
 
@@ -98,3 +99,25 @@ async def test_a_container_that_is_gone_has_none_either(engine: Engine) -> None:
     with pytest.raises(FailedPreconditionError) as caught:
         await lease.observe()
     assert caught.value.reason == "ENGINE_NOT_FOUND"
+
+
+async def test_a_job_that_is_not_the_approved_one_is_not_handed_over(engine: Engine) -> None:
+    approved, other = python("print(1)"), python("print(2)")
+    async with leased(engine, await profile(engine)) as lease:
+        with pytest.raises(FailedPreconditionError) as caught:
+            await gather(lease, lease.run(other, frame_digest=frame_digest(approved)))
+        assert caught.value.reason == "ENVELOPE_CHANGED"
+        assert caught.value.metadata["field"] == "job_frame"
+        assert await lease.ready()  # it has heard nothing
+        done = await gather(lease, lease.run(approved, frame_digest=frame_digest(approved)))
+    assert done.text == "1\n"
+
+
+async def test_a_file_that_is_not_the_approved_one_keeps_the_tool_from_starting(engine: Engine) -> None:
+    file = replace(given("x", b"data"), digest=f"sha256:{'0' * 64}")
+    async with leased(engine, await profile(engine)) as lease:
+        events = lease.run(python("print(open('x').read())", files=(file,)))
+        with pytest.raises(FailedPreconditionError) as caught:
+            await anext(events)
+    assert caught.value.reason == "ENVELOPE_CHANGED"
+    assert caught.value.metadata["field"] == "files[x]"

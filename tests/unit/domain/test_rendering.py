@@ -242,6 +242,13 @@ def test_a_file_that_is_not_shown_says_so() -> None:
     assert field(text, "File") == "a.bin"
 
 
+def test_files_may_come_in_any_order() -> None:
+    envelope = approval_envelope(files={"a.txt": "1", "b.txt": "22"})
+    envelope["files"] = list(reversed(envelope["files"]))  # type: ignore[arg-type]
+    text = render(envelope)
+    assert [block(text, "Content", number) for number in (0, 1)] == ["22", "1"]
+
+
 def test_irreversible_is_in_capitals() -> None:
     assert "IRREVERSIBLE" in render(approval_envelope())
     assert "IRREVERSIBLE" not in render(approval_envelope() | {"reversibility": "exact"})

@@ -35,8 +35,8 @@ def test_the_text_is_the_one_on_file(name: str) -> None:
 def test_the_summaries() -> None:
     assert [summary(envelope) for envelope in CASES.values()] == [
         "CALL, files.write, in ops, tier 4, asked by agent:scout",
-        "WORKFLOW, night-shift, tier 4, asked by agent:scout",
-        "ADMINISTRATION, policy.change, night-shift, tier 4, asked by agent:scout",
+        "WORKFLOW, night-shift, in -, tier 4, asked by agent:scout",
+        "ADMINISTRATION, policy.change, night-shift, in -, tier 4, asked by agent:scout",
         "RUNBOOK, files.write, in ops, tier 4, asked by agent:scout",
-        "REVIEW, policy.change, night-shift, tier 4, asked by agent:scout",
+        "REVIEW, policy.change, night-shift, in -, tier 4, asked by agent:scout",
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from broker.cli import main
 from broker.cli.policy import app
 from broker.errors import InvalidArgumentError
 from broker.policy.default import default_policy
@@ -131,3 +132,42 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         done = RUNNER.invoke(app, arguments)
         assert isinstance(done.exception, InvalidArgumentError)
         assert done.exception.reason == "POLICY_UNREADABLE"
+
+
+def compared(file: Path, new: str, *, lines: bool = False) -> tuple[int, str]:
+    other = file.parent / "new.csv"
+    other.write_text(new, "utf-8")
+    asked = ["policy", "diff", str(other), "--state", str(file.parent.parent), *([] if lines else ["--json"])]
+    done = RUNNER.invoke(main.app, asked)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout
+
+
+def test_diff_says_what_widens_and_exits_with_1_where_it_is_sensitive(file: Path) -> None:
+    new = file.read_text("utf-8") + "g, human:ann, role:approver, *\n"
+    code, shown = compared(file, new)
+    found = json.loads(shown)
+    assert (code, found["sensitive"]) == (1, True)
+    assert found["grants_added"] == ["human:ann now holds role:approver in every workspace"]
+    assert [(item["kind"], item["row"]) for item in found["widens"]] == [("approver", "g, human:ann, role:approver, *")]
+    code, shown = compared(file, new, lines=True)
+    assert code == 1
+    assert "WIDENS (two-person rule) human:ann may now approve" in shown
+
+
+def test_diff_exits_with_0_where_nothing_sensitive_widens(file: Path) -> None:
+    old = file.read_text("utf-8")
+    code, shown = compared(file, old, lines=True)
+    assert (code, shown) == (0, "It widens nothing.\n")
+    code, shown = compared(file, old + "g, agent:scout, role:analyst, finance\n", lines=True)
+    assert code == 0
+    assert "WIDENS agent:scout may now call data.query in finance up to tier 2" in shown
+    code, shown = compared(file, old.replace("text.search, call, 2", "text.search, call, 1"))
+    assert (code, json.loads(shown)["widens"]) == (0, [])
+    assert json.loads(shown)["rules_changed"] == ['analyst-text-search changed: its tier "2" becomes "1"']
+
+
+def test_diff_refuses_a_file_that_may_not_go_live(file: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="no tool shel"):
+        compared(file, file.read_text("utf-8").replace("shell.run, call, 4", "shel.run, call, 4"))

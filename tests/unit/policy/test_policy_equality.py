@@ -153,6 +153,20 @@ def test_the_conditions_that_explain_names_are_those_that_casbin_checks() -> Non
             assert decision.allowed == (bool(allows) and not denies)
 
 
+def test_the_highest_tier_is_where_casbin_stops_allowing() -> None:
+    allowed = 0
+    for seed in range(50):
+        dice = seeded(seed)
+        snapshot = Snapshot.load(random_policy(dice))
+        for _ in range(50):
+            request = random_request(dice)
+            holds = snapshot.holds(request.subject, request.workspace)
+            highest = snapshot.highest_tier(holds, request.workspace, request.obj, request.action)
+            assert snapshot.decide(request).allowed == (request.tier <= highest)
+            allowed += request.tier <= highest
+    assert allowed > 100
+
+
 def test_the_longest_chain_of_roles_that_is_accepted_is_followed_by_plain_casbin_too(tmp_path: Path) -> None:
     names = [f"role:c{number}" for number in range(9)]
     chain = "".join(f"g, {low}, {high}, *\n" for low, high in itertools.pairwise(names))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.errors import DeadlineError, ResourceExhaustedError, UnauthenticatedError
-from broker.rpc.guard import Places, guarded, unhurried
+from broker.rpc.guard import Places, guarded, unhurried, watched
 
 
 async def passes() -> None:
@@ -87,3 +87,49 @@ def test_places_are_counted_by_caller_and_given_back() -> None:
         assert (caught.value.reason, caught.value.retry_after_s) == ("UPLOADS_BUSY", 1.0)
     with places.one("a"), places.one("a"):
         pass
+
+
+async def test_a_block_whose_caller_is_revoked_ends_with_that_error_whatever_it_waits_for() -> None:
+    checks = 0
+
+    async def revoked_at_the_second() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 2:
+            raise UnauthenticatedError("revoked", reason="IDENTITY_REVOKED")
+
+    with pytest.raises(UnauthenticatedError), watched(revoked_at_the_second, 0.01):
+        await asyncio.Event().wait()
+    await asyncio.sleep(0)  # nothing of the cancellation is left
+    assert checks == 2
+
+
+async def test_a_watched_block_that_is_cancelled_by_others_stays_cancelled() -> None:
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        with watched(passes, 0.01):
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(block())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_watched_block_is_checked_no_more_once_it_has_ended() -> None:
+    checks = 0
+    checked = asyncio.Event()
+
+    async def counted() -> None:
+        nonlocal checks
+        checks += 1
+        checked.set()
+
+    with watched(counted, 0.01):
+        await checked.wait()
+    seen = checks
+    await asyncio.sleep(0.05)
+    assert checks == seen

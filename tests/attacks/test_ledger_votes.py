@@ -1,0 +1,593 @@
+"""An operator with all of the broker's code writes what people never agreed to; the ledger's chain is right, the votes aren't."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from broker.domain.canonical import JsonObject, digest
+from broker.domain.requirement import RoleCount
+from broker.ledger.source import Row
+from broker.ledger.verdict import Verdict
+from broker.ledger.verifier import verify
+from tests.ledger_world import data_of
+from tests.signing_support import NumberedSigner
+from tests.votes_world import (
+    ADA,
+    APPROVAL,
+    BOB,
+    BOT,
+    BY_CHAT,
+    CALL,
+    CYD,
+    DAN,
+    EVE,
+    LINEAGE,
+    REQUIREMENT,
+    Story,
+    id_of,
+    signer_of,
+)
+
+OTHER = "apv_01k00000000000000000000002"
+
+
+def founded() -> Story:
+    return Story().found()
+
+
+def asked(**changes: Any) -> Story:  # noqa: ANN401 - arguments of ask
+    story = founded()
+    story.ask(**changes)
+    return story
+
+
+def used(story: Story, *votes: int, **named: Any) -> Story:  # noqa: ANN401 - arguments of begin
+    story.close(*votes)
+    story.begin(*votes, **named)
+    return story
+
+
+def honest() -> Story:
+    """All that is right: calls by signatures and by a bot, a withdrawal, a denial, a revocation, administration, a workflow."""
+    story = founded().run(ADA, BOB)
+    story.ask(OTHER, requirement=BY_CHAT)
+    story.vote(ADA, OTHER)
+    story.vote(ADA, OTHER, "withdraw")
+    votes = [story.vote(CYD, OTHER, bot=True), story.vote(ADA, OTHER)]
+    story.close(*votes, approval=OTHER)
+    story.begin(*votes, approval=OTHER)
+    third, fourth, fifth, sixth = (f"apv_01k0000000000000000000000{number}" for number in range(3, 7))
+    story.ask(third)
+    story.close(story.vote(DAN, third, "deny"), approval=third, state="DENIED")
+    story.revoke(CYD)
+    story.ask(fourth, kind="ADMINISTRATION", subject="key.enroll")
+    votes = [story.vote(ADA, fourth), story.vote(BOB, fourth)]
+    story.enrol(EVE, approval=fourth)
+    story.close(*votes, approval=fourth)
+    story.ask(
+        fifth,
+        kind="WORKFLOW",
+        subject="nightly",
+        tier=2,
+        requirement=replace(REQUIREMENT, people=1, roles=(RoleCount("a", 1),), min_signed=1),
+    )
+    vote = story.vote(DAN, fifth)
+    story.close(vote, approval=fifth)
+    story.begin(
+        vote, approval=fifth, kind="workflow.approved", tier=2, workflow={"id": "nightly", "version": digest(b"w")}
+    )
+    story.ask(sixth, kind="RUNBOOK", subject=sixth)
+    votes = [story.vote(ADA, sixth), story.vote(DAN, sixth)]
+    story.close(*votes, approval=sixth)
+    story.begin(*votes, approval=sixth, call="call_01k0000000000000000000000z")
+    story.append("intent", {"call_id": "call_x", "tier": 1})
+    return story
+
+
+def test_what_is_right_is_found_right() -> None:
+    report = honest().report()
+    assert report.verdict is Verdict.OK, report.place
+    assert report.votes is not None
+    assert (report.votes.acts, report.votes.votes, report.votes.signatures) == (5, 12, 15)
+    assert [(item.person, item.key) for item in report.votes.attested] == [(CYD, id_of(signer_of(BOT)))]
+
+
+def intent_without_approvals() -> Story:
+    story = founded()
+    story.append("intent", {"call_id": CALL, "tier": 4, "lineage": LINEAGE})
+    return story
+
+
+def intent_with_an_empty_list() -> Story:
+    story = founded()
+    story.append("intent", {"call_id": CALL, "tier": 4, "lineage": LINEAGE, "approvals": []})
+    return story
+
+
+def intent_that_says_no_tier() -> Story:
+    story = founded()
+    story.append("intent", {"call_id": CALL, "lineage": LINEAGE})
+    return story
+
+
+def intent_of_a_tier_that_is_none() -> Story:
+    story = founded()
+    story.append("intent", {"call_id": CALL, "tier": "1", "lineage": LINEAGE})
+    return story
+
+
+def undo_without_approvals() -> Story:
+    story = founded()
+    story.append("undo.intent", {"call_id": CALL, "tier": 4})
+    return story
+
+
+def one_person() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA))
+
+
+def one_person_with_a_weak_requirement() -> Story:
+    story = asked(requirement=replace(REQUIREMENT, people=1, roles=(RoleCount("approver", 1),), min_signed=1))
+    return used(story, story.vote(ADA))
+
+
+def one_person_counted_twice() -> Story:
+    story = asked()
+    vote = story.vote(ADA)
+    return used(story, vote, vote)
+
+
+def one_person_with_two_votes() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(ADA))
+
+
+def one_person_with_two_keys() -> Story:
+    second = NumberedSigner(200)
+    story = Story()
+    story.enrol(ADA, signer=second)
+    story.found()
+    story.ask()
+    first = story.vote(ADA)
+    again = replace(story.statement(ADA), key=id_of(second))
+    return used(story, first, story.cast(again, signer=second))
+
+
+def withdrawn_vote() -> Story:
+    story = asked()
+    votes = [story.vote(ADA), story.vote(BOB)]
+    story.vote(BOB, decision="withdraw")
+    return used(story, *votes)
+
+
+def withdrawn_vote_played_in_again() -> Story:
+    story = asked()
+    first, statement = story.vote(ADA), story.statement(BOB)
+    story.cast(statement)
+    story.vote(BOB, decision="withdraw")
+    return used(story, first, story.cast(statement))
+
+
+def denied_and_used() -> Story:
+    story = asked()
+    votes = [story.vote(ADA), story.vote(BOB)]
+    story.vote(CYD, decision="deny")
+    return used(story, *votes)
+
+
+def denial_counted_as_a_vote() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB, decision="deny"))
+
+
+def forged_signature() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.cast(story.statement(BOB), signer=signer_of(EVE)))
+
+
+def vote_by_anothers_key() -> Story:
+    story = asked()
+    statement = replace(story.statement(BOB), key=id_of(signer_of(CYD)))
+    return used(story, story.vote(ADA), story.cast(statement, signer=signer_of(CYD)))
+
+
+def vote_by_a_key_that_nobody_enrolled() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(EVE))
+
+
+def vote_by_a_revoked_key() -> Story:
+    story = asked()
+    story.revoke(BOB)
+    return used(story, story.vote(ADA), story.vote(BOB))
+
+
+def key_revoked_between_vote_and_use() -> Story:
+    story = asked()
+    votes = [story.vote(ADA), story.vote(BOB)]
+    story.revoke(BOB)
+    return used(story, *votes)
+
+
+def key_enrolled_after_the_vote() -> Story:
+    story = asked()
+    votes = [story.vote(ADA), story.vote(EVE)]
+    story.enrol(EVE)
+    return used(story, *votes)
+
+
+def vote_in_the_name_of_another() -> Story:
+    story = asked()
+    statement = story.statement(BOB)
+    return used(story, story.vote(ADA), story.cast(statement, person=CYD))
+
+
+def bots_word_as_a_persons_vote() -> Story:
+    story = asked()
+    story.append("vote", json.loads(data_of(_attested_row())))
+    return story
+
+
+def _attested_row() -> Row:
+    story = asked(requirement=BY_CHAT)
+    story.vote(ADA, bot=True)
+    return story.rows[-1]
+
+
+def bot_signs_as_a_person() -> Story:
+    story = asked()
+    statement = replace(story.statement(BOB), key=id_of(signer_of(BOT)))
+    return used(story, story.vote(ADA), story.cast(statement, signer=signer_of(BOT)))
+
+
+def person_attests_as_a_bot() -> Story:
+    story = asked(requirement=BY_CHAT)
+    statement = replace(story.statement(BOB, bot=True), key=id_of(signer_of(ADA)))
+    return used(story, story.vote(ADA), story.cast(statement, signer=signer_of(ADA)))
+
+
+def attested_where_it_may_not_count() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB, bot=True))
+
+
+def nobody_signs() -> Story:
+    story = asked(requirement=BY_CHAT)
+    return used(story, story.vote(ADA, bot=True), story.vote(BOB, bot=True))
+
+
+def vote_on_another_envelope() -> Story:
+    story = asked()
+    statement = replace(story.statement(BOB), envelope_digest=digest(b"another"))
+    return used(story, story.vote(ADA), story.cast(statement))
+
+
+def vote_on_another_text() -> Story:
+    story = asked()
+    statement = replace(story.statement(BOB), rendering_digest=digest(b"another"))
+    return used(story, story.vote(ADA), story.cast(statement))
+
+
+def vote_of_another_ledger() -> Story:
+    story = asked()
+    statement = replace(story.statement(BOB), origin="brk_other")
+    return used(story, story.vote(ADA), story.cast(statement))
+
+
+def vote_of_another_approval() -> Story:
+    story = asked()
+    story.ask(OTHER)
+    body: JsonObject = {"id": APPROVAL, "kind": "CALL", "state": "PENDING"}
+    statement = replace(story.statement(BOB), approval=OTHER)
+    return used(story, story.vote(ADA), story.cast(statement, approval=body))
+
+
+def vote_of_the_lineage() -> Story:
+    story = asked(excluded=(BOB,))
+    return used(story, story.vote(ADA), story.vote(BOB))
+
+
+def lineage_that_was_not_kept_out() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB), lineage={**LINEAGE, "on_behalf_of": BOB})
+
+
+def lineage_that_is_not_said() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB), lineage={})
+
+
+def vote_after_closing() -> Story:
+    story = asked()
+    story.close(story.vote(ADA), state="CANCELLED")
+    story.vote(BOB)
+    return story
+
+
+def used_after_it_was_cancelled() -> Story:
+    story = asked()
+    votes = [story.vote(ADA), story.vote(BOB)]
+    story.close(state="CANCELLED")
+    return used(story, *votes)
+
+
+def used_after_it_expired() -> Story:
+    story = founded()
+    story.ask(expires=story.now - timedelta(hours=1))
+    return used(story, story.vote(ADA), story.vote(BOB))
+
+
+def used_twice() -> Story:
+    story = founded().run(ADA, BOB)
+    story.begin(*_counted(story))
+    return story
+
+
+def used_twice_and_closed_twice() -> Story:
+    story = founded().run(ADA, BOB)
+    return used(story, *_counted(story))
+
+
+def _counted(story: Story) -> list[int]:
+    return [row.seq for row in story.rows if json.loads(data_of(row))["type"] == "vote" and isinstance(row.seq, int)]
+
+
+def begun_without_the_use() -> Story:
+    story = asked()
+    story.begin(story.vote(ADA), story.vote(BOB))
+    return story
+
+
+def another_call() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB), call="call_01k00000000000000000000009")
+
+
+def another_envelope_begins() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB), envelope_digest=digest(b"another"))
+
+
+def another_text_begins() -> Story:
+    story = asked()
+    return used(story, story.vote(ADA), story.vote(BOB), rendering_digest=digest(b"another"))
+
+
+def closed_on_another_envelope() -> Story:
+    story = asked()
+    story.close(story.vote(ADA), story.vote(BOB), envelope=digest(b"another"))
+    return story
+
+
+def another_tier() -> Story:
+    story = asked(tier=3)
+    return used(story, story.vote(ADA), story.vote(BOB))
+
+
+def votes_other_than_those_used() -> Story:
+    story = asked()
+    votes = [story.vote(ADA), story.vote(BOB), story.vote(CYD)]
+    story.close(*votes[:2])
+    story.begin(*votes[1:])
+    return story
+
+
+def votes_that_are_none() -> Story:
+    story = asked()
+    return used(story, 0, 1)
+
+
+def request_before_the_founding() -> Story:
+    story = Story()
+    for person in (ADA, BOB, CYD):
+        story.enrol(person)
+    return story.run(ADA, BOB)
+
+
+def founding_with_two_acceptances() -> Story:
+    story = Story()
+    for person in (ADA, BOB, CYD):
+        story.enrol(person)
+    story.accept(ADA)
+    story.accept(BOB)
+    story.complete(ADA, BOB)
+    return story.run(ADA, BOB)
+
+
+def founding_with_a_forged_acceptance() -> Story:
+    story = Story()
+    for person in (ADA, BOB, CYD):
+        story.enrol(person)
+    story.accept(ADA)
+    story.accept(BOB)
+    story.append("approver.accepted", {**json.loads(data_of(story.rows[-1])), "person": CYD})
+    return story
+
+
+def founding_of_other_keys() -> Story:
+    story = Story()
+    for person in (ADA, BOB, CYD):
+        story.enrol(person)
+    for person in (ADA, BOB, CYD):
+        story.accept(person)
+    story.enrol(EVE)
+    story.complete(ADA, BOB, CYD)
+    return story
+
+
+def acceptance_of_another_founding() -> Story:
+    story = Story()
+    story.enrol(ADA)
+    story.accept(ADA, founding=digest(b"another"))
+    return story
+
+
+def founding_twice() -> Story:
+    story = founded()
+    story.complete(ADA, BOB, CYD)
+    return story
+
+
+def key_enrolled_by_nobody() -> Story:
+    story = founded()
+    story.enrol(EVE)
+    return story
+
+
+def key_enrolled_by_one_person() -> Story:
+    story = asked(kind="ADMINISTRATION", subject="key.enroll")
+    story.vote(ADA)
+    story.enrol(EVE, approval=APPROVAL)
+    return story
+
+
+def key_enrolled_by_anothers_approval() -> Story:
+    story = asked(kind="ADMINISTRATION", subject="account.map")
+    story.vote(ADA)
+    story.vote(BOB)
+    story.enrol(EVE, approval=APPROVAL)
+    return story
+
+
+def two_keys_by_one_approval() -> Story:
+    story = asked(kind="ADMINISTRATION", subject="key.enroll")
+    story.vote(ADA)
+    story.vote(BOB)
+    story.enrol(EVE, approval=APPROVAL)
+    story.enrol(EVE, approval=APPROVAL, signer=NumberedSigner(200))
+    return story
+
+
+def administration_that_is_not_used_up() -> Story:
+    story = asked(kind="ADMINISTRATION", subject="key.enroll")
+    story.vote(ADA)
+    story.vote(BOB)
+    story.enrol(EVE, approval=APPROVAL)
+    story.close(state="CANCELLED")
+    return story
+
+
+def a_freeze_ended_by_nobody() -> Story:
+    story = founded()
+    story.append("unfrozen", {"scope": "all", "target": "", "by": EVE, "approval": ""})
+    return story
+
+
+def a_workflow_approved_by_nobody() -> Story:
+    story = founded()
+    story.append(
+        "workflow.approved", {"workflow": {"id": "nightly", "version": digest(b"w")}, "tier": 1, "approvals": []}
+    )
+    return story
+
+
+def key_of_another_id() -> Story:
+    story = Story()
+    story.append(
+        "key.enrolled",
+        {
+            **json.loads(data_of(_enrolled())),
+            "seq": 1,
+            "key": {"id": digest(b"x"), "kind": "approver", "public_key": "AAAA"},
+        },
+    )
+    return story
+
+
+def _enrolled() -> Row:
+    story = Story()
+    story.enrol(ADA)
+    return story.rows[-1]
+
+
+def key_enrolled_twice() -> Story:
+    story = Story()
+    story.enrol(ADA)
+    story.enrol(BOB, signer=signer_of(ADA))
+    return story
+
+
+ATTACKS: dict[Callable[[], Story], tuple[str, str]] = {
+    # What is done -> the member that is found, and a part of why.
+    intent_without_approvals: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    intent_with_an_empty_list: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    intent_that_says_no_tier: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    intent_of_a_tier_that_is_none: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    undo_without_approvals: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    one_person: ("approval.votes", "1 people have agreed to"),
+    one_person_with_a_weak_requirement: ("approval.votes", "1 people have agreed to"),
+    one_person_counted_twice: ("approval.votes", "1 people have agreed to"),
+    one_person_with_two_votes: ("approval.votes", "entry 11 is no vote for"),
+    one_person_with_two_keys: ("approval.votes", "entry 12 is no vote for"),
+    withdrawn_vote: ("approval.votes", "entry 12 is no vote for"),
+    withdrawn_vote_played_in_again: ("vote.statement", "is not later than the person's vote before: it was played in"),
+    denied_and_used: ("approval.votes", "was denied"),
+    denial_counted_as_a_vote: ("approval.votes", "was denied"),
+    forged_signature: ("vote.signature", "is not the signature of this statement by the key"),
+    vote_by_anothers_key: ("vote.statement", "is in the name of"),
+    vote_by_a_key_that_nobody_enrolled: ("vote.statement", "which no entry before this one enrolled"),
+    vote_by_a_revoked_key: ("vote.statement", "which was revoked before"),
+    key_revoked_between_vote_and_use: ("approval.votes", "which was revoked before"),
+    key_enrolled_after_the_vote: ("vote.statement", "which no entry before this one enrolled"),
+    vote_in_the_name_of_another: ("person", "names the person"),
+    bots_word_as_a_persons_vote: ("type", "a bot's word stands as a person's vote, or the other way rou"),
+    bot_signs_as_a_person: ("vote.statement", "is by a key of the kind bot"),
+    person_attests_as_a_bot: ("vote.statement", "is by a key of the kind approver"),
+    attested_where_it_may_not_count: ("channel", "approves by slack, which the requirement doesn't let count"),
+    nobody_signs: ("approval.votes", "themselves; it takes 1"),
+    vote_on_another_envelope: ("vote.statement", "names the envelope"),
+    vote_on_another_text: ("vote.statement", "names the rendering"),
+    vote_of_another_ledger: ("vote.statement", "names the ledger"),
+    vote_of_another_approval: ("vote.statement", "names the approval"),
+    vote_of_the_lineage: ("person", "is in the request's lineage, or it is about them"),
+    lineage_that_was_not_kept_out: ("approvals.votes", "entry 12 is the vote of"),
+    lineage_that_is_not_said: ("lineage", "is missing, or no object"),
+    vote_after_closing: ("approval.id", "is not open"),
+    used_after_it_was_cancelled: ("approval.id", "is not open"),
+    used_after_it_expired: ("ts", "had expired"),
+    used_twice: ("approvals.id", "was used for something else before"),
+    used_twice_and_closed_twice: ("approval.id", "was closed before"),
+    begun_without_the_use: ("approvals.id", "was not used for this"),
+    another_call: ("approvals.id", "is about something else"),
+    another_envelope_begins: ("approvals.envelope_digest", "is not the one of"),
+    another_text_begins: ("approvals.rendering_digest", "is not the one of"),
+    closed_on_another_envelope: ("approval.envelope_digest", "is not that of the request"),
+    another_tier: ("tier", "was for tier 3"),
+    votes_other_than_those_used: ("approvals.votes", "are not those by which"),
+    votes_that_are_none: ("approval.votes", "entry 0 is no vote for"),
+    request_before_the_founding: ("type", "comes before 3 people have accepted the founding"),
+    founding_with_two_acceptances: ("people", "2 people have accepted the founding that is in force here"),
+    founding_with_a_forged_acceptance: ("statement", "is another person's, by another key or of another founding t"),
+    founding_of_other_keys: ("people", "0 people have accepted the founding that is in force here"),
+    acceptance_of_another_founding: ("founding_digest", "is not that of the keys that were enrolled then"),
+    founding_twice: ("type", "the founding was complete before"),
+    key_enrolled_by_nobody: ("approval", "the founding is complete, and no open approval of this act i"),
+    key_enrolled_by_one_person: ("approval", "1 people have agreed to"),
+    key_enrolled_by_anothers_approval: ("approval", "is about something else"),
+    two_keys_by_one_approval: ("approval", "the founding is complete, and no open approval of this act i"),
+    administration_that_is_not_used_up: ("approval.state", "ends as not used what has been acted on"),
+    a_freeze_ended_by_nobody: ("approval", "the founding is complete, and no open approval of this act i"),
+    a_workflow_approved_by_nobody: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    key_of_another_id: ("key.id", "is not the digest of this public key"),
+    key_enrolled_twice: ("key.id", "was enrolled before"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_it_is_found_and_said_where(attack: Callable[[], Story]) -> None:
+    story = attack()
+    report = story.report()
+    assert verify(story.rows).verdict is Verdict.OK, "the chain itself is right"
+    assert report.verdict is Verdict.VOTES_INVALID
+    assert report.place is not None
+    member, why = ATTACKS[attack]
+    assert report.place.field == member
+    assert why in report.place.why
+    assert report.entries == len(story.rows), "all of it was looked at"
