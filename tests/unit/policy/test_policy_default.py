@@ -11,11 +11,11 @@ from broker.domain.tier import Tier
 from broker.policy.default import default_policy
 from broker.policy.snapshot import Snapshot
 from broker.rpc.methods import served_methods
-from broker.v1 import administration_pb2, sessions_pb2, tool_broker_pb2
+from broker.v1 import administration_pb2, approvals_pb2, sessions_pb2, tool_broker_pb2
 
 METHODS = sorted(
     f"{service.full_name}/{method.name}"
-    for file in (tool_broker_pb2, sessions_pb2, administration_pb2)
+    for file in (tool_broker_pb2, sessions_pb2, administration_pb2, approvals_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
@@ -44,7 +44,7 @@ def test_there_are_rpcs_to_try() -> None:
     assert len(METHODS) >= 19
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if "Administration" in name])
+@pytest.mark.parametrize("method", [name for name in METHODS if ".Administration/" in name])
 def test_administration_is_the_operators_alone(policy: Snapshot, method: str) -> None:
     assert may(policy, "human:olivia", method)
     assert not may(policy, "human:hugo", method)
@@ -64,6 +64,19 @@ def test_only_operators_reach_what_belongs_to_others(policy: Snapshot, name: str
 def test_humans_do_not_call_tools(policy: Snapshot, name: str) -> None:
     assert may(policy, "agent:scout", f"broker.v1.ToolBroker/{name}")
     assert not may(policy, "human:olivia", f"broker.v1.ToolBroker/{name}")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if ".Approvals/" in name])
+def test_who_uses_approvals(policy: Snapshot, method: str) -> None:
+    granted = Snapshot.load(default_policy("olivia") + "g, agent:bot, role:slack-bot, *\n")
+    name = method.partition("/")[2]
+    assert may(policy, "human:hugo", method)
+    assert may(policy, "human:hugo", method, "demo")
+    own = {"GetApproval", "ListApprovals", "WatchApprovals", "CancelApproval"}
+    assert may(policy, "agent:scout", method) == (name in own)
+    assert not may(policy, "agent:scout", method, "demo")
+    carries = {"GetApproval", "ListApprovals", "WatchApprovals", "CastAttestedVote", "GetChatAccount"}
+    assert may(granted, "agent:bot", method, "demo") == (name in carries)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
