@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import textwrap
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +18,7 @@ from broker.client import AsyncBroker, CallContext
 from broker.client.approval_models import Approval
 from broker.domain.approval import VoteDecision
 from broker.signing import Ed25519Signer
-from tests.served import OPERATOR, Served, command_json, make_state
+from tests.served import OPERATOR, Served, command, command_json, make_state, serving
 
 APPROVERS = ("ada", "bob", "cyn")
 SPONSOR = "eve"
@@ -64,6 +67,24 @@ prompt_versions: [p1]
 tools: [world.change, python.run]
 data_classes: []
 """
+
+
+def refused(state: Path, *arguments: str) -> dict[str, Any]:
+    """Runs a command that is refused because nobody has agreed to it, and gives its error."""
+    result = command(state, *arguments, "--json", check=False)
+    assert result.returncode == 4, f"{arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    error: dict[str, Any] = json.loads(result.stdout)
+    assert error["reason"] == "APPROVAL_REQUIRED", error
+    return error
+
+
+def needed(error: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The action and the parameters that a refusal says are needed; the command line in its hint says the same."""
+    action, parameters = error["metadata"]["action"], json.loads(error["metadata"]["parameters"])
+    words = shlex.split(error["hint"].partition(": ")[2])
+    assert words[:4] == ["broker", "approvals", "request", action]
+    assert json.loads(words[words.index("--parameters") + 1]) == parameters
+    return action, parameters
 
 
 def make_approval_state(state: Path, *, settings: Mapping[str, Any] | None = None, tiers: str = "") -> None:
@@ -158,6 +179,15 @@ class World:
                 return item
         raise AssertionError("nothing waits for approval")
 
+    async def agree(
+        self, action: str, parameters: Mapping[str, Any], *, by: str = OPERATOR, people: int = 2
+    ) -> Approval:
+        """Has somebody ask for an administrative action, and as many people as that agree."""
+        asked = await self.people[by].request_administration(action, parameters)
+        for name in [one for one in APPROVERS if one != by][:people]:
+            asked = await self.vote(name, asked)
+        return asked
+
     async def vote(
         self, name: str, approval: Approval, decision: VoteDecision = VoteDecision.APPROVE, reason: str = ""
     ) -> Approval:
@@ -165,6 +195,34 @@ class World:
         client = self.people[name]
         whole = await client.get_approval(approval.name)
         return await client.cast_vote(whole, decision, signer=self.signers[name], reason=reason)
+
+
+@dataclass(frozen=True)
+class Founded:
+    """A state directory in which the two-person rule is in force, and everybody's keys; nobody serves it."""
+
+    state: Path
+    signers: Mapping[str, Ed25519Signer]
+
+    def copy(self, place: Path) -> Founded:
+        """The same for one test. Its clients must remember nothing of other copies: they have one origin, and differ."""
+        shutil.copytree(self.state, place, symlinks=True)
+        return Founded(place, self.signers)
+
+    @contextmanager
+    def serving(self, **env: str) -> Iterator[World]:
+        """Serves it; the world is to be entered."""
+        with serving(self.state, **env) as served:
+            yield World(served, dict(self.signers))
+
+
+async def make_founded(state: Path) -> Founded:
+    """Makes a state directory, enrols everybody's key and completes the founding."""
+    make_approval_state(state)
+    with serving(state) as served:
+        async with World(served) as world:
+            await world.found()
+    return Founded(state, world.signers)
 
 
 def tiers_with(**changes: object) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.approval_world import Founded, make_founded
 from tests.postgres_server import PostgresServer, postgres_server
 
 # On a busy machine an example may take long to be made: that is no finding about what is tested.
@@ -34,3 +36,18 @@ def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def founded_once(tmp_path_factory: pytest.TempPathFactory) -> Founded:
+    """A state directory with the two-person rule in force, to be copied."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("founding-home")))
+        return asyncio.run(make_founded(tmp_path_factory.mktemp("founded") / "state"))
+
+
+@pytest.fixture
+def founded(founded_once: Founded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Founded:
+    """A copy of it for one test, with clients that remember nothing yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    return founded_once.copy(tmp_path / "state")

@@ -32,13 +32,14 @@ from broker.domain.ids import ID_PATTERN
 from broker.errors import DataLossError, DeadlineError, FieldViolation, InvalidArgumentError, NotFoundError
 from broker.settings import DEFAULT_STATE
 
-_VOTES = {
+_OTHERS = {
+    "request": Lazy("broker.cli.approvals_request:request", "Ask for an administrative action by its name."),
     "approve": Lazy("broker.cli.vote:approve", "Approve one exact action, after a look at all of it."),
     "deny": Lazy("broker.cli.vote:deny", "Deny an action; one denial ends it."),
     "withdraw": Lazy("broker.cli.vote:withdraw", "Take your own vote back."),
 }
 
-app = typer.Typer(cls=lazy_group(_VOTES), no_args_is_help=True, help="Show and decide what waits for approval.")
+app = typer.Typer(cls=lazy_group(_OTHERS), no_args_is_help=True, help="Show and decide what waits for approval.")
 
 ApprovalArgument = Annotated[
     str, typer.Argument(help="The approval, apv_..., or at least 8 characters of its beginning that no other has.")

@@ -32,7 +32,6 @@ from broker.errors import FieldViolation, InvalidArgumentError
 from broker.identity import ca, files, keys
 from broker.identity.directory import Directory
 from broker.identity.names import check_name
-from broker.identity.registry import Registry
 from broker.settings import DEFAULT_STATE, StatePaths, load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Register agents and humans, and issue or revoke their certificates.")
@@ -121,6 +120,9 @@ def issue_agent(
 ) -> None:
     """Issue a certificate to an agent; an agent that has one gets another, and both count until one is revoked.
 
+    Once the two-person rule is in force two people agree first: the command keeps the key, says what to ask for and ends
+    with exit code 4; run it again once they have.
+
     Example: broker identity issue agent reporter --owner ada
     """
     check_name(name, field="name")
@@ -135,12 +137,8 @@ def issue_agent(
             raise _wrong(
                 "--owner", f"is not the present owner of {name}; change it with: broker identity owner", "OWNER_DIFFERS"
             )
-
-        def register(registry: Registry, tx: Transaction, now: datetime) -> Identity:
-            return registry.register_agent(tx, name=name, owner=owner_id, by=actor.identity.id, now=now)
-
-        issuing = placing.Issuing(IdentityKind.AGENT, name, csr, out, _life(state, days), actor.identity.id)
-        _emit_issued(local, placing.issue(local, issuing, register), as_json=as_json)
+        issuing = placing.Issuing(IdentityKind.AGENT, name, owner_id, csr, out, _life(state, days), actor.identity.id)
+        _emit_issued(local, placing.issue(local, issuing), as_json=as_json)
 
 
 @issue_app.command("human")
@@ -158,17 +156,15 @@ def issue_human(
 ) -> None:
     """Issue a certificate to a human. Renewing your own works with one that has expired.
 
+    Once the two-person rule is in force two people agree first, as for an agent.
+
     Example: broker identity issue human grace --csr grace.csr --out handover/
     """
     check_name(name, field="name")
     with open_local(state) as local:
         actor = acting_human(local, human, key=key, cert=cert, renewing=name)
-
-        def register(registry: Registry, tx: Transaction, now: datetime) -> Identity:
-            return registry.register_human(tx, name=name, by=actor.identity.id, now=now)
-
-        issuing = placing.Issuing(IdentityKind.HUMAN, name, csr, out, _life(state, days), actor.identity.id)
-        _emit_issued(local, placing.issue(local, issuing, register), as_json=as_json)
+        issuing = placing.Issuing(IdentityKind.HUMAN, name, "", csr, out, _life(state, days), actor.identity.id)
+        _emit_issued(local, placing.issue(local, issuing), as_json=as_json)
 
 
 @app.command("list")
@@ -230,6 +226,8 @@ def change_owner(
     as_json: JsonOption = False,
 ) -> None:
     """Give an agent another owner. You become its registrar, and its certificates end: issue it a new one.
+
+    Once the two-person rule is in force the broker does it as soon as two people agree: ask for `identity.owner`.
 
     Example: broker identity owner reporter --owner grace
     """

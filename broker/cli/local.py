@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from broker.cli.agreed import RecordedAuthority
 from broker.domain.identity import Caller, Identity, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import Recorder, Transaction, Vault
@@ -58,8 +59,8 @@ class Local:
 
     @property
     def registry(self) -> Registry:
-        """The registry of this state directory."""
-        return Registry(self.recorder, self.vault)
+        """The registry of this state directory; once the two-person rule is in force it does what people agreed to."""
+        return Registry(self.recorder, self.vault, RecordedAuthority(self.recorder, self.vault, self.origin))
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs ``work`` on a consistent snapshot."""

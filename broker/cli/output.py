@@ -10,7 +10,7 @@ code  when
 2     the request itself has to change: wrong usage or arguments, no such thing, a name that is taken, a wrong state,
       an offset that is no longer kept, a limit that waiting doesn't lift
 3     denied: by the policy, by the people asked, for want of a valid certificate, or because nobody decided in time
-4     the call waits for approval
+4     it waits for approval, or needs one that somebody has to ask for
 5     the broker can't be reached, or is too busy or not ready; nothing was done, and the same may succeed later
 6     our own failure: a defect, a damaged record, or an outcome that isn't known
 130   ended by Ctrl-C (143 by SIGTERM, 129 by SIGHUP, 141 by a closed pipe)
@@ -105,7 +105,8 @@ def exit_code(error: BrokerError) -> ExitCode:
         case CancelledCallError():
             return ExitCode.TOOL_FAILED
     # A class that is added later and not thought of here is the root's own: that is a defect of ours.
-    return ExitCode.OURS if type(error) is BrokerError else ExitCode.USAGE
+    rest = ExitCode.OURS if type(error) is BrokerError else ExitCode.USAGE
+    return ExitCode.WAITING if error.reason == "APPROVAL_REQUIRED" else rest
 
 
 def state_exit_code(state: CallState, cause: EndCause | None = None) -> ExitCode:

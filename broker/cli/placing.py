@@ -1,4 +1,8 @@
-"""Issuing as one step: sign, register, and put the files where they belong."""
+"""Issuing as one step: sign, register, and put the files where they belong.
+
+Once the two-person rule is in force, people agree to one certificate for one key. So the first run of a command makes the
+key, keeps it as ``identities/KIND/.NAME.pending/key.pem`` and says what to ask for; the next run uses that very key.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,8 @@ from tempfile import mkdtemp
 from broker.cli.local import Local, load_ca
 from broker.domain.identity import Certificate, Identity, IdentityKind
 from broker.domain.ports import Transaction
-from broker.errors import ConflictError, DataLossError, InvalidArgumentError
+from broker.errors import ConflictError, DataLossError, FailedPreconditionError, InvalidArgumentError
 from broker.identity import ca, files, keys
-from broker.identity.registry import Registry
 from broker.settings import StatePaths
 
 CERTIFICATE = "cert.pem"
@@ -30,6 +33,8 @@ class Issuing:
 
     kind: IdentityKind
     name: str
+    owner: str
+    """Id of a new agent's owner; not looked at for anybody else."""
     csr: Path | None
     out: Path | None
     life: timedelta
@@ -46,18 +51,20 @@ class Issued:
     has_key: bool
 
 
-def issue(local: Local, issuing: Issuing, register: Callable[[Registry, Transaction, datetime], Identity]) -> Issued:
-    """Signs a certificate, registers it (and by ``register`` its identity, if new), and writes the files.
+def issue(local: Local, issuing: Issuing) -> Issued:
+    """Signs a certificate, registers it (and its identity, if new), and writes the files.
 
     The files are complete on the disk before the registry knows the certificate, and get their final name after it:
     a crash in between leaves a folder whose name ends in ``.new``, and a certificate that can be revoked.
 
     Raises:
         InvalidArgumentError, ConflictError, PermissionDeniedError: as the parts do, and nothing has been done.
+        FailedPreconditionError: nobody has agreed to it (``APPROVAL_REQUIRED``); the key is kept for the next run.
     """
     now = datetime.now(UTC)
     authority = load_ca(local.paths, local.origin)
-    private = None if issuing.csr else keys.new_key()
+    pending = local.paths.identities / issuing.kind / f".{issuing.name}.pending" / KEY
+    private = None if issuing.csr else _present_key(pending) or keys.new_key()
     public = private.public_key() if private else ca.request_key(files.read_pem(_path(issuing.csr), what="the request"))
     certificate = authority.issue_client(issuing.kind, issuing.name, public, now, issuing.life)
     contents = {CERTIFICATE: ca.pem(certificate), CA: ca.pem(authority.certificate)}
@@ -67,13 +74,34 @@ def issue(local: Local, issuing: Issuing, register: Callable[[Registry, Transact
     registry = local.registry
 
     def work(tx: Transaction) -> tuple[Identity, Certificate]:
-        identity = tx.identities.by_name(issuing.kind, issuing.name) or register(registry, tx, now)
-        return identity, registry.issue(tx, identity=identity.id, certificate=certificate, by=issuing.by, now=now)
+        return registry.enroll(
+            tx,
+            kind=issuing.kind,
+            name=issuing.name,
+            owner=issuing.owner,
+            certificate=certificate,
+            by=issuing.by,
+            now=now,
+        )
 
     with _room(folder, contents, swap=issuing.out is None) as place:
-        identity, record = local.write(work)
+        try:
+            identity, record = local.write(work)
+        except FailedPreconditionError as error:
+            if error.reason == "APPROVAL_REQUIRED" and private is not None and not pending.exists():
+                files.make_private_dir(pending.parent)
+                files.write_new(pending, keys.key_pem(private))
+            raise
         place()
+    if private is not None:
+        shutil.rmtree(pending.parent, ignore_errors=True)
     return Issued(identity, record, folder, has_key=private is not None)
+
+
+def _present_key(pending: Path) -> keys.PrivateKey | None:
+    if not pending.exists():
+        return None
+    return keys.load_private_key(files.read_secret(pending, what="the key that waits for approval"))
 
 
 def present_hosts(paths: StatePaths) -> tuple[str, ...]:

@@ -6,11 +6,13 @@ vault object that has the identity's id, one chunk per entry, so that the rows c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cryptography import x509
 
+from broker.domain.administration import ISSUE, OWNER, issue_parameters
+from broker.domain.approval import KeyKind
 from broker.domain.canonical import JsonObject, canonical, digest
 from broker.domain.identity import Certificate, Identity, IdentityKind
 from broker.domain.ids import new_id
@@ -24,7 +26,9 @@ from broker.errors import (
     PermissionDeniedError,
 )
 from broker.identity import ca
+from broker.identity.authority import Authority, NoApproval
 from broker.identity.directory import parse_peer
+from broker.identity.keys import public_der
 from broker.identity.names import check_name, genesis, spiffe_uri, stamp
 
 _CHUNKS = 256
@@ -33,10 +37,15 @@ _MAX_REASON = 4096
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Changes to the registry. ``by`` is always the id of the human who makes the change, proved by the caller."""
+    """Changes to the registry. ``by`` is always the id of the human who makes the change, proved by the caller.
+
+    Once the two-person rule is in force, only what ``authority`` lets pass is registered, issued or given to another
+    owner; somebody new is registered together with their first certificate, by ``enroll``.
+    """
 
     recorder: Recorder
     vault: Vault
+    authority: Authority = field(default_factory=NoApproval)
 
     def register_operator(self, tx: Transaction, *, identity: str, name: str, now: datetime) -> Identity:
         """Registers the first human, by its own word: the one whom the genesis entry names, in an empty registry.
@@ -46,7 +55,7 @@ class Registry:
         """
         if tx.identities.all() or genesis(tx).get("operator") != identity:
             raise ConflictError("the first human is registered once, as the genesis says", reason="OPERATOR_EXISTS")
-        return self._register(tx, Identity(identity, IdentityKind.HUMAN, name, "", identity, now), identity)
+        return self._register(tx, Identity(identity, IdentityKind.HUMAN, name, "", identity, now), identity, None)
 
     def register_human(self, tx: Transaction, *, name: str, by: str, now: datetime) -> Identity:
         """Registers a human.
@@ -55,9 +64,11 @@ class Registry:
             InvalidArgumentError: ``NAME_INVALID``.
             ConflictError: the name is taken, even by somebody revoked (``NAME_TAKEN``).
             PermissionDeniedError: ``by`` is no valid human (``REGISTRAR_INVALID``).
+            FailedPreconditionError: the two-person rule is in force (``APPROVAL_REQUIRED``): use ``enroll``.
         """
         self._actor(tx, by)
-        return self._register(tx, Identity(new_id("hum"), IdentityKind.HUMAN, name, "", by, now), by)
+        agreed = self._permit_issue(tx, IdentityKind.HUMAN, name, owner="", key_digest="", by=by)
+        return self._register(tx, Identity(new_id("hum"), IdentityKind.HUMAN, name, "", by, now), by, agreed)
 
     def register_agent(self, tx: Transaction, *, name: str, owner: str, by: str, now: datetime) -> Identity:
         """Registers an agent for a human, ``owner`` by id.
@@ -66,11 +77,52 @@ class Registry:
             InvalidArgumentError: ``NAME_INVALID``.
             ConflictError: ``NAME_TAKEN``.
             PermissionDeniedError: ``REGISTRAR_INVALID``.
-            FailedPreconditionError: the owner is no valid human (``OWNER_INVALID``).
+            FailedPreconditionError: the owner is no valid human (``OWNER_INVALID``); the two-person rule is in force
+                (``APPROVAL_REQUIRED``): use ``enroll``.
         """
         self._actor(tx, by)
-        self._owner(tx, owner)
-        return self._register(tx, Identity(new_id("agt"), IdentityKind.AGENT, name, owner, by, now), by)
+        human = self._owner(tx, owner)
+        agreed = self._permit_issue(tx, IdentityKind.AGENT, name, owner=human.name, key_digest="", by=by)
+        return self._register(tx, Identity(new_id("agt"), IdentityKind.AGENT, name, owner, by, now), by, agreed)
+
+    def enroll(
+        self,
+        tx: Transaction,
+        *,
+        kind: IdentityKind,
+        name: str,
+        owner: str,
+        certificate: x509.Certificate,
+        by: str,
+        now: datetime,
+    ) -> tuple[Identity, Certificate]:
+        """Registers a certificate, and the identity with it where that is new: one change, which one approval covers.
+
+        Args:
+            tx: a transaction.
+            kind: agent or human.
+            name: whose certificate it is.
+            owner: id of a new agent's owner; an agent that is known keeps the one that it has.
+            certificate: names it.
+            by: id of the human who makes the change.
+            now: the time, UTC.
+
+        Raises:
+            BrokerError: as ``register_human``, ``register_agent`` and ``issue``.
+        """
+        self._actor(tx, by)
+        known = tx.identities.by_name(kind, name)
+        if known is not None:
+            return known, self.issue(tx, identity=known.id, certificate=certificate, by=by, now=now)
+        human = self._owner(tx, owner) if kind is IdentityKind.AGENT else None
+        agreed = self._permit_issue(
+            tx, kind, name, owner="" if human is None else human.name, key_digest=_key_digest(certificate), by=by
+        )
+        new = Identity(
+            new_id("hum" if human is None else "agt"), kind, name, "" if human is None else human.id, by, now
+        )
+        identity = self._register(tx, new, by, agreed)
+        return identity, self._issue(tx, identity, certificate=certificate, by=by, now=now, agreed=agreed)
 
     def change_owner(self, tx: Transaction, *, agent: str, owner: str, by: str, now: datetime) -> Identity:
         """Gives an agent another owner; ``by`` becomes its registrar, and all its certificates end.
@@ -82,17 +134,18 @@ class Registry:
             NotFoundError, PermissionDeniedError, FailedPreconditionError: as for ``register_agent`` and ``issue``.
         """
         self._actor(tx, by)
-        self._owner(tx, owner)
+        human = self._owner(tx, owner)
         identity = self._valid(tx, agent)
         if identity.kind is not IdentityKind.AGENT:
             raise FailedPreconditionError("a human has no owner", reason="NOT_AN_AGENT")
+        agreed = self.authority.permit(tx, OWNER, {"agent": identity.name, "owner": human.name}, by=by)
         new = replace(identity, owner=owner, registrar=by)
         tx.identities.update(new)
         ended = [item for item in tx.identities.certificates() if item.identity == agent and item.revoked is None]
         for certificate in ended:
             tx.identities.revoke_certificate(certificate.fingerprint, now)
         body: JsonObject = {"at": stamp(now), "revoked_certificates": [item.fingerprint for item in ended]}
-        self._record(tx, "identity.issued", new, by=by, text={"change": "owner"}, body=body)
+        self._record(tx, "identity.issued", new, by=by, text={"change": "owner"}, body=body, agreed=agreed)
         return new
 
     def issue(
@@ -109,6 +162,7 @@ class Registry:
             PermissionDeniedError: ``by`` may not (``NOT_IN_LINEAGE``, ``REGISTRAR_INVALID``).
             ConflictError: the certificate names another identity (``CERTIFICATE_MISMATCH``), its key was given to
                 somebody else or revoked before (``KEY_IN_USE``), or it has expired (``CERTIFICATE_EXPIRED``).
+            FailedPreconditionError: nobody has agreed to a certificate for this key (``APPROVAL_REQUIRED``).
         """
         self._actor(tx, by)
         target = self._valid(tx, identity)
@@ -120,6 +174,23 @@ class Registry:
                 if target.kind is IdentityKind.AGENT
                 else "Ask the human, or who registered them.",
             )
+        owner = tx.identities.get(target.owner) if target.owner else None
+        owner_name = "" if owner is None else owner.name
+        agreed = self._permit_issue(
+            tx, target.kind, target.name, owner=owner_name, key_digest=_key_digest(certificate), by=by
+        )
+        return self._issue(tx, target, certificate=certificate, by=by, now=now, agreed=agreed)
+
+    def _issue(
+        self,
+        tx: Transaction,
+        target: Identity,
+        *,
+        certificate: x509.Certificate,
+        by: str,
+        now: datetime,
+        agreed: JsonObject | None,
+    ) -> Certificate:
         text = ca.pem(certificate)
         if parse_peer(text).spiffe_uri != spiffe_uri(genesis(tx)["origin"], target.kind, target.name):
             raise ConflictError("the certificate names another identity", reason="CERTIFICATE_MISMATCH")
@@ -135,7 +206,7 @@ class Registry:
             "not_after": stamp(record.not_after),
         }
         sealed: JsonObject = {"change": "certificate", "certificate": text.decode("ascii")}
-        self._record(tx, "identity.issued", target, by=by, text=sealed, body=body)
+        self._record(tx, "identity.issued", target, by=by, text=sealed, body=body, agreed=agreed)
         return record
 
     def revoke_identity(self, tx: Transaction, *, identity: str, by: str, reason: str, now: datetime) -> Identity:
@@ -144,12 +215,13 @@ class Registry:
         Raises:
             InvalidArgumentError: the reason is longer than 4096 bytes (``TOO_LARGE``).
             NotFoundError: ``IDENTITY_UNKNOWN``.
-            PermissionDeniedError: ``REGISTRAR_INVALID``.
+            PermissionDeniedError: ``REGISTRAR_INVALID``, ``NOT_AN_APPROVER``.
             FailedPreconditionError: it is the last valid human, without whom nobody could act (``LAST_HUMAN``).
         """
         _check_reason(reason)
         self._actor(tx, by)
         target = self._known(tx, identity)
+        self._may_revoke(tx, target, by)
         if target.revoked is not None:
             return target
         if target.kind is IdentityKind.HUMAN and not any(
@@ -175,11 +247,12 @@ class Registry:
         Raises:
             InvalidArgumentError: the reason is longer than 4096 bytes (``TOO_LARGE``).
             NotFoundError: no such identity, or not its certificate (``CERTIFICATE_UNKNOWN``).
-            PermissionDeniedError: ``REGISTRAR_INVALID``.
+            PermissionDeniedError: ``REGISTRAR_INVALID``, ``NOT_AN_APPROVER``.
         """
         _check_reason(reason)
         self._actor(tx, by)
         target = self._known(tx, identity)
+        self._may_revoke(tx, target, by)
         found = tx.identities.certificate(fingerprint)
         if found is None or found.identity != target.id:
             raise NotFoundError(
@@ -195,7 +268,14 @@ class Registry:
         self._record(tx, "identity.revoked", target, by=by, text=text, body=body)
         return replace(found, revoked=now)
 
-    def _register(self, tx: Transaction, identity: Identity, by: str) -> Identity:
+    def _permit_issue(
+        self, tx: Transaction, kind: IdentityKind, name: str, *, owner: str, key_digest: str, by: str
+    ) -> JsonObject | None:
+        # Nobody can agree to an empty key digest: without a certificate nothing passes once the rule is in force.
+        parameters = issue_parameters(kind=kind.value, name=name, owner=owner, key_digest=key_digest)
+        return self.authority.permit(tx, ISSUE, parameters, by=by)
+
+    def _register(self, tx: Transaction, identity: Identity, by: str, agreed: JsonObject | None) -> Identity:
         check_name(identity.name, field="name")
         taken = tx.identities.by_name(identity.kind, identity.name)
         if taken is not None:
@@ -208,7 +288,7 @@ class Registry:
             tx, object_id=identity.id, owner=identity.id, kind="identity", now=identity.created, expires=None
         )
         body: JsonObject = {"at": stamp(identity.created)}
-        self._record(tx, "identity.issued", identity, by=by, text={"change": "registered"}, body=body)
+        self._record(tx, "identity.issued", identity, by=by, text={"change": "registered"}, body=body, agreed=agreed)
         return identity
 
     def _record(
@@ -220,6 +300,7 @@ class Registry:
         by: str,
         text: JsonObject,
         body: JsonObject,
+        agreed: JsonObject | None = None,
     ) -> None:
         sealed = self.vault.open(tx, identity.id)
         index = next_chunk(tx, identity.id)
@@ -235,7 +316,23 @@ class Registry:
             "sealed": {"index": index, "commit": sealed.commit(entry_type, plaintext)},
             **body,
         }
+        if agreed is not None:
+            entry["approvals"] = [agreed]
         self.recorder.append(tx, entry_type, entry, agent=identity.id if identity.kind is IdentityKind.AGENT else "")
+
+    @staticmethod
+    def _may_revoke(tx: Transaction, target: Identity, by: str) -> None:
+        # One person is enough, and at once; but once people hold keys, not anybody who happens to have a certificate.
+        if not tx.voters.founding() or by in {target.id, target.owner, target.registrar}:
+            return
+        keys = tx.voters.all_keys()
+        if not any(key.holder == by and key.kind is KeyKind.APPROVER and key.revoked is None for key in keys):
+            raise PermissionDeniedError(
+                f"only {target.kind} {target.name} itself, its owner, its registrar and approvers with an enrolled key "
+                "may revoke it",
+                reason="NOT_AN_APPROVER",
+                hint="Ask an approver; see who has a key with: broker approvers keys",
+            )
 
     @staticmethod
     def _actor(tx: Transaction, by: str) -> Identity:
@@ -276,6 +373,10 @@ class Registry:
                     reason="KEY_IN_USE",
                     hint="Make a fresh key.",
                 )
+
+
+def _key_digest(certificate: x509.Certificate) -> str:
+    return digest(public_der(certificate.public_key()))
 
 
 def _check_reason(reason: str) -> None:

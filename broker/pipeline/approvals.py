@@ -22,6 +22,7 @@ from broker.domain.ports import Transaction
 from broker.domain.reserved import WORKFLOWS
 from broker.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
 from broker.pipeline import administration
+from broker.pipeline.admin_actions import Context, Shown, check_parameters
 from broker.pipeline.approval_sight import ApprovalSight
 from broker.pipeline.approval_views import ApprovalView
 from broker.pipeline.blobs import Blobs
@@ -46,7 +47,7 @@ class Approvals:
         self._desk = parts.desk
         self._sight = sight
         self._views = sight.views
-        self._context = administration.Context(parts.ledger, parts.vault, parts.desk)
+        self._context = Context(parts.ledger, parts.vault, parts.desk)
 
     async def cast(self, caller: Caller, given: Cast) -> ApprovalView:
         """Takes a vote, and does what it decides.
@@ -117,10 +118,12 @@ class Approvals:
         Raises:
             BrokerError: as ``administration.request``.
         """
+        check_parameters(action, parameters)
+        shown = Shown(parameters)
 
         def work(tx: Transaction) -> ApprovalView:
             approval, result = administration.request(
-                tx, self._context, caller, action=action, parameters=parameters, reason=reason
+                tx, self._context, caller, action=action, shown=shown, reason=reason
             )
             if result is None:
                 return self._views.view(tx, approval, caller.identity, with_content=False)
