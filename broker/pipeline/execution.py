@@ -224,6 +224,7 @@ class Execution:
         active.row, events = await finish(self._parts, active.row, state, outcome, tail)
         active.feed.publish(events)
         active.clock.took(Step.FINISH)
+        self._parts.directory.look_soon()
 
 
 async def finish(
