@@ -29,8 +29,8 @@ PLANTED = {
     "broker.metrics": ("psycopg", "postgres"),
     "broker.app": ("prometheus_client", "prometheus"),
     "broker.approvals": ("broker.identity", "layers"),
-    "broker.signing": ("slack_sdk", "slack"),
-    "broker.slack": ("broker.pipeline", "slack-client"),
+    "broker.signing": ("slack_sdk", "bolt"),
+    "broker.slack": ("broker.pipeline", "slack"),
     "broker.stray": ("broker.errors", "layers"),
 }
 
