@@ -176,7 +176,7 @@ async def test_what_the_broker_no_longer_knows_is_let_be(tmp_path: Path) -> None
 
 async def test_two_bots_do_not_share_one_state(tmp_path: Path) -> None:
     async with slack_world(tmp_path) as world:
-        second = World(world.folder, world.slack, world.broker, world.settings)
+        second = World(world.folder, world.slack, world.settings, broker=world.broker)
         with pytest.raises(FailedPreconditionError) as refusal:
             await second.start()
         assert refusal.value.reason == "BOT_RUNNING"
