@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from broker.domain.canonical import JsonObject, canonical, digest
 from broker.domain.ports import Transaction
+from broker.ledger.in_force import sealed_id
 from broker.ledger.ledger import Ledger
 from broker.policy.snapshot import Snapshot
 from broker.rpc.administration import Boot
@@ -36,27 +37,25 @@ class Keeper:
 
         def work(tx: Transaction) -> None:
             for tool in catalogue.all():
-                if self._keep(tx, f"spec_{tool.digest[7:39]}", "spec", _spec_text(tool)):
+                if self._keep(tx, sealed_id("spec", tool.digest), "spec", _spec_text(tool)):
                     entry: JsonObject = {
                         "tool": {"name": tool.spec.name, "version": tool.digest},
                         "tier": int(tool.spec.risk),
                     }
                     self._ledger.append(tx, "spec.registered", entry)
-            if self._keep(tx, f"policy_{policy.digest[7:39]}", "policy", policy.text.encode()):
+            if self._keep(tx, sealed_id("policy", policy.digest), "policy", policy.text.encode()):
                 self._ledger.append(tx, "policy.changed", {"policy_digest": policy.digest, "rules": policy.rules})
             self._ledger.append(tx, "heartbeat", body)
 
         await self._store.write(work)
 
-    async def policy_changed(self, old: Snapshot, new: Snapshot) -> None:
-        """Records a new policy, before it is in force."""
-
-        def work(tx: Transaction) -> None:
-            self._keep(tx, f"policy_{new.digest[7:39]}", "policy", new.text.encode())
-            body: JsonObject = {"policy_digest": new.digest, "before": old.digest, "rules": new.rules}
-            self._ledger.append(tx, "policy.changed", body)
-
-        await self._store.write(work)
+    def record_policy(self, tx: Transaction, old: Snapshot, new: Snapshot, agreed: Sequence[JsonObject]) -> None:
+        """Records a new policy, before it is in force; ``agreed`` are the approvals that were used for it."""
+        self._keep(tx, sealed_id("policy", new.digest), "policy", new.text.encode())
+        body: JsonObject = {"policy_digest": new.digest, "before": old.digest, "rules": new.rules}
+        if agreed:
+            body["approvals"] = list(agreed)
+        self._ledger.append(tx, "policy.changed", body)
 
     def _keep(self, tx: Transaction, object_id: str, kind: str, text: bytes) -> bool:
         if tx.vault.get(object_id) is not None:

@@ -14,14 +14,17 @@ import structlog
 from broker.app.clock import now
 from broker.app.log import VerifiedLog, checkpoints_folder, verified_log
 from broker.app.place import announced, only_broker, tls_files
+from broker.app.policy_gate import PolicyGate
 from broker.app.record import Keeper
 from broker.app.sandbox import sandboxes
 from broker.approvals.desk import Desk
+from broker.approvals.electorate import Electorate
 from broker.domain.ids import new_id
 from broker.errors import BrokerError
 from broker.identity.directory import LiveDirectory
 from broker.ledger.checkpoint_reading import CheckpointsBySize
 from broker.ledger.genesis import read_origin
+from broker.ledger.in_force import policy_in_force
 from broker.ledger.index import Indexer
 from broker.ledger.ledger import Ledger
 from broker.metrics.endpoint import MetricsEndpoint
@@ -29,6 +32,7 @@ from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.bell import Bell
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
+from broker.pipeline.policy_changes import counted_roles
 from broker.policy.electorate import PolicyElectorate
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import AdministrationService, Boot
@@ -148,21 +152,36 @@ async def _parts(
     if settings.metrics_listen:
         await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
     keeper = Keeper(store, ledger, vault, now)
-    policy = LivePolicy(
-        paths.policy / "policy.csv",
-        known_tools=frozenset(catalogue.names),
-        known_rpcs=served_methods(),
-        on_change=keeper.policy_changed,
-        poll_s=settings.policy_poll_s,
-    )
-    await stack.enter_async_context(policy)
-    await keeper.started(catalogue, policy.snapshot, settings, boot)
     tiers = await asyncio.to_thread(
         load_tiers,
         paths.tool_specs,
         chat_only_allowed=settings.unsafe_chat_only_quorum,
         slack_allowed=settings.unsafe_slack_approves_tier4,
     )
+
+    def electorate() -> Electorate:
+        return PolicyElectorate(policy.snapshot)
+
+    desk = Desk(ledger, vault, electorate, origin, now)
+    gate = PolicyGate(
+        store,
+        keeper,
+        desk,
+        path=paths.policy / "policy.csv",
+        tools={tool.spec.name: tool.spec.risk for tool in catalogue.all()},
+        counted=lambda: counted_roles(tiers),
+    )
+    policy = LivePolicy(
+        paths.policy / "policy.csv",
+        known_tools=frozenset(catalogue.names),
+        known_rpcs=served_methods(),
+        may_swap=gate.may_swap,
+        on_change=gate.on_change,
+        in_force=await store.read(lambda tx: policy_in_force(tx, vault)),
+        poll_s=settings.policy_poll_s,
+    )
+    await stack.enter_async_context(policy)
+    await keeper.started(catalogue, policy.snapshot, settings, boot)
     parts = Parts(
         store=store,
         ledger=ledger,
@@ -177,7 +196,7 @@ async def _parts(
         workspace_classes=settings.workspace_data_classes,
         tiers=tiers,
         workflows=await asyncio.to_thread(load_workflows, paths.workflows),
-        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now),
+        desk=desk,
         bell=Bell(),
         origin=origin,
         bounds=_bounds(settings),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from broker.approvals import content
 from broker.approvals.desk import Desk, Used
@@ -10,7 +11,7 @@ from broker.domain.administration import approval_required
 from broker.domain.approval import Approval, ApprovalKind, ApprovalState
 from broker.domain.approval_ports import ApprovalQuery
 from broker.domain.canonical import JsonObject, JsonValue, canonical
-from broker.domain.ports import Transaction
+from broker.domain.ports import Transaction, Vault
 from broker.errors import FailedPreconditionError, NotFoundError
 
 _PAGE = 100
@@ -66,19 +67,31 @@ def find_approved(tx: Transaction, desk: Desk, action: str, parameters: JsonObje
         parameters: exactly those that the envelope must have.
         by: id of who will use it: it must be kept out of the vote on it. Empty where the broker itself uses it.
     """
+    state = ApprovalState.APPROVED
+    return find_by_action(tx, desk.vault, action, parameters, state=state, now=desk.clock(), by=by)
+
+
+def find_by_action(
+    tx: Transaction,
+    vault: Vault,
+    action: str,
+    parameters: JsonObject,
+    *,
+    state: ApprovalState,
+    now: datetime,
+    by: str = "",
+) -> Approval | None:
+    """The newest approval in a state for exactly this action, whose time isn't over; the arguments as above."""
     query = ApprovalQuery(
-        states=frozenset({ApprovalState.APPROVED}),
-        kinds=frozenset({ApprovalKind.ADMINISTRATION}),
-        subject=action,
-        limit=_PAGE,
+        states=frozenset({state}), kinds=frozenset({ApprovalKind.ADMINISTRATION}), subject=action, limit=_PAGE
     )
     wanted = canonical(parameters)
     while page := tx.approvals.list(query):
         for approval in page:
-            usable = approval.expires > desk.clock() and (not by or by in approval.excluded)
-            if usable and _parameters(tx, desk, approval) == wanted:
+            usable = approval.expires > now and (not by or by in approval.excluded)
+            if usable and _parameters(tx, vault, approval) == wanted:
                 return approval
-        query = ApprovalQuery(query.states, query.kinds, subject=action, before=page[-1].id, limit=_PAGE)
+        query = replace(query, before=page[-1].id)
     return None
 
 
@@ -99,9 +112,9 @@ def use_approved(tx: Transaction, desk: Desk, approval: Approval, parameters: Js
     return desk.use(tx, approval.id, subject=approval.subject, check=check)
 
 
-def _parameters(tx: Transaction, desk: Desk, approval: Approval) -> bytes | None:
+def _parameters(tx: Transaction, vault: Vault, approval: Approval) -> bytes | None:
     try:
-        shown = content.read_envelope(tx, desk.vault, approval)
+        shown = content.read_envelope(tx, vault, approval)
     except NotFoundError:
         return None  # erased: nobody can tell any more what it was
     return _said(shown, approval.subject)

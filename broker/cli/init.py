@@ -17,8 +17,10 @@ from typing import Annotated
 import typer
 
 from broker.cli.example_settings import example_settings
+from broker.cli.init_approvers import FirstApprover, enrol, grants, parse_approvers
 from broker.cli.local import JsonOption, StateOption, clock
 from broker.cli.output import OutputModel, console, emit
+from broker.domain.approval import VoterKey
 from broker.domain.canonical import JsonObject, canonical, digest
 from broker.domain.identity import Certificate, IdentityKind
 from broker.domain.ids import new_id
@@ -39,6 +41,13 @@ from broker.vault.keyfile import make_key_file
 from broker.vault.vault import SealedVault
 
 
+class ApproverOutput(OutputModel):
+    """A human who may approve, and the id of their key."""
+
+    name: str
+    key: str
+
+
 class InitOutput(OutputModel):
     """A new state directory. ``leftovers`` are those of earlier runs that didn't finish; nothing uses them."""
 
@@ -53,6 +62,7 @@ class InitOutput(OutputModel):
     ca_fingerprint: str
     checkpoint_key: str
     hosts: tuple[str, ...]
+    approvers: tuple[ApproverOutput, ...]
     leftovers: tuple[Path, ...]
 
 
@@ -62,6 +72,14 @@ def init(
     host: Annotated[
         list[str] | None,
         typer.Option(help="Further host name or address of the server, besides localhost; may be repeated."),
+    ] = None,
+    approver: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VKEY",
+            help="A human who may approve, by the public key that `broker keys new` printed; may be repeated. At least "
+            "three have to accept before Tier 4 opens.",
+        ),
     ] = None,
     database: Annotated[
         str,
@@ -82,6 +100,7 @@ def init(
     """Make a state directory: database, ledger, keys, CA, server certificate, the first human, policy, settings.
 
     Example: broker init --state /var/lib/broker --operator ada --host broker.example.com
+    Example: broker init --operator olivia --approver ada=ada+1f2e3d4c+AZbD... --approver bob=bob+...
 
     It is made beside its place and gets its name at the end, so there is never half of one. One that exists is never
     changed.
@@ -92,6 +111,7 @@ def init(
         state,
         operator=operator,
         hosts=tuple(host or ()),
+        approvers=parse_approvers(approver or ()),
         chosen={name: value for name, value in chosen.items() if value},
         owner=owner,
     )
@@ -103,6 +123,7 @@ def create_state(
     *,
     operator: str,
     hosts: tuple[str, ...],
+    approvers: tuple[FirstApprover, ...] = (),
     chosen: Mapping[str, str] = MappingProxyType({}),
     owner: tuple[str, str] | None = None,
 ) -> InitOutput:
@@ -112,6 +133,7 @@ def create_state(
         state: where.
         operator: name of the first human.
         hosts: of the server, besides localhost.
+        approvers: humans who may approve, with their public keys.
         chosen: settings that ``settings.yaml`` shall hold.
         owner: address and source of the password of a PostgreSQL user who shall own the tables.
 
@@ -124,7 +146,7 @@ def create_state(
     leftovers = tuple(sorted(state.parent.glob(_pattern(state))))
     with _draft(state) as draft, ExitStack() as undo:
         files.write_new(StatePaths(draft).settings, example_settings(chosen).encode(), mode=files.PRIVATE)
-        made = _fill(draft, undo, operator=operator, hosts=hosts, owner=owner)
+        made = _fill(draft, undo, operator=operator, hosts=hosts, approvers=approvers, owner=owner)
         _move(draft, state)
         undo.pop_all()
     final = StatePaths(state)
@@ -141,6 +163,9 @@ def create_state(
         ca_fingerprint=ca.fingerprint(made.authority.certificate),
         checkpoint_key=str(made.checkpoint_key),
         hosts=made.hosts,
+        approvers=tuple(
+            ApproverOutput(name=item.name, key=key.id) for item, key in zip(approvers, made.voter_keys, strict=True)
+        ),
         leftovers=leftovers,
     )
 
@@ -151,10 +176,17 @@ class _Made:
     hosts: tuple[str, ...]
     operator: Certificate
     checkpoint_key: VerifierKey
+    voter_keys: tuple[VoterKey, ...]
 
 
 def _fill(
-    root: Path, undo: ExitStack, *, operator: str, hosts: tuple[str, ...], owner: tuple[str, str] | None
+    root: Path,
+    undo: ExitStack,
+    *,
+    operator: str,
+    hosts: tuple[str, ...],
+    approvers: tuple[FirstApprover, ...],
+    owner: tuple[str, str] | None,
 ) -> _Made:
     paths = StatePaths(root)
     now = clock()
@@ -166,7 +198,7 @@ def _fill(
     server = authority.issue_server(server_key.public_key(), hosts, now)
     _write(paths.server_certificate, ca.pem(server), mode=files.PUBLIC)
     _write(paths.server_key, keys.key_pem(server_key))
-    policy = default_policy(operator).encode()
+    policy = (default_policy(operator) + grants(approvers)).encode()
     _write(paths.policy / "policy.csv", policy)
     human_key = keys.new_key()
     human = authority.issue_client(
@@ -196,19 +228,20 @@ def _fill(
         "policy_digest": digest(policy),
     }
 
-    def work(tx: Transaction) -> Certificate:
+    def work(tx: Transaction) -> tuple[Certificate, tuple[VoterKey, ...]]:
         ledger.append(tx, "genesis", genesis)
         registry = Registry(ledger, vault)
         registry.register_operator(tx, identity=operator_id, name=operator, now=now)
-        return registry.issue(tx, identity=operator_id, certificate=human, by=operator_id, now=now)
+        record = registry.issue(tx, identity=operator_id, certificate=human, by=operator_id, now=now)
+        return record, enrol(tx, registry, ledger, approvers, by=operator_id, now=now)
 
     target = DatabaseTarget(paths.database, settings.database, settings.database_password)
     owning = None if owner is None else DatabaseTarget(paths.database, *owner)
     create_store(target, owning)
     undo.callback(discard_store, target, owning)  # what lies in the draft goes with it
     with open_store_sync(target) as store:
-        record = store.write_sync(work)
-    return _Made(authority, ca.server_hosts(server), record, checkpoint_key)
+        record, voter_keys = store.write_sync(work)
+    return _Made(authority, ca.server_hosts(server), record, checkpoint_key, voter_keys)
 
 
 def _write(path: Path, data: bytes, *, mode: int = files.PRIVATE) -> None:
@@ -283,10 +316,20 @@ def _render(output: InitOutput) -> None:
     console.print(f"  ledger key    {output.checkpoint_key}", soft_wrap=True, markup=False)
     console.print("                give it to whoever shall check the ledger, by a way of its own", soft_wrap=True)
     console.print(f"  operator      {output.operator} ({output.operator_certificate})", soft_wrap=True, markup=False)
+    for approver in output.approvers:
+        console.print(f"  approver      {approver.name} ({approver.key})", soft_wrap=True, markup=False)
     for leftover in output.leftovers:
         console.print(
             f"  {leftover} is left from a `broker init` that didn't finish, or that runs now. Nothing uses it; it holds "
             f"keys. Remove it once no other init runs: rm -r {leftover}",
+            soft_wrap=True,
+            markup=False,
+        )
+    if output.approvers:
+        names = " and ".join(item.name for item in output.approvers if item.name != output.operator)
+        console.print(
+            f"for the two-person rule: broker identity issue human NAME for {names or 'further people'}; then, with a "
+            "broker that serves, each of at least three approvers: broker approvers accept",
             soft_wrap=True,
             markup=False,
         )

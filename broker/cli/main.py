@@ -43,8 +43,12 @@ COMMANDS = {
     "delegations": Lazy("broker.cli.delegations:app", "Sign that an agent may act on your behalf."),
     "policy": Lazy(
         "broker.cli.policy:app",
-        "Check, compare, explain and reload the policy.",
-        extras={"diff": "broker.cli.policy_diff:diff", "reload": "broker.cli.admin:reload_policy"},
+        "Check, compare, apply, explain and reload the policy.",
+        extras={
+            "apply": "broker.cli.policy_apply:apply",
+            "diff": "broker.cli.policy_diff:diff",
+            "reload": "broker.cli.admin:reload_policy",
+        },
     ),
     "ledger": Lazy("broker.cli.ledger:app", "Show, verify and prove the ledger."),
     "slack": Lazy("broker.cli.slack:app", "The bot by which people decide in Slack."),

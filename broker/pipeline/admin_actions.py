@@ -49,6 +49,8 @@ class Shown:
 
     parameters: JsonObject
     difference: tuple[str, ...] = ()
+    concerned: frozenset[str] = frozenset()
+    """Names of humans whom it is about, besides those whom its parameters name."""
 
 
 Effect = Callable[[Transaction, Context, JsonObject, Done], JsonObject]
@@ -61,9 +63,10 @@ PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "account.map": frozenset({"service", "team", "user", "person"}),
         "account.unmap": frozenset({"service", "team", "user"}),
         "unfreeze": frozenset({"scope", "target"}),
+        "policy.change": frozenset({"text"}),
     }
 )
-"""Action -> its parameters, all of them needed."""
+"""Action -> the parameters that it is asked for with, all of them needed. People may be shown others: see ``Shown``."""
 
 
 def check_parameters(action: str, parameters: JsonObject) -> None:
@@ -82,8 +85,13 @@ def check_parameters(action: str, parameters: JsonObject) -> None:
             raise _invalid(f"parameters.{name}", "is missing, or no text", "PARAMETERS_INVALID")
 
 
-def concerned(tx: Transaction, action: str, parameters: JsonObject) -> frozenset[str]:
+def concerned(tx: Transaction, action: str, shown: Shown) -> frozenset[str]:
     """Ids of the people whom an action is about: they don't vote on it. What is wrong is refused before anybody is asked."""
+    named = [tx.identities.by_name(IdentityKind.HUMAN, name) for name in shown.concerned]
+    return _concerned(tx, action, shown.parameters) | {human.id for human in named if human is not None}
+
+
+def _concerned(tx: Transaction, action: str, parameters: JsonObject) -> frozenset[str]:
     match action:
         case "key.enroll":
             holder = _holder(tx, parameters)

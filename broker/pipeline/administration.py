@@ -20,7 +20,7 @@ from broker.domain.ports import Transaction
 from broker.domain.requirement import Channel, Requirement, RoleCount
 from broker.domain.reserved import ADMINISTRATION
 from broker.domain.tier import Tier
-from broker.errors import BrokerError, InvalidArgumentError, PermissionDeniedError
+from broker.errors import BrokerError, FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
 from broker.pipeline.admin_actions import EFFECTS, Context, Done, Shown, concerned
 
 NO_WORKSPACE = "-"
@@ -64,14 +64,21 @@ def request(
     if caller.identity.kind is not IdentityKind.HUMAN:
         raise PermissionDeniedError("only people ask for administration", reason="NOT_A_HUMAN")
     parameters = shown.parameters
-    people = concerned(tx, action, parameters)
+    people = concerned(tx, action, shown)
     approval_id = new_id("apv")
     now = context.desk.clock()
     if not tx.voters.founding():
         _check_operator(context, caller)
         effect = EFFECTS.get(action)
-        result = {} if effect is None else effect(tx, context, parameters, Done(caller.identity.id, ""))
-        return _done_at_once(caller, approval_id, action, now), result
+        if effect is None:
+            raise FailedPreconditionError(
+                f"nobody has to agree to {action} before the founding is complete",
+                reason="APPROVAL_NOT_NEEDED",
+                hint="Do it: it needs no approval yet.",
+            )
+        return _done_at_once(caller, approval_id, action, now), effect(
+            tx, context, parameters, Done(caller.identity.id, "")
+        )
     expires = now + timedelta(seconds=REQUIREMENT.expiry_s)
     text = envelope(
         tx,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from broker.approvals import content
@@ -21,7 +22,7 @@ from broker.domain.ids import new_id
 from broker.domain.ports import Transaction
 from broker.domain.reserved import WORKFLOWS
 from broker.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
-from broker.pipeline import administration
+from broker.pipeline import administration, policy_changes
 from broker.pipeline.admin_actions import Context, Shown, check_parameters
 from broker.pipeline.approval_sight import ApprovalSight
 from broker.pipeline.approval_views import ApprovalView
@@ -119,7 +120,7 @@ class Approvals:
             BrokerError: as ``administration.request``.
         """
         check_parameters(action, parameters)
-        shown = Shown(parameters)
+        shown = await self._shown(action, parameters)
 
         def work(tx: Transaction) -> ApprovalView:
             approval, result = administration.request(
@@ -141,6 +142,23 @@ class Approvals:
         view = await self._parts.store.write(work)
         self._parts.bell.ring()
         return view
+
+    async def _shown(self, action: str, parameters: JsonObject) -> Shown:
+        """What people are shown: of a change, what the broker itself finds that it changes, and never the requester's word."""
+        if action != policy_changes.ACTION:
+            return Shown(parameters)
+        old, new = self._parts.policy.snapshot, await self._parts.policy.check(str(parameters["text"]))
+        tools = {tool.spec.name: tool.spec.risk for tool in self._parts.catalogue.all()}
+        counted = policy_changes.counted_roles(self._parts.tiers)
+        change = await asyncio.to_thread(policy_changes.examine, old, new, tools=tools, counted=counted)
+        if not change.sensitive:
+            raise FailedPreconditionError(
+                "nobody has to agree to this policy: it doesn't touch the two-person rule",
+                reason="APPROVAL_NOT_NEEDED",
+                hint="Put it into force: broker policy apply FILE",
+            )
+        policy_changes.check_length(change)
+        return Shown(change.parameters, change.sentences, change.concerned)
 
     async def submit_workflow(self, caller: Caller, name: str, digest: str, reason: str) -> ApprovalView:
         """Asks the people of its tier to approve a workflow's present version.

@@ -147,6 +147,14 @@ class LivePolicy:
             self._reported = ""
             return changed
 
+    async def check(self, text: str) -> Snapshot:
+        """Reads a policy that isn't in force, as one from the file would be.
+
+        Raises:
+            InvalidArgumentError: ``POLICY_INVALID``.
+        """
+        return await asyncio.to_thread(Snapshot.load, text, known_tools=self._known_tools, known_rpcs=self._known_rpcs)
+
     async def look(self) -> bool:
         """One look at the file, as the watcher takes it; true where it brought another policy into force.
 
@@ -232,9 +240,7 @@ class LivePolicy:
         text, signature = await asyncio.to_thread(_read_file, self._path)
         self._checks += 1
         try:
-            snapshot = await asyncio.to_thread(
-                Snapshot.load, text, known_tools=self._known_tools, known_rpcs=self._known_rpcs
-            )
+            snapshot = await self.check(text)
         except BrokerError:
             self._refused = signature
             raise
