@@ -20,6 +20,7 @@ from broker.approvals.desk import Desk
 from broker.domain.ids import new_id
 from broker.errors import BrokerError
 from broker.identity.directory import LiveDirectory
+from broker.ledger.agreement import LedgerAgreement
 from broker.ledger.checkpoint_reading import CheckpointsBySize
 from broker.ledger.genesis import read_origin
 from broker.ledger.index import Indexer
@@ -163,6 +164,8 @@ async def _parts(
         chat_only_allowed=settings.unsafe_chat_only_quorum,
         slack_allowed=settings.unsafe_slack_approves_tier4,
     )
+    agreement = LedgerAgreement()
+    await store.read(agreement.read_on)
     parts = Parts(
         store=store,
         ledger=ledger,
@@ -177,7 +180,7 @@ async def _parts(
         workspace_classes=settings.workspace_data_classes,
         tiers=tiers,
         workflows=await asyncio.to_thread(load_workflows, paths.workflows),
-        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now),
+        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now, agreement),
         bell=Bell(),
         origin=origin,
         bounds=_bounds(settings),
