@@ -522,7 +522,7 @@ class Asked:
         self.excluded = listed(said, "excluded", "approval.excluded")
         self.tier = of(entry, "tier", int)
         needed(within(self.tier, 0, HIGHEST), "tier", "is none")
-        least = 2 if self.tier >= HIGHEST and self.kind != "REVIEW" else 1
+        least = 2 if self.tier >= HIGHEST and self.kind not in {"REVIEW", "WORKFLOW"} else 1
         self.people = max(self._requirement(of(said, "requirement", dict, "approval.requirement")), least)
         # person -> number of the entry, decision, key, attested, time: the last vote of each
         self.ballots: dict[str, tuple[int, str, str, bool, datetime]] = {}

@@ -71,7 +71,9 @@ class Asked:
     @property
     def needed(self) -> int:
         """How many people it takes."""
-        least = 2 if self.tier >= APPROVAL_REQUIRED_FROM and self.kind is not ApprovalKind.REVIEW else 1
+        # A workflow's sponsor and a look back let nothing run: what runs under the one still takes two people.
+        alone = self.kind in {ApprovalKind.REVIEW, ApprovalKind.WORKFLOW}
+        least = 2 if self.tier >= APPROVAL_REQUIRED_FROM and not alone else 1
         return max(least, self.requirement.people, sum(item.people for item in self.requirement.roles))
 
 
