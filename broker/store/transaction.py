@@ -93,21 +93,25 @@ class SqlTransaction:
     @property
     def approvals(self) -> SqlApprovalTable:
         """Approvals and votes."""
+        self._need()
         return self._approvals
 
     @property
     def voters(self) -> SqlVoterTable:
         """Voters' keys, the founding, chat accounts."""
+        self._need()
         return self._voters
 
     @property
     def freezes(self) -> SqlFreezeTable:
         """What is frozen."""
+        self._need()
         return self._freezes
 
     @property
     def workflows(self) -> SqlWorkflowTable:
         """Approved versions of workflows."""
+        self._need()
         return self._workflows
 
     @property

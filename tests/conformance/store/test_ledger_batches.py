@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+from sqlalchemy import create_engine
 
 from broker.domain.ports import Head, Store, StoredEntry, Transaction
 from broker.errors import InternalError
@@ -18,9 +19,13 @@ from broker.ledger.ledger import Ledger
 from broker.ledger.startup import verify_store
 from broker.store.base import SqlStore
 from broker.store.opening import DatabaseTarget, open_store
+from broker.store.savepoint import Savepoint
+from broker.store.transaction import SqlTransaction
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LEDGER = Ledger("brk_batches", "boot_1", lambda: NOW)
+_NO_TABLE = frozenset({"deletions", "ledger"})
+"""Members of a transaction that write nothing, or that make the point by themselves."""
 
 
 class OwnError(Exception):
@@ -162,3 +167,17 @@ async def test_two_that_write_by_turns_make_one_chain(store: SqlStore, target: D
     assert len(await _texts(store)) == 1 + 6 + 3
     await _check_agents(store)
     await verify_store(store)
+
+
+def test_whatever_writes_is_undone_by_itself() -> None:
+    """Each table's gateway makes the point to go back to; one that didn't would let half of a failed function stay."""
+    made: list[str] = []
+    gateways = [
+        name for name, member in vars(SqlTransaction).items() if isinstance(member, property) and name not in _NO_TABLE
+    ]
+    for name in gateways:
+        savepoint = Savepoint(lambda name=name: made.append(name))  # type: ignore[misc]  # bound now
+        savepoint.want()
+        with create_engine("sqlite://").connect() as connection:
+            getattr(SqlTransaction(connection, savepoint), name)
+    assert made == gateways
