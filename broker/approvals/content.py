@@ -13,6 +13,7 @@ from broker.errors import DataLossError, NotFoundError
 KIND = "approval"
 _ENVELOPE, _RENDERING, _RESULT, _VOTES = 0, 1, 2, 16
 _MOST = 32 << 20
+_MOST_VOTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,31 @@ def read_vote(tx: Transaction, vault: Vault, approval: str, number: int) -> Json
         return {}
     data = found.get(_VOTES + number)
     return {} if data is None else parse_object(data, field="vote", max_bytes=_MOST)
+
+
+def disclosed(tx: Transaction, vault: Vault, approval_id: str) -> JsonObject | None:
+    """What is kept of an approval, for an auditor who compares it with the ledger; ``None`` where it has been erased.
+
+    ``envelope`` and ``rendering`` are the very texts whose digests stand in the ledger; ``votes`` has by number what each
+    vote's statement commits to, with its salt.
+    """
+    try:
+        sealed = vault.open(tx, approval_id)
+    except NotFoundError:
+        return None
+    found = dict(sealed.read(tx, _ENVELOPE, 2))
+    votes = {
+        str(index - _VOTES): parse_object(data, field="vote", max_bytes=_MOST)
+        for index, data in sealed.read(tx, _VOTES, _MOST_VOTES)
+    }
+    if _ENVELOPE not in found or _RENDERING not in found:
+        return None
+    return {
+        "approval": approval_id,
+        "envelope": found[_ENVELOPE].decode(),
+        "rendering": found[_RENDERING].decode(),
+        "votes": dict(votes),
+    }
 
 
 def keep_result(tx: Transaction, vault: Vault, approval: str, result: JsonObject) -> None:
