@@ -25,7 +25,7 @@ from broker.errors import BrokerError
 from broker.ledger.ledger import Ledger
 from broker.store.opening import DatabaseTarget, open_store
 
-STEPS = ("begin", "save", "insert", "set_agent_head", "keep", "commit", "undo")
+STEPS = ("begin", "save", "insert", "set_agent_head", "keep", "flush", "commit", "undo")
 """What an append consists of: those of the session, and those of the ledger's table. An undo follows a refusal."""
 REFUSED = frozenset({"0.4", "1.5", "2.6", "3.7"})
 """Entries that are refused after they were written, while others of their batch are not."""

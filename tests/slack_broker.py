@@ -27,8 +27,9 @@ from broker.v1 import approvals_pb2 as pb
 from broker.v1 import tool_pb2
 from broker.v1.approvals_pb2_grpc import ApprovalsServicer, add_ApprovalsServicer_to_server
 from broker.v1.ledger_pb2_grpc import add_LedgerServicer_to_server
+from tests.approval_envelopes import approval_envelope
 from tests.fake_broker import Authority, Refuse, abort
-from tests.fake_log import Log, LogServicer
+from tests.fake_log import Log, LogServicer, leaf
 
 TEAM = "T0000ONE"
 ADA, BO, CY = (f"hum_0000000000000000000000000{number}" for number in (1, 2, 3))
@@ -41,40 +42,12 @@ _DECISIONS = {
 _OPEN = {pb.APPROVAL_STATE_PENDING, pb.APPROVAL_STATE_APPROVED}
 
 
-def envelope(approval: str, content: str) -> bytes:
+def envelope(approval: str, content: str, *, workspace: str = "ops", obj: str = "broker.admin", tier: int = 3) -> bytes:
     """The envelope of an administrative action that has a text in its parameters."""
-    return canonical(
-        {
-            "format": "broker.approval-envelope.v1",
-            "salt": "00" * 32,
-            "approval": approval,
-            "kind": "ADMINISTRATION",
-            "requester": {"id": CY, "name": "human:cy"},
-            "people": {CY: "cy"},
-            "reason": "",
-            "requirement": {
-                "people": 2,
-                "roles": [],
-                "channels": ["cli", "slack"],
-                "min_signed": 0,
-                "expiry_s": 3600,
-                "cooldown_s": 0,
-                "max_pending": 5,
-                "exclude_tool_owner": False,
-            },
-            "expires": "2030-01-01T00:00:00Z",
-            "reversibility": None,
-            "on_failure": None,
-            "decision": None,
-            "purpose": "",
-            "workflow": None,
-            "call": None,
-            "files": [],
-            "action": {"name": "settings.change", "parameters": {"text": content}},
-            "workflow_text": None,
-            "difference": [],
-        }
-    )
+    made = approval_envelope("ADMINISTRATION")
+    made |= {"approval": approval, "workspace": workspace, "object": obj, "tier": tier}
+    made["action"] = {"name": "settings.change", "parameters": {"text": content}}
+    return canonical(made)
 
 
 @dataclass
@@ -83,6 +56,7 @@ class Approvals(ApprovalsServicer):
 
     origin: str = field(default_factory=lambda: new_id("brk"))
     """A ledger of its own: a client would notice another one under the same name."""
+    genesis_leaf: bytes = b""
     bot_key: bytes = b""
     accounts: dict[tuple[str, str], str] = field(default_factory=lambda: {(TEAM, "UADA"): ADA, (TEAM, "UBO"): BO})
     eligible: set[str] = field(default_factory=lambda: {ADA, BO})
@@ -103,7 +77,10 @@ class Approvals(ApprovalsServicer):
     def add(self, content: str = "limit = 3", *, tier: int = 3, slack: bool = True, **values: object) -> str:
         """Opens an approval, and gives its id."""
         identifier = new_id("apv")
-        data = envelope(identifier, content)
+        place = {
+            name: str(values[key]) for name, key in (("workspace", "workspace"), ("obj", "object")) if key in values
+        }
+        data = envelope(identifier, content, tier=tier, **place)
         text = render(json.loads(data))
         now = datetime.now(UTC)
         channels = [pb.VOTE_CHANNEL_CLI, *([pb.VOTE_CHANNEL_SLACK] if slack else [])]
@@ -134,6 +111,8 @@ class Approvals(ApprovalsServicer):
 
     def set(self, identifier: str, **values: object) -> None:
         """Changes an approval, and tells who watches."""
+        for name in values:
+            self.kept[identifier].ClearField(name)
         self.kept[identifier].MergeFrom(pb.Approval(**values))
         self.tell(identifier)
 
@@ -186,7 +165,7 @@ class Approvals(ApprovalsServicer):
 
     async def GetFounding(self, request, context) -> pb.Founding:  # noqa: ANN001, ARG002, N802
         await self._begin("GetFounding", context)
-        return pb.Founding(origin=self.origin, genesis_leaf=bytes(32), needed=3)
+        return pb.Founding(origin=self.origin, genesis_leaf=self.genesis_leaf, needed=3)
 
     async def ListVoterKeys(self, request, context) -> pb.ListVoterKeysResponse:  # noqa: ANN001, ARG002, N802
         await self._begin("ListVoterKeys", context)
@@ -312,7 +291,9 @@ class ApprovalsBroker:
 @asynccontextmanager
 async def approvals_broker(service: Approvals) -> AsyncIterator[ApprovalsBroker]:
     """A broker that runs."""
-    broker = ApprovalsBroker(service, Authority.make("ca"), Log.make(service.origin))
+    log = Log.make(service.origin)
+    service.genesis_leaf = leaf(log.entries[0])
+    broker = ApprovalsBroker(service, Authority.make("ca"), log)
     await broker.start()
     try:
         yield broker

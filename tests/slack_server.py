@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import io
 import itertools
 import json
 import time
@@ -250,7 +251,7 @@ class FakeSlack:
         begun = time.monotonic()
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"http://{self.bot}{path}", data=body, headers=headers) as reply,
+            session.post(f"http://{self.bot}{path}", data=io.BytesIO(body), headers=headers) as reply,
         ):
             return Answer(reply.status, await reply.text(), time.monotonic() - begun)
 

@@ -22,20 +22,15 @@ PASSPHRASE = "a passphrase of the bot"  # noqa: S105 - of a key that a test make
 
 
 @dataclass
-class World:
-    """All three. The bot can be stopped and started again."""
+class BotWorld:
+    """A Slack, and a bot that can be stopped and started again, before any broker."""
 
     folder: Path
     slack: FakeSlack
-    broker: ApprovalsBroker
     settings: SlackSettings
     bot: Serving | None = None
     failed: asyncio.Event = field(default_factory=asyncio.Event)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-
-    @property
-    def service(self) -> Approvals:
-        return self.broker.service
 
     async def start(self) -> None:
         self.bot = await self._stack.enter_async_context(serving(self.settings, self.failed.set))
@@ -74,14 +69,23 @@ class World:
         )
 
 
-def write_settings(folder: Path, slack: FakeSlack, broker: ApprovalsBroker, **changed: Any) -> Path:  # noqa: ANN401
-    """Writes the bot's settings, its secrets and its identity."""
+@dataclass
+class World(BotWorld):
+    """All three."""
+
+    broker: ApprovalsBroker = field(kw_only=True)
+
+    @property
+    def service(self) -> Approvals:
+        return self.broker.service
+
+
+def write_settings(folder: Path, slack: FakeSlack, address: str, **changed: Any) -> Path:  # noqa: ANN401
+    """Writes the bot's settings and its secrets."""
     files = {"bot_token": BOT_TOKEN, "app_token": APP_TOKEN, "signing_secret": SIGNING_SECRET, "passphrase": PASSPHRASE}
     for name, text in files.items():
         (folder / name).touch(mode=0o600)
         (folder / name).write_text(f"{text}\n", "utf-8")
-    broker.authority.write(folder / "identity", "slack-bot")
-    (folder / "ca.pem").write_bytes(broker.authority.pem)
     values = {
         "mode": "http",
         "listen": "127.0.0.1:0",
@@ -91,7 +95,7 @@ def write_settings(folder: Path, slack: FakeSlack, broker: ApprovalsBroker, **ch
         "api_url": slack.api_url,
         "team": TEAM,
         "channels": {"*": CHANNEL},
-        "broker": broker.address,
+        "broker": address,
         "identity": "identity",
         "ca": "ca.pem",
         "key": "bot.key",
@@ -110,7 +114,10 @@ async def slack_world(folder: Path, *, running: bool = True, **changed: Any) -> 
     async with fake_slack() as slack, approvals_broker(Approvals()) as broker:
         signer = new_key_file(folder / "bot.key", Secret(PASSPHRASE.encode()), name="slack-bot")
         broker.service.bot_key = signer.public_key
-        world = World(folder, slack, broker, load_settings(write_settings(folder, slack, broker, **changed)))
+        broker.authority.write(folder / "identity", "slack-bot")
+        (folder / "ca.pem").write_bytes(broker.authority.pem)
+        settings = load_settings(write_settings(folder, slack, broker.address, **changed))
+        world = World(folder, slack, settings, broker=broker)
         try:
             if running:
                 await world.start()

@@ -23,6 +23,7 @@ from broker.approvals.electorate import Electorate
 from broker.domain.ids import new_id
 from broker.errors import BrokerError
 from broker.identity.directory import LiveDirectory
+from broker.ledger.agreement import LedgerAgreement
 from broker.ledger.checkpoint_reading import CheckpointsBySize
 from broker.ledger.genesis import read_origin
 from broker.ledger.in_force import policy_in_force
@@ -159,7 +160,9 @@ async def _parts(
     def electorate() -> Electorate:
         return PolicyElectorate(policy.snapshot)
 
-    desk = Desk(ledger, vault, electorate, origin, now)
+    agreement = LedgerAgreement()
+    await store.read(agreement.read_on)
+    desk = Desk(ledger, vault, electorate, origin, now, agreement)
     gate = PolicyGate(
         store,
         keeper,

@@ -28,7 +28,7 @@ class ApprovedActions:
 
         It may be used by whoever could not vote on it: who asked, and whom it concerns.
         """
-        if not tx.voters.founding():
+        if not self.desk.founded(tx):
             return None
         found = find_approved(tx, self.desk, action, parameters, by=by)
         if found is None:

@@ -17,10 +17,12 @@ from broker.domain.approval import (
     Vote,
     check_approval_move,
 )
+from broker.domain.approval_ports import Agreement
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Recorder, Transaction, Vault
 from broker.domain.requirement import Requirement, weaker
 from broker.errors import (
+    DataLossError,
     FailedPreconditionError,
     NotFoundError,
     PermissionDeniedError,
@@ -80,6 +82,7 @@ class Desk:
         electorate: gives the policy in force.
         origin: of the ledger.
         clock: the time, UTC.
+        agreement: what the ledger says, whatever the tables say.
     """
 
     def __init__(
@@ -89,12 +92,43 @@ class Desk:
         electorate: Callable[[], Electorate],
         origin: str,
         clock: Callable[[], datetime],
+        agreement: Agreement,
     ) -> None:
         self.recorder = recorder
         self.vault = vault
         self.electorate = electorate
         self.origin = origin
         self.clock = clock
+        self.agreement = agreement
+
+    def founded(self, tx: Transaction) -> bool:
+        """Is the two-person rule in force?
+
+        Raises:
+            DataLossError: table and ledger don't agree on it (``FOUNDING_CHANGED``).
+        """
+        said, known = tx.voters.founding(), self.agreement.founding(tx)
+        if said != known:
+            raise DataLossError(
+                f"the database has the founding {said or 'as incomplete'}, and the ledger {known or 'as incomplete'}",
+                reason="FOUNDING_CHANGED",
+                hint="Somebody worked on the database: run `broker ledger verify --votes`.",
+            )
+        return bool(known)
+
+    def check_founded(self, tx: Transaction) -> None:
+        """Lets pass once the two-person rule is in force.
+
+        Raises:
+            FailedPreconditionError: ``FOUNDING_INCOMPLETE``.
+            DataLossError: as ``founded``.
+        """
+        if not self.founded(tx):
+            raise FailedPreconditionError(
+                f"nobody can approve anything yet: {FOUNDERS} people must have accepted the founding with keys of their own",
+                reason="FOUNDING_INCOMPLETE",
+                hint="See how far it is with: broker approvers founding",
+            )
 
     def request(self, tx: Transaction, request: Request, *, patient: bool = True) -> Approval:
         """Asks for an approval; only the broker itself asks without patience, for what must not fail.
@@ -105,7 +139,7 @@ class Desk:
             ResourceExhaustedError: too many of the requester's are open (``TOO_MANY_PENDING``), or one of theirs has been
                 denied just now (``COOLING_DOWN``).
         """
-        check_founded(tx)
+        self.check_founded(tx)
         now = self.clock()
         if patient:
             self._check_patience(tx, request, now)
@@ -268,10 +302,10 @@ class Desk:
         Raises:
             FailedPreconditionError: it isn't approved (``APPROVAL_NOT_MET``), has ended (``APPROVAL_CLOSED``), or stricter
                 rules are in force now (``REQUIREMENT_STRICTER``).
-            DataLossError: rows, sealed texts or signatures aren't what the ledger says.
+            DataLossError: rows, sealed texts or signatures aren't what the ledger says (``AGREEMENT_DIFFERS``, ...).
             BrokerError: whatever ``check`` raises.
         """
-        check_founded(tx)
+        self.check_founded(tx)
         approval = self.find(tx, approval_id)
         if approval.subject != subject:
             raise FailedPreconditionError(f"approvals/{approval.id} is about something else", reason="APPROVAL_OTHER")
@@ -291,8 +325,9 @@ class Desk:
                 hint="People, roles and keys are counted again at the use. Wait for further votes.",
                 metadata={"approval": f"approvals/{approval.id}", "missing": "; ".join(counted.missing)},
             )
-        approval, _ = self.recount(tx, approval)
         seqs = tuple(vote.seq for vote in counted.counted)
+        self.agreement.check_use(tx, approval.id, seqs)
+        approval, _ = self.recount(tx, approval)
         return Used(self.close(tx, approval, ApprovalState.USED, why="used", votes=seqs), seqs)
 
 
@@ -328,20 +363,6 @@ def check_still_enough(approval: Approval, needed: Requirement) -> None:
             reason="REQUIREMENT_STRICTER",
             hint="Ask anew.",
             metadata={"approval": f"approvals/{approval.id}"},
-        )
-
-
-def check_founded(tx: Transaction) -> None:
-    """Lets pass once the two-person rule is in force.
-
-    Raises:
-        FailedPreconditionError: ``FOUNDING_INCOMPLETE``.
-    """
-    if not tx.voters.founding():
-        raise FailedPreconditionError(
-            f"nobody can approve anything yet: {FOUNDERS} people must have accepted the founding with keys of their own",
-            reason="FOUNDING_INCOMPLETE",
-            hint="See how far it is with: broker approvers founding",
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from broker.approvals import content, evidence
-from broker.approvals.desk import Desk, check_founded, check_open
+from broker.approvals.desk import Desk, check_open
 from broker.approvals.electorate import why_not_key, why_not_person
 from broker.approvals.quorum import standing
 from broker.domain.approval import Approval, ApprovalKind, ApprovalState, KeyKind, Vote, VoteDecision
@@ -63,7 +63,7 @@ def cast(tx: Transaction, desk: Desk, caller: Caller, given: Cast) -> Approval:
         ConflictError: ``ALREADY_VOTED``.
         NotFoundError: ``APPROVAL_NOT_FOUND``.
     """
-    check_founded(tx)
+    desk.check_founded(tx)
     statement = parse_vote(given.statement)
     _check_kind(caller, statement)
     approval = desk.find(tx, given.approval)

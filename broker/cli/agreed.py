@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Recorder, Transaction, Vault
 from broker.errors import FailedPreconditionError
+from broker.ledger.agreement import LedgerAgreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class RecordedAuthority:
 
     def permit(self, tx: Transaction, action: str, parameters: JsonObject, *, by: str) -> JsonObject | None:
         """As ``Authority``."""
-        if not tx.voters.founding():
+        agreement = LedgerAgreement()
+        if not tx.voters.founding() and not agreement.founding(tx):
             return None
         # Before the founding commands needn't wait for the policy's and the approvals' modules.
         from broker.approvals.authority import ApprovedActions  # noqa: PLC0415
@@ -40,5 +42,5 @@ class RecordedAuthority:
                 hint="Start the broker once: broker serve",
             )
         electorate = PolicyElectorate(Snapshot.load(text))
-        desk = Desk(self.recorder, self.vault, lambda: electorate, self.origin, lambda: datetime.now(UTC))
+        desk = Desk(self.recorder, self.vault, lambda: electorate, self.origin, lambda: datetime.now(UTC), agreement)
         return ApprovedActions(desk).permit(tx, action, parameters, by=by)

@@ -19,9 +19,9 @@ class SyncApprovalMethods:
     _client: AsyncBroker
     _loop: LoopThread
 
-    def get_approval(self, name: str, *, timeout_s: float | None = None) -> Approval:
+    def get_approval(self, name: str, *, voter: str = "", timeout_s: float | None = None) -> Approval:
         """One approval with its content, as far as it is kept."""
-        return self._loop.run(self._client.get_approval(name, timeout_s=timeout_s))
+        return self._loop.run(self._client.get_approval(name, voter=voter, timeout_s=timeout_s))
 
     def list_approvals(
         self, chosen: ApprovalFilter | None = None, *, page_size: int = 0, timeout_s: float | None = None

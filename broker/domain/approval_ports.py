@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from broker.domain.approval import (
     Acceptance,
@@ -19,6 +19,9 @@ from broker.domain.approval import (
     Vote,
     VoterKey,
 )
+
+if TYPE_CHECKING:
+    from broker.domain.ports import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +132,27 @@ class WorkflowTable(Protocol):
 
     def get(self, name: str, digest: str) -> ApprovedWorkflow | None:
         """An approved version."""
+
+
+class Agreement(Protocol):
+    """What the ledger alone says of people's agreement, whatever the tables say."""
+
+    def read_on(self, tx: Transaction) -> None:
+        """Reads what has been added, in a reading transaction."""
+
+    def founding(self, tx: Transaction) -> str:
+        """Digest of the founding that the ledger has seen completed; empty before."""
+
+    def check_use(self, tx: Transaction, approval: str, votes: Sequence[int]) -> None:
+        """Lets an approval pass that the ledger has as open and agreed to by these votes, by their entries' numbers.
+
+        Raises:
+            DataLossError: it hasn't (``AGREEMENT_DIFFERS``).
+        """
+
+    def check_workflow(self, tx: Transaction, name: str, digest: str) -> None:
+        """Lets a version of a workflow pass whose approval stands in the ledger.
+
+        Raises:
+            DataLossError: it doesn't (``AGREEMENT_DIFFERS``).
+        """

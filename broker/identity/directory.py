@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -14,7 +15,7 @@ from cryptography import x509
 
 from broker.domain.identity import Caller, Certificate, Identity, IdentityKind
 from broker.domain.ports import Store, Transaction
-from broker.errors import UnauthenticatedError
+from broker.errors import BrokerError, UnauthenticatedError
 from broker.identity import ca
 from broker.identity.names import genesis, parse_spiffe, spiffe_uri
 
@@ -22,6 +23,7 @@ _PEERS_KEPT = 1024
 _MAX_PEER_PEM = 64 * 1024
 _ENTRIES_READ = 256
 """After more new entries than this the registry is read again without looking at them."""
+_SOON_S = 0.005
 _TOUCHES = (b'"type":"identity.', b'"name":true')  # the second is of an erasure that took a name away
 
 
@@ -150,6 +152,8 @@ class LiveDirectory:
         self._lock = asyncio.Lock()
         self._version: int | None = None
         self._known: _Known | None = None
+        self._soon: asyncio.TimerHandle | None = None
+        self._look: asyncio.Task[None] | None = None
 
     async def current(self) -> Directory:
         """The registry as it is now.
@@ -171,6 +175,25 @@ class LiveDirectory:
                 self._known = await self._store.read(lambda tx: _refresh(tx, known))
                 self._version = version
             return self._known.directory
+
+    @property
+    def seen(self) -> Directory | None:
+        """What the last look has seen; nobody is authenticated from it."""
+        return None if self._known is None else self._known.directory
+
+    def look_soon(self) -> None:
+        """Something was committed: looks at it when its caller has been answered, lest the next one wait for that."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_SOON_S, self._begin_to_look)
+
+    def _begin_to_look(self) -> None:
+        self._soon = None
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._look_now())
+
+    async def _look_now(self) -> None:
+        with suppress(BrokerError):  # whoever asks next is told
+            await self.current()
 
 
 @dataclass(frozen=True, slots=True)

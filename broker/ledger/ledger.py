@@ -50,7 +50,8 @@ class Ledger:
             raise InternalError(f"{entry_type!r} is no type of ledger entry", reason="UNKNOWN_ENTRY_TYPE")
         if taken := OWN_KEYS & body.keys():
             raise InternalError(f"an entry's body can't hold {min(taken)!r}", reason="LEDGER_BODY_INVALID")
-        head = tx.ledger.head()
+        table = tx.ledger
+        head = table.head()
         _check_genesis(head, entry_type)
         seq, prev = (0, GENESIS_PREV) if head is None else (head.seq + 1, head.leaf.hex())
         entry: JsonObject = {
@@ -65,15 +66,15 @@ class Ledger:
         }
         agent_seq = 0
         if agent:
-            last = tx.ledger.agent_head(agent)
+            last = table.agent_head(agent)
             agent_seq, agent_prev = (0, GENESIS_PREV) if last is None else (last.seq + 1, last.leaf.hex())
             entry["agent"] = {"id": agent, "seq": agent_seq, "prev": agent_prev}
         data = _bytes(entry, entry_type)
         leaf = leaf_hash(data)
-        tx.ledger.insert(StoredEntry(seq, prev, leaf, data))
+        table.insert(StoredEntry(seq, prev, leaf, data))
         if agent:
-            tx.ledger.set_agent_head(agent, Head(agent_seq, leaf), seq)
-        grow(tx.ledger, seq + 1)
+            table.set_agent_head(agent, Head(agent_seq, leaf), seq)
+        grow(table, seq + 1)
         return seq
 
 

@@ -9,7 +9,8 @@ bundle that it is to check. The format is described in docs/bundle.md of the bro
 Without --key it believes the key that the ledger's own first entry names: that proves integrity, not origin.
 
 Exit code: 0 ok, 10 tampered, 11 forked, 12 gapped, 13 truncated, 14 malformed, 15 rolled back, 16 recovered, 17 wrong
-key; 2 for a wrong use. The first thing that is wrong is said with its place. A witness that is named and has cosigned no
+key, 18 votes invalid; 2 for a wrong use. The first thing that is wrong is said with its place. Votes are checked of a whole
+ledger only, and the last: the ledger is as it was written, but something in it happened without the votes that it takes. A witness that is named and has cosigned no
 checkpoint of the bundle is a wrong key (17), a false cosignature of its is tampering (10).
 """
 
@@ -23,6 +24,7 @@ import re
 import sys
 import zipfile
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ FORMAT = "broker.ledger-bundle.v1"
 PAYLOAD_TYPE = "application/vnd.broker.ledger-bundle.v1+json"
 OK, TAMPERED, FORKED, GAPPED, TRUNCATED = "ok", "tampered", "forked", "gapped", "truncated"
 MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY = "malformed", "rolled back", "recovered", "wrong key"
-WORDS = (TAMPERED, FORKED, GAPPED, TRUNCATED, MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY)
+VOTES_INVALID = "votes invalid"
+WORDS = (TAMPERED, FORKED, GAPPED, TRUNCATED, MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY, VOTES_INVALID)
 EXIT_CODES = {OK: 0, **{word: 10 + place for place, word in enumerate(WORDS)}}
 NOT_SHOWN = "not shown"
 WITNESS = (
@@ -438,6 +441,403 @@ class History:
         return any(first < size <= last + 1 for first, last in self.recovered)
 
 
+# --- votes: that people agreed to what needs it, and signed it themselves ---------------------------------------------
+
+
+FOUNDERS = 3
+HIGHEST = 4  # the tier at which two people agree, whatever data says
+LISTED = 1000
+USED_KEPT = 1024  # approvals that were used last: what they were used for stands right behind the use
+SLACK = timedelta(seconds=60)
+ACTIONS = {
+    "key.enrolled": "key.enroll",
+    "account.mapped": "account.map",
+    "account.unmapped": "account.unmap",
+    "unfrozen": "unfreeze",
+}
+VOTE, ATTESTED, ACCEPTANCE = "broker.vote.v1", "broker.attested-vote.v1", "broker.acceptance.v1"
+ACCEPTED = {"format", "origin", "founding_digest", "approver", "key", "time", "checkpoint"}
+VOTED = {
+    *("format", "origin", "approval", "envelope_digest", "rendering_digest"),
+    *("decision", "reason_commit", "approver", "key", "time", "checkpoint"),
+}
+
+
+class Finding(Exception):  # noqa: N818 - said of an entry; the check goes on
+    """What the broker should never have done: the member of the entry, and why."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(why)
+        self.field = field
+
+
+def needed(holds: Any, field: str, why: str) -> None:  # noqa: ANN401 - what is true or not
+    """Raises ``Finding`` unless it holds."""
+    if not holds:
+        raise Finding(field, why)
+
+
+def of(value: Any, name: str, kind: type, field: str = "") -> Any:  # noqa: ANN401 - any JSON
+    """A member of an object, which must be of a type and not empty; else it is a ``Finding``."""
+    found: Any = value.get(name) if isinstance(value, dict) else None
+    needed(type(found) is kind and (found or kind is not str), field or name, f"is missing, or no {kind.__name__}")
+    return found
+
+
+def stated(text: str, formats: dict[str, set[str]], field: str) -> dict[str, Any]:
+    """What was signed: RFC 8785 bytes of an object with exactly the members of its format."""
+    try:
+        said = read_json(text.encode("utf-8"), "")
+        moment(str(said.get("time")))
+    except (Fault, ValueError) as error:
+        raise Finding(field, f"is no statement: {str(error)[:200]}") from error
+    right = set(said) == formats.get(str(said.get("format")))
+    right = right and all(type(value) is str and value for name, value in said.items() if name != "checkpoint")
+    needed(right, field, "has other members than its format")
+    return said
+
+
+def moment(text: str) -> datetime:
+    """A time with its zone."""
+    found = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    if found.tzinfo is None:
+        raise ValueError("has no time zone")
+    return found
+
+
+class Asked:
+    """An approval, by the entry that asked for it."""
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        said = of(entry, "approval", dict)
+        for name in ("id", "kind", "subject", "envelope_digest", "rendering_digest", "expires"):
+            of(said, name, str, f"approval.{name}")
+        self.said, self.id, self.kind, self.subject = said, said["id"], said["kind"], said["subject"]
+        kinds = ("CALL", "WORKFLOW", "ADMINISTRATION", "RUNBOOK", "REVIEW")
+        needed(self.kind in kinds, "approval", "is of a kind that there isn't")
+        try:
+            self.expires = moment(said["expires"])
+        except ValueError as error:
+            raise Finding("approval", f"can't be read: {error}") from error
+        self.excluded = listed(said, "excluded", "approval.excluded")
+        self.tier = of(entry, "tier", int)
+        needed(within(self.tier, 0, HIGHEST), "tier", "is none")
+        least = 2 if self.tier >= HIGHEST and self.kind not in {"REVIEW", "WORKFLOW"} else 1
+        self.people = max(self._requirement(of(said, "requirement", dict, "approval.requirement")), least)
+        # person -> number of the entry, decision, key, attested, time: the last vote of each
+        self.ballots: dict[str, tuple[int, str, str, bool, datetime]] = {}
+        self.votes, self.denied, self.acted = 0, False, False
+        self.counted: list[int] = []
+
+    def _requirement(self, wants: dict[str, Any]) -> int:
+        """How many people it takes."""
+        bounds = {
+            "people": (1, 64),
+            "min_signed": (0, 64),
+            "expiry_s": (1, 604800),
+            "cooldown_s": (0, 604800),
+            "max_pending": (1, 100),
+        }
+        right = set(wants) == {*bounds, "roles", "channels", "exclude_tool_owner"}
+        right = right and all(within(wants[name], *bound) for name, bound in bounds.items())
+        right = right and type(wants["exclude_tool_owner"]) is bool and type(wants["roles"]) is list
+        needed(right, "approval", "its requirement can't be read")
+        names: set[str] = set()
+        for role in wants["roles"]:
+            whole = isinstance(role, dict) and set(role) == {"role", "people"} and within(role["people"], 1, 64)
+            named = whole and type(role["role"]) is str and re.fullmatch("[a-z][a-z0-9-]{0,62}", role["role"])
+            needed(named and role["role"] not in names | {"agent", "human"}, "approval", "a role of it can't be read")
+            names.add(role["role"])
+        self.channels, self.signed = listed(wants, "channels", "approval"), int(wants["min_signed"])
+        people = max(int(wants["people"]), sum(int(role["people"]) for role in wants["roles"]))
+        right = bool(self.channels) and self.channels <= {"cli", "slack"}
+        right = right and len(self.channels) == len(wants["channels"])
+        right = right and bool(names) and people <= 64 and self.signed <= people
+        needed(right and (not self.signed or "cli" in self.channels), "approval", "its requirement can never be met")
+        return people
+
+
+def within(value: Any, least: int, most: int) -> bool:  # noqa: ANN401 - any JSON
+    """Is it an integer between these?"""
+    return type(value) is int and least <= value <= most
+
+
+def listed(value: dict[str, Any], name: str, field: str) -> set[str]:
+    """A member that is a list of texts."""
+    found = value.get(name)
+    needed(isinstance(found, list) and all(type(item) is str for item in found), field, "is no list of texts")
+    return set(found)  # type: ignore[arg-type]  # needed above
+
+
+class Votes:
+    """The two-person rule, from the entries of a whole ledger alone."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        self.report = report
+        report.update(checked=True, acts=0, votes=0, signatures=0, attested=[], attested_count=0, findings=[], found=0)
+        self.keys: dict[str, dict[str, Any]] = {}
+        self.accepted: dict[str, set[str]] = {}
+        self.genesis, self.founding = "", ""
+        self.open: dict[str, Asked] = {}
+        self.used: dict[str, Asked] = {}
+        self.readers = {
+            **dict.fromkeys(ACTIONS, self._action),
+            **dict.fromkeys(("intent", "undo.intent", "workflow.approved"), self._act),
+            "key.revoked": self._revoke,
+            "approver.accepted": self._accept,
+            "founding.completed": self._complete,
+            "approval.requested": self._ask,
+            "approval.closed": self._close,
+        }
+
+    def entry(self, seq: int, entry: dict[str, Any], leaf: str) -> None:
+        """Takes in the next entry, of any type."""
+        try:
+            if entry["type"] == "genesis":
+                self.genesis = leaf
+            elif entry["type"] in ("vote", "vote.attested"):
+                self._vote(seq, entry)
+            elif entry["type"] in self.readers:
+                self.readers[entry["type"]](entry)
+        except Finding as finding:
+            self.report["found"] += 1
+            if len(self.report["findings"]) < LISTED:
+                self.report["findings"].append(Fault("", str(finding), "entries.jsonl", seq, finding.field).place)
+
+    # keys and founding
+
+    def _key(self, which: str, field: str) -> dict[str, Any]:
+        needed(which in self.keys, field, f"names the key {which[:80]}, which no entry before this one enrolled")
+        return self.keys[which]
+
+    def _revoke(self, entry: dict[str, Any]) -> None:
+        self._key(of(of(entry, "key", dict), "id", str, "key.id"), "key.id")["revoked"] = True
+
+    def _signed(self, said: dict[str, Any], text: str, signature: str, fields: tuple[str, str]) -> dict[str, Any]:
+        """The key that signed a statement, which must be valid now."""
+        key = self._key(said["key"], fields[0])
+        needed(not key["revoked"], fields[0], f"is by the key {said['key']}, which was revoked before")
+        self.report["signatures"] += 1
+        try:
+            Ed25519PublicKey.from_public_bytes(key["public"]).verify(unbase64(signature), text.encode("utf-8"))
+        except (InvalidSignature, ValueError) as error:
+            why = f"is not the signature of this statement by the key {said['key']}"
+            raise Finding(fields[1], why) from error
+        return key
+
+    def _present(self) -> str:
+        keys = sorted(
+            (key["person"], name) for name, key in self.keys.items() if key["kind"] == "approver" and not key["revoked"]
+        )
+        approvers = [{"key": key, "person": person} for person, key in keys]
+        body = {"approvers": approvers, "format": "broker.founding.v1", "genesis": self.genesis}
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        return self.founding or f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    def _accept(self, entry: dict[str, Any]) -> None:
+        text = of(entry, "statement", str)
+        said = stated(text, {ACCEPTANCE: ACCEPTED}, "statement")
+        key = self._key(said["key"], "statement")
+        wanted = (key["person"], said["key"], said["founding_digest"], key["person"])
+        found = (entry.get("person"), of(entry, "key", dict).get("id"), entry.get("founding_digest"), said["approver"])
+        why = "is another person's, by another key or of another founding than is said"
+        needed(found == wanted, "statement", why)
+        right = key["kind"] == "approver" and said["origin"] == entry["origin"]
+        needed(right, "statement", "is of another ledger, or a bot's")
+        self._signed(said, text, of(entry, "signature", str), ("statement", "signature"))
+        why = "is not that of the keys that were enrolled then"
+        needed(said["founding_digest"] == self._present(), "founding_digest", why)
+        self.accepted.setdefault(said["founding_digest"], set()).add(key["person"])
+
+    def _complete(self, entry: dict[str, Any]) -> None:
+        needed(not self.founding, "type", "the founding was complete before")
+        which = self._present()
+        people = self.accepted.get(which, set())
+        right = (
+            entry.get("founding_digest") == which and len(people) >= FOUNDERS and entry.get("people") == sorted(people)
+        )
+        needed(right, "people", f"{len(people)} people have accepted the founding that is in force here")
+        self.founding = which
+
+    # approvals and votes
+
+    def _founded(self) -> None:
+        needed(self.founding, "type", f"comes before {FOUNDERS} people have accepted the founding")
+
+    def _ask(self, entry: dict[str, Any]) -> None:
+        self._founded()
+        asked = Asked(entry)
+        needed(
+            asked.id not in self.open and asked.id not in self.used, "approval.id", f"{asked.id} was asked for before"
+        )
+        self.open[asked.id] = asked
+
+    def _opened(self, entry: dict[str, Any]) -> Asked:
+        which = of(of(entry, "approval", dict), "id", str, "approval.id")
+        closed = "was closed before" if which in self.used else "is not open: never asked for, or closed before"
+        needed(which in self.open, "approval.id", f"{which[:80]} {closed}")
+        return self.open[which]
+
+    def _vote(self, seq: int, entry: dict[str, Any]) -> None:
+        attested = entry["type"] == "vote.attested"
+        self.report["votes"] += 1
+        asked, vote = self._opened(entry), of(entry, "vote", dict)
+        text = of(vote, "statement", str, "vote.statement")
+        formats = {VOTE: VOTED, ATTESTED: VOTED | {"channel", "account_commit"}}
+        said = stated(text, formats, "vote.statement")
+        key = self._signed(
+            said, text, of(vote, "signature", str, "vote.signature"), ("vote.statement", "vote.signature")
+        )
+        why = "a bot's word stands as a person's vote, or the other way round"
+        needed((said["format"] == ATTESTED) is attested, "type", why)
+        right = key["kind"] == ("bot" if attested else "approver")
+        needed(right, "vote.statement", f"is by a key of the kind {key['kind']}")
+        person, decision, channel = said["approver"], said["decision"], said.get("channel", "cli")
+        why = f"is in the name of {person}, by the key of {key['person']}"
+        needed(attested or key["person"] == person, "vote.statement", why)
+        for field, what, found, wanted in (
+            ("person", "person", entry.get("person"), person),
+            ("channel", "channel", entry.get("channel"), channel),
+            ("vote.statement", "ledger", said["origin"], entry["origin"]),
+            ("vote.statement", "approval", said["approval"], asked.id),
+            ("vote.statement", "envelope", said["envelope_digest"], asked.said["envelope_digest"]),
+            ("vote.statement", "rendering", said["rendering_digest"], asked.said["rendering_digest"]),
+        ):
+            needed(found == wanted, field, f"names the {what} {str(found)[:200]}, not {str(wanted)[:200]}")
+        needed(within(vote.get("number"), asked.votes + 1, asked.votes + 1), "vote.number", f"is not {asked.votes + 1}")
+        needed(decision in ("approve", "deny", "withdraw"), "vote.statement", "says neither yes nor no")
+        self._timely(entry, asked)
+        needed(person not in asked.excluded, "person", f"{person} is in the request's lineage, or it is about them")
+        before, now = asked.ballots.get(person), moment(said["time"])
+        why = "is not later than the person's vote before: it was played in again"
+        needed(before is None or now > before[4], "vote.statement", why)
+        why = f"approves by {channel}, which the requirement doesn't let count"
+        needed(decision != "approve" or channel in asked.channels, "channel", why)
+        asked.votes += 1
+        asked.denied = asked.denied or decision == "deny"
+        asked.ballots[person] = (seq, decision, said["key"], attested, now)
+        if attested:
+            self.report["attested_count"] += 1
+            if len(self.report["attested"]) < LISTED:
+                self.report["attested"].append({"seq": seq, "key": said["key"], "person": person})
+
+    def _timely(self, entry: dict[str, Any], asked: Asked) -> None:
+        needed(moment(entry["ts"]) <= asked.expires + SLACK, "ts", f"is after {asked.id} had expired")
+
+    def _close(self, entry: dict[str, Any]) -> None:
+        asked, said = self._opened(entry), entry["approval"]
+        del self.open[asked.id]
+        state = of(said, "state", str, "approval.state")
+        needed(state in ("USED", "DENIED", "EXPIRED", "CANCELLED"), "approval.state", "is no state that ends it")
+        right = said.get("envelope_digest") == asked.said["envelope_digest"]
+        needed(right, "approval.envelope_digest", "is not that of the request")
+        if state != "USED":
+            needed(not asked.acted, "approval.state", "ends as not used what has been acted on")
+            return
+        self._timely(entry, asked)
+        asked.counted = of(said, "votes", list, "approval.votes")
+        self._enough(asked, asked.counted, set(), "approval.votes")
+        self.used[asked.id] = asked
+        if len(self.used) > USED_KEPT:
+            del self.used[next(iter(self.used))]
+
+    def _enough(self, asked: Asked, counted: list[Any], barred: set[str], field: str) -> None:
+        """Do these votes stand, of enough people who aren't barred, by keys that are valid now?"""
+        needed(not asked.denied, field, f"{asked.id} was denied")
+        standing = {ballot[0]: (person, *ballot) for person, ballot in asked.ballots.items()}
+        people, signed = set(), 0
+        for seq in counted:
+            found = standing.get(seq) if type(seq) is int else None
+            needed(found and found[2] == "approve", field, f"entry {seq} is no vote for {asked.id} that stands")
+            person, _, _, key, attested, _ = found  # type: ignore[misc]  # needed above
+            needed(person not in barred, field, f"entry {seq} is the vote of {person}, who is in the lineage")
+            revoked = self.keys[key]["revoked"]
+            needed(not revoked, field, f"entry {seq} is by the key {key}, which was revoked before")
+            people.add(person)
+            signed += not attested
+        why = f"{len(people)} people have agreed to {asked.id}; it takes {asked.people}"
+        needed(asked.people <= len(people) == len(counted), field, why)
+        why = f"{signed} people have signed {asked.id} themselves; it takes {asked.signed}"
+        needed(signed >= asked.signed, field, why)
+
+    # what people agreed to
+
+    def _act(self, entry: dict[str, Any]) -> None:
+        kind, tier = entry["type"], entry.get("tier")
+        if type(tier) is not int or not 0 <= tier <= HIGHEST:
+            tier = HIGHEST  # what says no tier, or none that there is, is taken for the highest
+        due = tier >= HIGHEST or kind == "workflow.approved"
+        if not due and "approvals" not in entry:
+            return
+        self.report["acts"] += 1
+        named = entry.get("approvals")
+        why = "nobody's agreement is named, and it needs that of people"
+        needed(isinstance(named, list) and (named or not due), "approvals", why)
+        self._founded()
+        for item in named or ():
+            self._named(kind, entry, item, tier)
+
+    def _named(self, kind: str, entry: dict[str, Any], item: Any, tier: int) -> None:  # noqa: ANN401 - any JSON
+        which = of(item, "id", str, "approvals.id")
+        asked = self.used.get(which)
+        if asked is None or asked.acted:
+            why = "was used for something else before" if asked else "was not used for this"
+            raise Finding("approvals.id", f"{which[:80]} {why}")
+        asked.acted = True
+        for name in ("envelope_digest", "rendering_digest"):
+            right = item.get(name) == asked.said[name]
+            needed(right, f"approvals.{name}", f"is not the one of {which}: {asked.said[name]}")
+        why = f"are not those by which {which} was used: {asked.counted}"
+        needed(item.get("votes") == asked.counted, "approvals.votes", why)
+        if kind == "workflow.approved":
+            workflow = entry.get("workflow")
+            right = asked.kind == "WORKFLOW" and isinstance(workflow, dict) and workflow.get("id") == asked.subject
+        else:
+            right = asked.kind == "RUNBOOK" or (asked.kind == "CALL" and entry.get("call_id") == asked.subject)
+        needed(right, "approvals.id", f"{asked.id} is about something else")
+        needed(tier <= asked.tier, "tier", f"{asked.id} was for tier {asked.tier}")
+        self._timely(entry, asked)
+        behind: set[str] = set()
+        if kind != "workflow.approved":
+            lineage, names = of(entry, "lineage", dict), ("owner", "registrar", "starter", "on_behalf_of")
+            behind = listed({"lineage": [lineage.get(name) for name in names]}, "lineage", "lineage")
+        self._enough(asked, asked.counted, behind, "approvals.votes")
+
+    def _action(self, entry: dict[str, Any]) -> None:
+        kind = entry["type"]
+        key = self._enrolled(entry) if kind == "key.enrolled" else None
+        which = entry.get("approval")
+        needed(isinstance(which, str), "approval", "is missing, or no text")
+        needed(self.founding or not which, "approval", "is named before anything could be approved")
+        if self.founding:
+            self.report["acts"] += 1
+            asked = self.open.get(str(which))
+            if asked is None or asked.acted:
+                raise Finding("approval", "the founding is complete, and no open approval of this act is named")
+            right = asked.kind == "ADMINISTRATION" and asked.subject == ACTIONS[kind]
+            needed(right, "approval", f"{which} is about something else")
+            asked.acted = True
+            ballots = [
+                one for one in asked.ballots.values() if one[1] == "approve" and not self.keys[one[2]]["revoked"]
+            ]
+            self._enough(asked, [one[0] for one in ballots], set(), "approval")
+        if key is not None:
+            needed(key["id"] not in self.keys, "key.id", "was enrolled before")
+            self.keys[key["id"]] = key
+
+    def _enrolled(self, entry: dict[str, Any]) -> dict[str, Any]:
+        said = of(entry, "key", dict)
+        kind, which = of(said, "kind", str, "key.kind"), of(said, "id", str, "key.id")
+        needed(kind in ("approver", "bot"), "key.kind", "is neither approver nor bot")
+        try:
+            public = unbase64(of(said, "public_key", str, "key.public_key"))
+        except ValueError as error:
+            raise Finding("key.public_key", "is no base64") from error
+        right = len(public) == 32 and which == f"sha256:{hashlib.sha256(public).hexdigest()}"
+        needed(right, "key.id", "is not the digest of this public key")
+        return {"id": which, "kind": kind, "person": of(entry, "person", str), "public": public, "revoked": False}
+
+
 # --- the ZIP file ------------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +920,7 @@ class Check:
         self.roots: dict[int, bytes] = {}
         self.heads_root = b""
         self._manifest()
+        self.votes = Votes(report["votes"]) if self.full else None
         self._checkpoints()
         self.known_sizes = {note.size for note in (*self.notes, *held)}
         self.heads = self._json("heads.json") if "agent" in self.filter else {}
@@ -606,6 +1007,8 @@ class Check:
             self._texts(entry)
             if entry["type"] in KEY_TYPES:
                 self.history.entry(entry, self.seq, "entries.jsonl")
+            if self.votes is not None:
+                self.votes.entry(self.seq, entry, leaf.hex())
             self.leaf, self.prev = leaf.hex(), entry["prev"]
             if self.seq in self.wanted:
                 self.report["leaves"][str(self.seq)] = self.leaf
@@ -917,7 +1320,7 @@ def verify(
     report.update(trusted="your key" if keys else "the genesis's own key: this proves integrity, not origin")
     report.update(entries=0, selected_entries=0, first=None, last=None, complete=NOT_SHOWN, types={}, checkpoint=None)
     report.update(keys=[], recovered=[], set_aside=[], texts={}, absent={}, made=None, leaves={})
-    report.update(witnesses=[], held_checkpoints=[], excused_checkpoints=[])
+    report.update(witnesses=[], held_checkpoints=[], excused_checkpoints=[], votes={"checked": False})
     try:
         held = [Checkpoint(data, "the checkpoint that you gave") for data in checkpoints]
         check = Check(Archive(path), report, held, entries)
@@ -931,6 +1334,8 @@ def verify(
             why, excused = f"entries {first} to {last} were lost, and the ledger went on", report["excused_checkpoints"]
             why += f"; that excuses your checkpoints of these sizes, which don't agree: {excused}" if excused else ""
             report.update(verdict=RECOVERED, place=Fault(RECOVERED, why, field="lost").place)
+        if report["votes"].get("findings"):
+            report.update(verdict=VOTES_INVALID, place=report["votes"]["findings"][0])
     except Fault as fault:
         report.update(verdict=fault.verdict, place=fault.place)
     except UsageError:
@@ -939,6 +1344,18 @@ def verify(
         why = f"the file is no whole bundle: {type(error).__name__}: {str(error)[:200]}"
         report.update(verdict=MALFORMED, place={"file": "", "seq": None, "field": "", "why": why})
     return report
+
+
+def _tell_votes(votes: dict[str, Any]) -> list[str]:
+    if not votes["checked"]:
+        return [f"  {'votes':<12} not checked: that takes the whole ledger"]
+    told = f"{votes['votes']}, signatures verified: {votes['signatures']}, acts that need people: {votes['acts']}"
+    lines = [f"  {'votes':<12} {told}"]
+    for one in votes["attested"]:
+        told = f"entry {one['seq']}, of {one['person']}: attested by bot {one['key']}, not signed by the person"
+        lines.append(f"  {'':<12} {told}")
+    lines += [f"  {'invalid':<12} entry {one['seq']} {one['field']}: {one['why']}" for one in votes["findings"][1:]]
+    return lines
 
 
 def _tell(report: dict[str, Any]) -> str:
@@ -963,6 +1380,7 @@ def _tell(report: dict[str, Any]) -> str:
             f"  {'excused':<12} your checkpoint of size {size} doesn't agree: its key signed that this is lost"
         )
     lines += [f"  {'set aside':<12} {name}: of a lost history, or by a revoked key" for name in report["set_aside"]]
+    lines += _tell_votes(report["votes"])
     lines.append(f"  {'trusted':<12} {report['trusted']}")
     text = "\n".join(lines) + "\n"
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

@@ -9,6 +9,7 @@ what they were shown: of that the ledger has digests only.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from broker.domain.approval import ApprovalKind, ApprovalState, KeyKind, VoteDecision
@@ -135,6 +136,41 @@ class Votes:
             found=self._found,
         )
 
+    @property
+    def found(self) -> int:
+        """How many findings there are so far."""
+        return self._found
+
+    @property
+    def founding(self) -> str:
+        """Digest of the founding that is complete; empty before."""
+        return self._founding
+
+    def check_usable(self, which: str, counted: tuple[int, ...]) -> frozenset[str]:
+        """Lets an approval pass that could be used now by these votes, entries' numbers; returns whose they are.
+
+        Raises:
+            FindingError: it is not open, was denied or has been acted on, or the votes aren't enough or don't stand.
+        """
+        self._check_founded()
+        asked = self._opened(which)
+        self._check_enough(asked, counted, frozenset(), "approval.votes")
+        return frozenset(person for person, ballot in asked.ballots.items() if ballot.seq in counted)
+
+    def copy(self) -> Votes:
+        """The same, to go on from without changing this one."""
+        made = Votes()
+        made._genesis, made._founding = self._genesis, self._founding
+        made._keys = {which: replace(key) for which, key in self._keys.items()}
+        made._accepted = {which: set(people) for which, people in self._accepted.items()}
+        made._open = {which: replace(asked, ballots=dict(asked.ballots)) for which, asked in self._open.items()}
+        used = ((which, replace(asked, ballots=dict(asked.ballots))) for which, asked in self._used.items())
+        made._used = OrderedDict(used)
+        made._acts, made._signatures, made._votes = self._acts, self._signatures, self._votes
+        made._attested, made._attested_count = list(self._attested), self._attested_count
+        made._findings, made._found = list(self._findings), self._found
+        return made
+
     # keys and the founding
 
     def _key(self, which: str, member: str) -> Key:
@@ -250,12 +286,12 @@ class Votes:
             state = ApprovalState(words(said, "state", "approval.state"))
         except ValueError as error:
             raise FindingError("approval.state", "is no state") from error
+        if said.get("envelope_digest") != asked.envelope_digest:
+            raise FindingError("approval.envelope_digest", "is not that of the request")
         if state is not ApprovalState.USED:
             if asked.acted:
                 raise FindingError("approval.state", "ends as not used what has been acted on")
             return
-        if said.get("envelope_digest") != asked.envelope_digest:
-            raise FindingError("approval.envelope_digest", "is not that of the request")
         self._check_timely(entry, asked)
         asked.counted = numbers(said.get("votes"), "approval.votes")
         self._check_enough(asked, asked.counted, frozenset(), "approval.votes")
@@ -330,6 +366,8 @@ class Votes:
         if self._founding:
             self._acts += 1
             self._check_action(kind, which)
+        elif which:
+            raise FindingError("approval", "is named before anything could be approved")
         if key is not None:
             if key.id in self._keys:
                 raise FindingError("key.id", "was enrolled before")

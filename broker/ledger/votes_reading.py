@@ -11,7 +11,7 @@ from broker.domain.approval import ApprovalKind, KeyKind, VoteDecision
 from broker.domain.canonical import JsonObject, JsonValue
 from broker.domain.requirement import Requirement, parse
 from broker.domain.statement import VoteStatement, key_id
-from broker.domain.tier import APPROVAL_REQUIRED_FROM
+from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.errors import InvalidArgumentError
 
 
@@ -71,7 +71,9 @@ class Asked:
     @property
     def needed(self) -> int:
         """How many people it takes."""
-        least = 2 if self.tier >= APPROVAL_REQUIRED_FROM and self.kind is not ApprovalKind.REVIEW else 1
+        # A workflow's sponsor and a look back let nothing run: what runs under the one still takes two people.
+        alone = self.kind in {ApprovalKind.REVIEW, ApprovalKind.WORKFLOW}
+        least = 2 if self.tier >= APPROVAL_REQUIRED_FROM and not alone else 1
         return max(least, self.requirement.people, sum(item.people for item in self.requirement.roles))
 
 
@@ -109,8 +111,8 @@ def read_asked(entry: JsonObject) -> Asked:
     if expires.tzinfo is None:
         raise FindingError("approval.expires", "has no time zone")
     tier = entry.get("tier")
-    if type(tier) is not int:
-        raise FindingError("tier", "is no number")
+    if not isinstance(tier, int) or type(tier) is not int or tier not in set(Tier):
+        raise FindingError("tier", "is none")
     return Asked(
         id=words(said, "id", "approval.id"),
         kind=kind,
@@ -146,7 +148,8 @@ def check_statement(entry: JsonObject, asked: Asked, statement: VoteStatement, k
     ):
         if said != wanted:
             raise FindingError(member, f"names the {what} {said[:200]}, not {wanted[:200]}")
-    if part(entry, "vote").get("number") != asked.votes + 1:
+    number = part(entry, "vote").get("number")
+    if type(number) is not int or number != asked.votes + 1:
         raise FindingError("vote.number", f"is not {asked.votes + 1}")
 
 
@@ -157,8 +160,8 @@ def people_behind(entry: JsonObject) -> frozenset[str]:
         FindingError: it has none.
     """
     lineage = part(entry, "lineage")
-    found = {lineage.get(name) for name in ("owner", "registrar", "starter", "on_behalf_of")}
-    return frozenset(item for item in found if isinstance(item, str) and item)
+    people = [lineage.get(name) for name in ("owner", "registrar", "starter", "on_behalf_of")]
+    return frozenset(texts(people, "lineage")) - {""}
 
 
 def part(value: JsonObject, name: str, member: str = "") -> JsonObject:

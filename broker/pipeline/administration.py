@@ -67,7 +67,7 @@ def request(
     people = concerned(tx, action, shown)
     approval_id = new_id("apv")
     now = context.desk.clock()
-    if not tx.voters.founding():
+    if not context.desk.founded(tx):
         _check_operator(context, caller)
         effect = EFFECTS.get(action)
         if effect is None:
@@ -136,7 +136,8 @@ def settle(tx: Transaction, context: Context, approval: Approval) -> Approval:
         content.keep_result(tx, context.vault, approval.id, {"failed": error.reason, "message": error.message})
         return context.desk.close(tx, approval, ApprovalState.CANCELLED, why=error.reason)
     content.keep_result(tx, context.vault, approval.id, result)
-    return context.desk.use(tx, approval.id, subject=approval.subject, check=lambda _: None).approval
+    used = context.desk.use(tx, approval.id, subject=approval.subject, needed=REQUIREMENT, check=lambda _: None)
+    return used.approval
 
 
 def parameters_of(shown: JsonObject, action: str) -> JsonObject:

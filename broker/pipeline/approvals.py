@@ -21,6 +21,7 @@ from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import Transaction
 from broker.domain.reserved import WORKFLOWS
+from broker.domain.tier import Tier
 from broker.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
 from broker.pipeline import administration, policy_changes, standing
 from broker.pipeline.admin_actions import Context, Shown, check_parameters
@@ -247,7 +248,8 @@ class Approvals:
         shown = content.read_envelope(tx, self._parts.vault, approval)
         named = shown.get("workflow")
         version = str(named.get("digest", "")) if isinstance(named, dict) else ""
-        used = self._desk.use(tx, approval.id, subject=approval.subject, check=lambda _: None)
+        needed = self._parts.tiers.row(Tier(approval.tier)).workflow_requirement()
+        used = self._desk.use(tx, approval.id, subject=approval.subject, needed=needed, check=lambda _: None)
         if tx.workflows.get(approval.subject, version) is None:
             body: JsonObject = {
                 "workflow": {"id": approval.subject, "version": version},

@@ -249,6 +249,7 @@ class Execution:
         active.row, events = await finish(self._parts, active.row, state, outcome, tail, also=also)
         active.feed.publish(events)
         active.clock.took(Step.FINISH)
+        self._parts.directory.look_soon()
 
 
 def _stopping() -> UnavailableError:

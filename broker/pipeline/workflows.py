@@ -18,6 +18,7 @@ def approved_workflow(tx: Transaction, parts: Parts, name: str) -> WorkflowSpec 
 
     Raises:
         PermissionDeniedError: ``WORKFLOW_UNKNOWN``, ``WORKFLOW_NOT_APPROVED``.
+        DataLossError: the ledger knows of no approval of it (``AGREEMENT_DIFFERS``).
     """
     if not name:
         return None
@@ -35,6 +36,7 @@ def approved_workflow(tx: Transaction, parts: Parts, name: str) -> WorkflowSpec 
             "WORKFLOW_NOT_APPROVED",
             f"Ask the people of its tier: broker workflows submit {name}",
         )
+    parts.desk.agreement.check_workflow(tx, name, version)
     return workflow
 
 

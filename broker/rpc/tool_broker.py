@@ -97,7 +97,7 @@ class ToolBrokerService:
         async with aclosing(self._pipeline.run(caller, call, deadline_passed)) as events:
             async for told in events:
                 messages = [wire.event_message(event, view) for event, view in told]
-                for first, *more in _joined(messages, _MAX_JOINED if request.join_events else 0):
+                for first, *more in joined(messages, _MAX_JOINED if request.join_events else 0):
                     yield tool_broker_pb2.RunToolCallResponse(event=first, more_events=more)
 
     async def WatchToolCall(  # noqa: N802 - the wire's name
@@ -192,7 +192,7 @@ async def _chunks(requests: AsyncIterator[tool_broker_pb2.UploadBlobRequest]) ->
         yield request.chunk
 
 
-def _joined(messages: Sequence[call_pb2.ToolCallEvent], limit: int) -> Iterator[list[call_pb2.ToolCallEvent]]:
+def joined(messages: Sequence[call_pb2.ToolCallEvent], limit: int) -> Iterator[list[call_pb2.ToolCallEvent]]:
     """The messages in groups of at most ``limit`` bytes, or of one."""
     group: list[call_pb2.ToolCallEvent] = []
     size = 0

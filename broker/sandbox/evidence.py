@@ -25,7 +25,7 @@ _V1_MEMORY = ("memory.max_usage_in_bytes", "memory.oom_control")
 _V2_MEMORY = ("memory.peak", "memory.events")
 _V1_FILES = (*(("memory", name) for name in _V1_MEMORY), ("pids", "pids.events"))
 _V2_FILES = (*_V2_MEMORY, "pids.events")
-_MAX_TEXT = 4096
+_MAX_TEXT = 64 * 1024
 _NS = 1e9
 _US = 1e6
 
@@ -50,7 +50,7 @@ def find_process(container_id: str, cgroups: Path = _CGROUPS) -> int:
         cgroups: where the host's cgroups are seen.
     """
     for place in _PLACES:
-        first = _text(cgroups / place.format(container_id) / "cgroup.procs").partition("\n")[0]
+        first = _text(f"{cgroups}/{place.format(container_id)}/cgroup.procs").partition("\n")[0]
         if first.isdigit():
             return int(first)
     return 0
@@ -69,7 +69,7 @@ class HostEvidence:
     def __init__(self, pid: int, container_id: str, *, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> None:
         self._folders: list[int] = []
         self._files: dict[str, int] = {}
-        v1, v2 = _cgroups_of(container_id, _text(proc / str(pid) / "cgroup"), cgroups)
+        v1, v2 = _cgroups_of(container_id, _text(f"{proc}/{pid}/cgroup"), cgroups)
         self._is_v1 = "memory" in v1
         if "cpuacct" in v1:
             self._open_file(v1["cpuacct"], "cpuacct.usage")
@@ -82,7 +82,7 @@ class HostEvidence:
             for name in _V2_FILES:
                 self._open_file(v2, name)
         if v1 or v2:
-            self._open_folders(proc / str(pid) / "root")
+            self._open_folders(f"{proc}/{pid}/root")
 
     def sample(self) -> Counters:
         """Reads everything now."""
@@ -109,15 +109,15 @@ class HostEvidence:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _open_file(self, folder: Path | None, name: str) -> None:
+    def _open_file(self, folder: str | None, name: str) -> None:
         if folder is not None:
             with suppress(OSError):  # this kernel doesn't have it: unknown
-                self._files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+                self._files[name] = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _open_folders(self, root: Path) -> None:
+    def _open_folders(self, root: str) -> None:
         for name in _FOLDERS:
             try:
-                self._folders.append(os.open(root / name, os.O_PATH | os.O_DIRECTORY))
+                self._folders.append(os.open(f"{root}/{name}", os.O_PATH | os.O_DIRECTORY))
             except OSError:
                 self._close_folders()
                 return
@@ -152,27 +152,33 @@ class HostEvidence:
             return b""
 
 
-def _cgroups_of(container_id: str, listing: str, cgroups: Path) -> tuple[dict[str, Path], Path | None]:
+def _cgroups_of(container_id: str, listing: str, cgroups: Path) -> tuple[dict[str, str], str | None]:
     """The folders of a process's cgroups of version 1, by controller, and of version 2; none that are another's."""
-    v1: dict[str, Path] = {}
-    v2: Path | None = None
+    v1: dict[str, str] = {}
+    v2: str | None = None
     for line in listing.splitlines():
         _, controllers, path = line.split(":", 2)
         if container_id not in path or ".." in path.split("/"):
             continue
         for controller in controllers.split(","):
             if controller:
-                v1[controller] = cgroups / controller / path.lstrip("/")
+                v1[controller] = f"{cgroups}/{controller}/{path.lstrip('/')}"
             else:
-                v2 = cgroups / path.lstrip("/")
+                v2 = f"{cgroups}/{path.lstrip('/')}"
     return v1, v2
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     try:
-        return path.read_text("ascii")
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(file, _MAX_TEXT).decode("ascii")
     except (OSError, UnicodeDecodeError):
         return ""
+    finally:
+        os.close(file)
 
 
 def _scaled(value: int | None, unit: float) -> float | None:

@@ -69,6 +69,7 @@ class Events:
 def make_app(
     *,
     web: AsyncWebClient,
+    bare: AsyncWebClient,
     secrets: SlackSecrets,
     installed: AuthorizeResult,
     desk: Desk,
@@ -79,6 +80,7 @@ def make_app(
 
     Args:
         web: Slack's Web API.
+        bare: the same without a token, for bolt to make its own clients of.
         secrets: the signing secret is checked by bolt once more, where there is one.
         installed: whom Slack says that the bot is.
         desk: where people decide.
@@ -96,7 +98,7 @@ def make_app(
         logger=sdk_logger(secrets),
         # In socket mode there is nothing to sign, and a request by HTTP fits no secret that nobody knows.
         signing_secret=signing.reveal().decode() if signing is not None else None,
-        client=web,
+        client=bare,
         authorize=authorize,
         user_facing_authorize_error_message="This bot doesn't serve this workspace.",
     )

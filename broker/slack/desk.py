@@ -157,13 +157,14 @@ class Desk:
     async def cast(self, vote: Vote) -> None:
         """Casts a vote that ``receive`` gave, and tells the person what came of it."""
         ticket = vote.ticket
-        cast = False
+        cast, refusal = False, ""
         try:
             await self._vote(vote)
             cast = True
             told = told_view("Done", _DONE[vote.decision])
         except BrokerError as error:
-            if error.reason == "ALREADY_VOTED":
+            refusal = error.reason
+            if refusal == "ALREADY_VOTED":
                 cast = True
                 told = told_view("Done", "Your vote counts already.", error.message)
             else:
@@ -174,7 +175,7 @@ class Desk:
         finally:
             self._memory.settle(vote.view, cast=cast)
             self._changed(ticket.approval)
-        _log.info("slack.vote", approval=ticket.approval, decision=vote.decision.value, cast=cast)
+        _log.info("slack.vote", approval=ticket.approval, decision=vote.decision.value, cast=cast, refusal=refusal)
         try:
             await self._show(vote.view, told)
         except Exception as error:  # noqa: BLE001 - the vote stands as it does; the message in the channel shows it too

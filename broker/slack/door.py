@@ -62,9 +62,13 @@ async def door(
     """
 
     async def take(request: web.Request) -> web.Response:
-        body = await _body(request)
-        if body is None:
+        try:
+            async with asyncio.timeout(_BODY_S):
+                body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
             return web.Response(status=413)
+        except TimeoutError:
+            return web.Response(status=408)
         headers = request.headers
         if not is_signed(
             secret,
@@ -103,12 +107,3 @@ async def door(
         yield f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
     finally:
         await runner.cleanup()
-
-
-async def _body(request: web.Request) -> bytes | None:
-    """The raw body; ``None`` where it is too long or too slow."""
-    try:
-        async with asyncio.timeout(_BODY_S):
-            return await request.read()
-    except (web.HTTPRequestEntityTooLarge, TimeoutError):
-        return None

@@ -15,6 +15,7 @@ LOOK = "broker_look"
 """``action_id`` of the button that opens the modal."""
 
 _MOST_VOTES = 12
+_MOST_MISSING = 8
 _MOST_SUMMARY = 1000
 
 _HEADS = {
@@ -100,7 +101,9 @@ def vote_text(vote: Vote) -> str:
 def _standing(approval: Approval) -> list[Block]:
     if not is_open(approval):
         return [line(literal("Closed at "), _time(approval.closed))]
-    blocks = [line(literal(f"Missing: {_bounded(text)}")) for text in approval.missing[:8]]
+    blocks = [line(literal(f"Missing: {_bounded(text)}")) for text in approval.missing[:_MOST_MISSING]]
+    if len(approval.missing) > _MOST_MISSING:
+        blocks.append(note(f"{len(approval.missing) - _MOST_MISSING} more things are missing."))
     if approval.held:
         blocks.append(line(literal(f"Held up: {_bounded(approval.held)}", bold=True)))
     blocks.append(line(literal("Ends by itself, denied, at "), _time(approval.expires)))

@@ -35,6 +35,8 @@ DECISION, REASON = "decision", "reason"
 MAX_REASON = 1000
 """Characters of a reason, so that it fits the broker's limit in bytes whatever they are."""
 
+_MOST_VOTES = 8
+_MOST_TOLD = 20
 _WORDS = {
     VoteDecision.APPROVE: "Approve: this exact action may be done",
     VoteDecision.DENY: "Deny: it must not be done",
@@ -96,8 +98,16 @@ def waiting_view(text: str = "Asking the broker ...") -> Block:
 
 def told_view(title: str, *texts: str, command: str = "") -> Block:
     """A modal that only tells something; ``title`` is a constant of ours, the texts may be anybody's."""
-    told = [line(literal(piece.text or " ")) for text in texts for piece in pieces(text)]
-    return _view([head(title), *told[: MAX_BLOCKS - 4], *_command(command)])
+    told = [piece for text in texts for piece in pieces(text)]
+    left_out = sum(len(piece.text) for piece in told[_MOST_TOLD:])
+    return _view(
+        [
+            head(title),
+            *(line(literal(piece.text or " ")) for piece in told[:_MOST_TOLD]),
+            *([note(f"{left_out} more characters aren't shown.")] if left_out else []),
+            *_command(command),
+        ]
+    )
 
 
 def refusal_view(error: BrokerError, *, title: str, command: str = "") -> Block:
@@ -177,14 +187,16 @@ def _decision(
 
 
 def _summary(approval: Approval) -> list[Block]:
-    expires = literal("an unknown time") if approval.expires is None else [moment(approval.expires)]
+    earlier = len(approval.votes) - _MOST_VOTES
+    expires = literal("a time that is not known") if approval.expires is None else [moment(approval.expires)]
     return [
         line(
             literal(approval.id, bold=True),
             literal(f"  {approval.object}, {tier_text(approval)}, workspace {approval.workspace}"),
         ),
         line(literal(f"Asked for by {approval.requester_name}. Ends by itself, denied, at "), expires),
-        *(line(literal(f"- {vote_text(vote)}")) for vote in approval.votes[-8:]),
+        *(line(literal(f"- {vote_text(vote)}")) for vote in approval.votes[-_MOST_VOTES:]),
+        *([note(f"{earlier} earlier votes aren't shown here.")] if earlier > 0 else []),
         *([line(literal(f"Held up: {approval.held}"))] if approval.held else []),
     ]
 
@@ -192,12 +204,13 @@ def _summary(approval: Approval) -> list[Block]:
 def _content(rendering: str) -> list[Block]:
     blocks = [head("What would be done, in full")]
     parts = pieces(rendering)
+    goes_on = False
     for number, part in enumerate(parts, 1):
         if len(parts) > 1:
-            blocks.append(note(f"Part {number} of {len(parts)}"))
+            begins = "; it begins within the last line of the part before" if goes_on else ""
+            blocks.append(note(f"Part {number} of {len(parts)}{begins}"))
         blocks.append(box(part.text))
-        if part.goes_on:
-            blocks.append(note("The last line goes on in the next part."))
+        goes_on = part.goes_on
     return blocks
 
 

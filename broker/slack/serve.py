@@ -117,7 +117,9 @@ async def serving(settings: SlackSettings, stop: Callable[[], None]) -> AsyncIte
         work = Work()
         stack.push_async_callback(_drain, work)
         await stack.enter_async_context(_posting(poster, stop))
-        app = make_app(web=web, secrets=secrets, installed=installed, desk=desk, memory=memory, work=work)
+        # Bolt puts the token that is authorized into the clients that it makes of this one.
+        bare = web_client(settings, secrets, with_token=False)
+        app = make_app(web=web, bare=bare, secrets=secrets, installed=installed, desk=desk, memory=memory, work=work)
         address = await _reachable(stack, app, settings, secrets)
         yield Serving(settings.mode, address, settings.team, installed.bot_user_id or "", signer.id)
 

@@ -34,10 +34,10 @@ _PASSING = frozenset(
 _SECRET_LIKE = re.compile(r"(xox[a-z]-|xapp-)[A-Za-z0-9-]+|(?<=ticket=)[^&\s'\"]+")
 
 
-def web_client(settings: SlackSettings, secrets: SlackSecrets) -> AsyncWebClient:
+def web_client(settings: SlackSettings, secrets: SlackSecrets, *, with_token: bool = True) -> AsyncWebClient:
     """A client that never tries again by itself: whether a message was posted twice is for us to know."""
     return AsyncWebClient(
-        token=secrets.bot_token.reveal().decode(),
+        token=secrets.bot_token.reveal().decode() if with_token else None,
         base_url=settings.api_url,
         timeout=_TIMEOUT_S,
         logger=sdk_logger(secrets),

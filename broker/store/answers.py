@@ -47,6 +47,33 @@ class ThreadAnswer:
             self.future.set_exception(error)
 
 
+class HereAnswer:
+    """For a caller that runs its job itself."""
+
+    loop = None
+
+    def __init__(self) -> None:
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def taken(self) -> bool:
+        """Takes the job: nobody can give it up meanwhile."""
+        return True
+
+    def give(self, result: Any, error: BaseException | None) -> None:  # noqa: ANN401 - the job's own
+        """Keeps what there is to say."""
+        self._result, self._error = result, error
+
+    def result(self) -> Any:  # noqa: ANN401 - the job's own
+        """Returns the result, or raises the error."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback holds this frame
+        return self._result
+
+
 class LoopAnswer:
     """For a caller on an event loop."""
 
@@ -70,24 +97,23 @@ class LoopAnswer:
 
 def tell(told: Iterable[Told]) -> None:
     """Gives each caller its result: waking a loop costs more than writing an entry, so each is woken once."""
-    told = [(answer, result, _raisable(error)) for answer, result, error in told]
     loops: dict[asyncio.AbstractEventLoop, list[Told]] = {}
     for item in told:
         answer, result, error = item
-        if answer.loop is None:
-            answer.give(result, error)
-        else:
+        if answer.loop is not None:
             loops.setdefault(answer.loop, []).append(item)
+        else:
+            answer.give(result, _raisable(error))
     for loop, items in loops.items():
         with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
             loop.call_soon_threadsafe(_give_all, items)
 
 
+def _give_all(told: list[Told]) -> None:
+    for answer, result, error in told:
+        answer.give(result, _raisable(error))
+
+
 def _raisable(error: BaseException | None) -> BaseException | None:
     # A future refuses it, and its caller would wait for ever.
     return RuntimeError("a function raised StopIteration") if isinstance(error, StopIteration) else error
-
-
-def _give_all(told: list[Told]) -> None:
-    for answer, result, error in told:
-        answer.give(result, error)

@@ -167,7 +167,7 @@ class Database(SqlStore):
             connection, transaction = self._reader()
             driver = sqlite_driver_of(connection)
             driver.execute("BEGIN")
-            transaction.ledger.forget()
+            transaction.ledger.begin()
             try:
                 return work(transaction)
             finally:

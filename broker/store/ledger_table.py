@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from broker.domain.ports import EntryKeys, EntryQuery, Head, StoredEntry
 from broker.errors import InternalError
-from broker.store.prepared import Prepared, driver_of, integrity_errors
+from broker.store.late_rows import LateRows, Row
+from broker.store.prepared import Driver, Prepared, driver_of, integrity_errors
+from broker.store.savepoint import Savepoint
 from broker.store.tables import LEDGER_AGENT, LEDGER_ENTRY, LEDGER_INDEX, LEDGER_TILE
 
 _E, _A, _T, _X = LEDGER_ENTRY.c, LEDGER_AGENT.c, LEDGER_TILE.c, LEDGER_INDEX.c
@@ -41,20 +44,80 @@ _TILE_UPDATE = Prepared(
 _INDEX = Prepared(insert(LEDGER_INDEX))
 _INDEXED = Prepared(select(func.coalesce(func.max(_X.seq) + 1, 0)))
 
+_NO_LEAF = "0" * 64
+_LEAF_BYTES = 32
+_TOO_MANY_BYTES = 65536
+_MOST_LATE = 256
+_MOST_AGENTS = 4096
+
 
 class SqlLedgerTable:
-    """Implements ``broker.domain.ports.LedgerTable``."""
+    """Implements ``broker.domain.ports.LedgerTable``.
 
-    def __init__(self, connection: Connection) -> None:
+    In a transaction that writes, entries and agents' heads are taken at once and given to the database together: before
+    anything reads them there, and before the commit. An entry that doesn't follow the last is refused at once all the
+    same, by what the database would refuse it for.
+
+    Args:
+        connection: the connection.
+        savepoint: what is needed before a statement writes; ``None`` where nothing is to be written.
+    """
+
+    def __init__(self, connection: Connection, savepoint: Savepoint | None = None) -> None:
         self._connection = connection
         self._driver = driver_of(connection)
+        self._savepoint = savepoint
         self._head: Head | None = None
-        self._agents: dict[str, Head] = {}
+        self._agents: dict[str, Head | None] = {}
+        self._late = LateRows()
+        self._marked: Head | None = None
+        self._lost = False
 
-    def forget(self) -> None:
-        """Forgets the heads that it has seen: others may have moved them, or what it wrote was taken back."""
-        self._head = None
-        self._agents.clear()
+    def begin(self, *, known: bool = False) -> None:
+        """Begins a transaction.
+
+        Args:
+            known: nobody else has written since the one before, and that was committed: the heads are as they were.
+        """
+        self._late.clear()
+        self._lost = False
+        if not known:
+            self._head = None
+        if not known or len(self._agents) > _MOST_AGENTS:
+            self._agents.clear()
+
+    def mark(self) -> None:
+        """Marks a point to go back to."""
+        self._marked = self._head
+        self._late.mark()
+
+    def undo(self) -> None:
+        """Goes back to the mark; what the database got after it must be undone there as well."""
+        self._head = self._marked
+        self._agents.update(self._late.undo())
+        self._lost = False
+
+    def flush(self) -> None:
+        """Gives the database what was taken.
+
+        Raises:
+            InternalError: ``LEDGER_REFUSED``: the database refused an entry, now or before.
+            sqlite3.Error, psycopg.Error: as the driver raises it.
+        """
+        if self._lost:
+            raise InternalError("the database didn't take the ledger's entries", reason="LEDGER_REFUSED")
+        if not self._late.waiting:
+            return
+        self._need()
+        self._lost = True  # where it raises, the transaction must be undone, whatever its function makes of the error
+        entries, new, moved = self._late.give()
+        try:
+            _write(self._driver, _INSERT, entries)
+        except integrity_errors() as error:
+            raise _refused(cast("int", entries[0]["seq"])) from error
+        _write(self._driver, _AGENT_INSERT, new)
+        _write(self._driver, _AGENT_UPDATE, moved)
+        self._lost = False
 
     def head(self) -> Head | None:
         """The last entry, or ``None`` in an empty ledger."""
@@ -67,35 +130,43 @@ class SqlLedgerTable:
         """Adds the next entry.
 
         Raises:
-            InternalError: the database refused it: it isn't the one that follows the last.
+            InternalError: ``LEDGER_REFUSED``: it isn't the one that follows the last.
         """
-        values = {"seq": entry.seq, "prev": entry.prev, "leaf": entry.leaf, "data": entry.data}
-        try:
-            _INSERT.run(self._driver, values)
-        except integrity_errors() as error:
-            message = f"the database refused ledger entry {entry.seq}: it is not the one that follows the last"
-            raise InternalError(message, reason="LEDGER_REFUSED") from error
-        self._head = Head(entry.seq, entry.leaf)
+        head = self.head()
+        seq, prev = (0, _NO_LEAF) if head is None else (head.seq + 1, head.leaf.hex())
+        if (
+            entry.seq != seq
+            or entry.prev != prev
+            or len(entry.leaf) != _LEAF_BYTES
+            or len(entry.data) >= _TOO_MANY_BYTES
+        ):
+            raise _refused(entry.seq)
+        self._late.add_entry(entry)
+        self._head = Head(seq, entry.leaf)
+        self._taken()
 
     def entries(self, first: int, limit: int) -> Sequence[StoredEntry]:
         """Up to ``limit`` entries from ``first`` on, in order."""
+        self.flush()
         rows = _ENTRIES.run(self._driver, {"first": first, "most": limit}).fetchall()
         return [StoredEntry(*row) for row in rows]
 
     def leaves(self, first: int, limit: int) -> Sequence[bytes]:
         """Up to ``limit`` leaf hashes (32 bytes each) from ``first`` on, in order."""
+        self.flush()
         return [row[0] for row in _LEAVES.run(self._driver, {"first": first, "most": limit}).fetchall()]
 
     def agent_head(self, agent: str) -> Head | None:
         """The last entry of an agent's own chain."""
-        found = self._agents.get(agent)
-        if found is None:
-            row = _AGENT_HEAD.run(self._driver, {"which": agent}).fetchone()
-            found = None if row is None else Head(row[0], row[1])
+        if agent in self._agents:
+            return self._agents[agent]
+        row = _AGENT_HEAD.run(self._driver, {"which": agent}).fetchone()
+        found = self._agents[agent] = None if row is None else Head(row[0], row[1])
         return found
 
     def agent_heads(self, changed_from: int = 0) -> Sequence[tuple[str, Head]]:
         """The agents whose last entry has this number in the ledger or a later one, with their heads."""
+        self.flush()
         rows = _AGENT_HEADS.run(self._driver, {"first": changed_from}).fetchall()
         return [(row[0], Head(row[1], row[2])) for row in rows]
 
@@ -103,18 +174,15 @@ class SqlLedgerTable:
         """Moves an agent's own chain on; ``entry_seq`` is the number of that entry in the ledger.
 
         Raises:
-            InternalError: the chain has no entry before this one.
+            InternalError: ``LEDGER_REFUSED``: it isn't the one that follows the chain's last.
         """
-        if head.seq == 0:
-            values = {"agent": agent, "seq": 0, "leaf": head.leaf, "entry_seq": entry_seq}
-            _AGENT_INSERT.run(self._driver, values)
-            self._agents[agent] = head
-            return
-        values = {"which": agent, "new_seq": head.seq, "new_leaf": head.leaf, "new_entry_seq": entry_seq}
-        if _AGENT_UPDATE.run(self._driver, values).rowcount != 1:
-            message = f"the chain of agent {agent} has no entry before number {head.seq}"
+        last = self.agent_head(agent)
+        if head.seq != (0 if last is None else last.seq + 1):
+            message = f"the chain of agent {agent} has no entry before number {head.seq}, or has one after it"
             raise InternalError(message, reason="LEDGER_REFUSED")
+        self._late.add_move(agent, last, head, entry_seq)
         self._agents[agent] = head
+        self._taken()
 
     def tile(self, level: int, index: int) -> bytes | None:
         """A tile, up to 256 hashes of 32 bytes: the nodes of tree level ``8 * level``; or ``None``."""
@@ -127,6 +195,7 @@ class SqlLedgerTable:
         Raises:
             InternalError: it isn't whole hashes, or more than fit.
         """
+        self._need()
         values = {"which_level": level, "which_idx": index, "new_hashes": hashes}
         try:
             if _TILE_UPDATE.run(self._driver, values).rowcount == 0:
@@ -137,6 +206,7 @@ class SqlLedgerTable:
 
     def index(self, rows: Mapping[int, EntryKeys]) -> None:
         """Makes entries findable, by their numbers: those that follow ``indexed``."""
+        self._need()
         _INDEX.run_many(
             self._driver,
             [
@@ -180,3 +250,24 @@ class SqlLedgerTable:
             statement = statement.where(_X.ts < query.ts_before)
         order = _X.seq.desc() if query.newest_first else _X.seq
         return list(self._connection.execute(statement.order_by(order).limit(query.limit)).scalars())
+
+    def _need(self) -> None:
+        if self._savepoint is not None:
+            self._savepoint.need()
+
+    def _taken(self) -> None:
+        # Where nothing may be written, the database must say so at once.
+        if self._savepoint is None or self._late.waiting >= _MOST_LATE:
+            self.flush()
+
+
+def _write(driver: Driver, statement: Prepared, rows: Sequence[Row]) -> None:
+    if len(rows) == 1:
+        statement.run(driver, rows[0])
+    elif rows:
+        statement.run_many(driver, rows)
+
+
+def _refused(seq: int) -> InternalError:
+    message = f"the database refused ledger entry {seq}: it is not the one that follows the last"
+    return InternalError(message, reason="LEDGER_REFUSED")

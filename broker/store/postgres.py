@@ -196,7 +196,7 @@ class PostgresDatabase(SqlStore):
             driver = postgres_driver_of(found[0])
             with suppress(psycopg.OperationalError):
                 driver.execute(_READ)
-                found[1].ledger.forget()
+                found[1].ledger.begin()
                 return driver, found[1]
             with self._gate:  # the server was away meanwhile
                 self._readers.remove(found[0])

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from broker.errors import BrokerError, FailedPreconditionError
 from broker.store.postgres_connection import PostgresDriver, close, error_name, is_lost, postgres_driver_of, translate
+from broker.store.savepoint import Savepoint
 from broker.store.session import RolledBackError
 from broker.store.transaction import SqlTransaction
 
@@ -39,6 +40,8 @@ class PostgresSession:
         self._make = make
         self._serving = False
         self._saved = False
+        """Has the server a savepoint, of this function or of one before?"""
+        self._savepoint = Savepoint(self._save)
         self._deleted_before = 0
         self._use(make())
 
@@ -72,6 +75,7 @@ class PostgresSession:
     def begin(self) -> None:
         """Begins a transaction once no other process writes."""
         self._saved = False
+        self._savepoint.drop()
         if self.in_transaction():
             # Somebody was interrupted before its end. A second BEGIN would only be warned of, and all of it committed.
             self._drop_transaction()
@@ -87,7 +91,11 @@ class PostgresSession:
             # The server was restarted while nothing was under way; what it has forgotten is only the connection.
             self._replace()
             self._driver.execute(_BEGIN)
-        self._transaction.ledger.forget()
+        self._transaction.ledger.begin()
+
+    def flush(self) -> None:
+        """Gives the server what the transaction still holds."""
+        self._transaction.ledger.flush()
 
     def commit(self) -> None:
         """Commits.
@@ -95,6 +103,7 @@ class PostgresSession:
         Raises:
             RolledBackError: a function hid that a statement had failed, so there is nothing to commit.
         """
+        self.flush()
         # An earlier failure makes a rollback of COMMIT, and no error of it.
         if self._driver.execute("COMMIT").statusmessage != "COMMIT":
             raise RolledBackError
@@ -104,24 +113,33 @@ class PostgresSession:
         self._driver.execute("ROLLBACK")
 
     def save(self) -> None:
-        """Marks a point to go back to; drops the mark before it, in the same message to the server."""
-        self._driver.execute("RELEASE work; SAVEPOINT work" if self._saved else "SAVEPOINT work")
-        self._saved = True
+        """Marks a point to go back to."""
+        self._transaction.ledger.mark()
+        self._savepoint.want()
 
     def keep(self) -> None:
-        """Leaves the mark to be dropped by the next one or by the commit.
+        """Drops the mark; the server's is left to be dropped by the next one or by the commit.
 
         Raises:
             RolledBackError: a function hid that a statement had failed.
         """
         if self._driver.info.transaction_status is not TransactionStatus.INTRANS:
             raise RolledBackError
+        self._savepoint.drop()
 
     def undo(self) -> None:
-        """Goes back to the mark and drops it."""
-        self._transaction.ledger.forget()
-        self._driver.execute("ROLLBACK TO work; RELEASE work")
-        self._saved = False
+        """Goes back to the mark and drops it.
+
+        Raises:
+            RolledBackError: there is none that the server could go back to.
+        """
+        if self._savepoint.made:
+            self._driver.execute("ROLLBACK TO work; RELEASE work")
+            self._saved = False
+        elif not self._savepoint.wanted or self._driver.info.transaction_status is not TransactionStatus.INTRANS:
+            raise RolledBackError
+        self._transaction.ledger.undo()
+        self._savepoint.drop()
 
     def in_transaction(self) -> bool:
         """Is there still a transaction? There is none on a connection that was lost."""
@@ -143,6 +161,11 @@ class PostgresSession:
         """Closes the connection."""
         close(self._connection)
 
+    def _save(self) -> None:
+        # Drops the mark before it in the same message to the server.
+        self._driver.execute("RELEASE work; SAVEPOINT work" if self._saved else "SAVEPOINT work")
+        self._saved = True
+
     def _drop_transaction(self) -> None:
         with suppress(psycopg.Error):
             self._driver.execute("ROLLBACK")
@@ -152,7 +175,7 @@ class PostgresSession:
     def _use(self, connection: Connection) -> None:
         self._connection = connection
         self._driver: PostgresDriver = postgres_driver_of(connection)
-        self._transaction = SqlTransaction(connection)
+        self._transaction = SqlTransaction(connection, self._savepoint)
 
     def _replace(self) -> None:
         fresh = self._make()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Dialect
@@ -20,7 +21,7 @@ from sqlalchemy.sql.selectable import Select
 
 from broker.errors import InternalError
 
-_DIALECT = dialect(paramstyle="named")
+_DIALECT = dialect(paramstyle="qmark")
 
 
 class Cursor(Protocol):
@@ -57,6 +58,11 @@ class Prepared:
         self._statement = statement
         compiled = statement.compile(dialect=_DIALECT)
         self._sql = str(compiled)
+        names = compiled.positiontup or []
+        # By their places: SQLite would be asked for the name of each.
+        self._places: Callable[[Mapping[str, object]], tuple[object, ...]] = (
+            itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[name] for name in names)
+        )
         self._fixed: dict[str, object] = {name: value for name, value in compiled.params.items() if value is not None}
 
     def run(self, driver: Driver, values: Mapping[str, object]) -> Cursor:
@@ -68,7 +74,7 @@ class Prepared:
         if self._fixed:
             values = {**self._fixed, **values}
         if isinstance(driver, sqlite3.Connection):
-            return driver.execute(self._sql, values)
+            return driver.execute(self._sql, self._places(values))
         found: Cursor = driver.execute(self._postgres, values, binary=True)  # bytes come as they are, not as hex
         return found
 
@@ -78,8 +84,12 @@ class Prepared:
         Raises:
             sqlite3.Error, psycopg.Error: as the driver raises it.
         """
-        sql = self._sql if isinstance(driver, sqlite3.Connection) else self._postgres
-        driver.cursor().executemany(sql, [{**self._fixed, **values} for values in rows])
+        if self._fixed:
+            rows = [{**self._fixed, **values} for values in rows]
+        if isinstance(driver, sqlite3.Connection):
+            driver.executemany(self._sql, map(self._places, rows))
+        else:
+            driver.cursor().executemany(self._postgres, list(rows))
 
     @cached_property
     def _postgres(self) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from broker.errors import BrokerError, InternalError
 from broker.store.connection import error_name, translate
 from broker.store.prepared import sqlite_driver_of
+from broker.store.savepoint import Savepoint
 from broker.store.transaction import SqlTransaction
 
 
@@ -24,7 +25,7 @@ class RolledBackError(InternalError):
 class WriteSession(Protocol):
     """A connection that one thread writes through, and the tables on it.
 
-    ``begin``, ``commit``, ``rollback``, ``save``, ``undo`` and ``keep`` raise what ``is_ours`` knows.
+    ``begin``, ``flush``, ``commit``, ``rollback``, ``save``, ``undo`` and ``keep`` raise what ``is_ours`` knows.
     """
 
     @property
@@ -42,8 +43,15 @@ class WriteSession(Protocol):
     def begin(self) -> None:
         """Begins a transaction that no other writer runs beside, in this process or another."""
 
+    def flush(self) -> None:
+        """Gives the database what the transaction still holds; when it raises, nothing of the transaction may stay.
+
+        Raises:
+            InternalError: ``LEDGER_REFUSED``.
+        """
+
     def commit(self) -> None:
-        """Commits; when it raises anything but ``RolledBackError``, nobody knows whether what was written is durable."""
+        """Commits, and flushes before; once it was flushed, when it raises anything but ``RolledBackError``, nobody knows whether what was written is durable."""
 
     def rollback(self) -> None:
         """Ends the transaction with nothing written."""
@@ -76,11 +84,16 @@ class SqliteSession:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._driver = sqlite_driver_of(connection)
-        self._transaction = SqlTransaction(connection)
+        self._run = self._driver.cursor().execute  # a fresh cursor for each statement costs as much as the statement
+        self._savepoint = Savepoint(self._save)
+        self._transaction = SqlTransaction(connection, self._savepoint)
+        self._version = -1
+        self._whole = False
 
     @property
     def connection(self) -> Connection:
-        """The connection."""
+        """The connection; whoever has it may write what this session doesn't see."""
+        self._whole = False
         return self._connection
 
     @property
@@ -95,30 +108,53 @@ class SqliteSession:
 
     def begin(self) -> None:
         """Takes SQLite's write lock."""
-        self._driver.execute("BEGIN IMMEDIATE")
-        self._transaction.ledger.forget()
+        self._savepoint.drop()
+        if self._driver.in_transaction:  # somebody was interrupted before its end
+            self._run("ROLLBACK")
+        self._run("BEGIN IMMEDIATE")
+        # What it remembers of the ledger holds as long as each transaction was its own, and committed.
+        version = self._run("PRAGMA data_version").fetchone()[0]
+        self._transaction.ledger.begin(known=self._whole and version == self._version)
+        self._version, self._whole = version, False
+
+    def flush(self) -> None:
+        """Gives SQLite what the transaction still holds."""
+        self._transaction.ledger.flush()
 
     def commit(self) -> None:
         """Commits: the log is on the disk when it returns."""
-        self._driver.execute("COMMIT")
+        self.flush()
+        self._run("COMMIT")
+        self._whole = True
 
     def rollback(self) -> None:
         """Ends the transaction with nothing written."""
-        self._driver.execute("ROLLBACK")
+        self._run("ROLLBACK")
 
     def save(self) -> None:
         """Marks a point to go back to."""
-        self._driver.execute("SAVEPOINT work")
+        self._transaction.ledger.mark()
+        self._savepoint.want()
 
     def keep(self) -> None:
         """Drops the mark."""
-        self._driver.execute("RELEASE work")
+        if self._savepoint.made:
+            self._run("RELEASE work")
+        self._savepoint.drop()
 
     def undo(self) -> None:
-        """Goes back to the mark and drops it."""
-        self._transaction.ledger.forget()
-        self._driver.execute("ROLLBACK TO work")
-        self._driver.execute("RELEASE work")
+        """Goes back to the mark and drops it.
+
+        Raises:
+            RolledBackError: there is none.
+        """
+        if not self._savepoint.wanted:
+            raise RolledBackError
+        if self._savepoint.made:
+            self._run("ROLLBACK TO work")
+            self._run("RELEASE work")
+        self._transaction.ledger.undo()
+        self._savepoint.drop()
 
     def in_transaction(self) -> bool:
         """Is there still a transaction? A full disk and the like roll back everything."""
@@ -135,3 +171,6 @@ class SqliteSession:
     def name(self, error: Exception) -> str:
         """SQLite's name of the error."""
         return error_name(error)
+
+    def _save(self) -> None:
+        self._run("SAVEPOINT work")

@@ -1,4 +1,4 @@
-"""The one thread that writes: it takes what is queued, runs each function in a savepoint and commits once for all."""
+"""The one thread that writes: it takes what is queued, runs each function so that it can be undone, and commits for all."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from broker.errors import BrokerError, UnavailableError
-from broker.store.answers import Answer, LoopAnswer, ThreadAnswer, Told, tell
+from broker.store.answers import Answer, HereAnswer, LoopAnswer, ThreadAnswer, Told, tell
 from broker.store.session import RolledBackError, WriteSession
 from broker.store.transaction import SqlTransaction
 
@@ -25,8 +24,7 @@ T = TypeVar("T")
 Work = Callable[[SqlTransaction], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     work: Work | None
     """Runs inside the shared transaction; ``None`` where ``alone`` is set."""
     alone: Callable[[Connection], Any] | None
@@ -44,7 +42,8 @@ class GroupWriter:
 
     def __init__(self, session: WriteSession) -> None:
         self._session = session
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[_Job | None]] = queue.SimpleQueue()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
         self._gate = threading.Lock()
         self._turn = threading.Lock()
         self._closed = False
@@ -74,7 +73,7 @@ class GroupWriter:
             UnavailableError: the writer is closed.
         """
         answer = ThreadAnswer()
-        self._put(_Job(work, None, answer))
+        self._put([_Job(work, None, answer)])
         return answer.future
 
     async def run(self, work: Callable[[SqlTransaction], T]) -> T:
@@ -84,8 +83,13 @@ class GroupWriter:
             UnavailableError: the writer is closed.
             Exception: what the function raised.
         """
-        answer = LoopAnswer(asyncio.get_running_loop())
-        self._put(_Job(work, None, answer))
+        loop = asyncio.get_running_loop()
+        answer = LoopAnswer(loop)
+        gathered = self._gathered.get(loop)
+        if gathered is None:
+            gathered = self._gathered[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        gathered.append(_Job(work, None, answer))
         result: T = await answer.future
         return result
 
@@ -98,14 +102,14 @@ class GroupWriter:
         """
         if not self._turn.acquire(blocking=False):
             return self.submit(work).result()
-        answer = ThreadAnswer()
+        answer = HereAnswer()
         try:
             if self._closed:
                 raise _closed()
             self._write([_Job(work, None, answer)])
         finally:
             self._turn.release()
-        result: T = answer.future.result()
+        result: T = answer.result()
         return result
 
     def submit_alone(self, work: Callable[[Connection], T]) -> Future[T]:
@@ -115,7 +119,7 @@ class GroupWriter:
             UnavailableError: the writer is closed.
         """
         answer = ThreadAnswer()
-        self._put(_Job(None, work, answer))
+        self._put([_Job(None, work, answer)])
         return answer.future
 
     def close(self) -> None:
@@ -123,23 +127,31 @@ class GroupWriter:
         with self._gate:
             if not self._closed:
                 self._closed = True
-                self._queue.put(None)
+                self._queue.put([None])
         self._thread.join()
         with self._turn:  # whoever writes in a thread of its own has ended, and nobody begins
             pass
 
-    def _put(self, job: _Job) -> None:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Queues what the loop's callers have had to write since its last turn: they mostly come together."""
+        jobs = self._gathered.pop(loop)
+        try:
+            self._put(jobs)
+        except UnavailableError as error:
+            _fail(jobs, error)
+
+    def _put(self, jobs: list[_Job]) -> None:
         with self._gate:
             if self._closed:
                 raise _closed()
-            self._queue.put(job)
+            self._queue.put(jobs)
 
     def _run(self) -> None:
         waiting: deque[_Job | None] = deque()
         while True:
-            waiting.append(self._queue.get())
+            waiting.extend(self._queue.get())
             while not self._queue.empty():
-                waiting.append(self._queue.get())
+                waiting.extend(self._queue.get())
             while waiting:
                 first = waiting.popleft()
                 if first is None:
@@ -233,6 +245,18 @@ class GroupWriter:
         """Commits what was done; ``refused`` may rest on it, so those are told once it is durable."""
         if not done:
             self._roll_back()
+            return
+        try:
+            self._session.flush()
+        except BaseException as error:
+            # Nothing was committed yet, and that is known: the database refused an entry, has no room, or is away.
+            if self._session.in_transaction():
+                self._roll_back()
+            told = self._for_caller(error) if isinstance(error, Exception) else self._taken_back(error)
+            _fail([job for job, _ in done], told)
+            _fail_all(refused, told)
+            if not isinstance(error, Exception):  # Ctrl-C in a caller's own thread goes on to it
+                raise
             return
         try:
             self._session.commit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
@@ -386,3 +387,20 @@ async def test_a_revocation_by_another_process_is_seen_at_the_next_look(world: W
             world.local.write(lambda tx: world.local.recorder.append(tx, "heartbeat", {}))
         world.human("bob")
         assert (await live.current()).by_name(IdentityKind.HUMAN, "bob")
+
+
+async def test_a_revocation_between_a_look_ahead_and_the_next_question_is_seen(world: World) -> None:
+    agent = world.agent("reporter", world.ada)
+    async with Database.open(world.local.paths.database) as broker:
+        live = LiveDirectory(broker)
+        await live.current()
+        world.human("bob")
+        live.look_soon()
+        async with asyncio.timeout(20):
+            while live.seen is None or live.seen.by_name(IdentityKind.HUMAN, "bob") is None:  # noqa: ASYNC110 - looks ahead by itself, and tells nobody
+                await asyncio.sleep(0.001)
+        registry = world.local.registry
+        world.local.write(
+            lambda tx: registry.revoke_identity(tx, identity=agent, by=world.ada, reason="gone", now=world.now)
+        )
+        assert (await live.current()).identities[agent].revoked == world.now

@@ -12,10 +12,13 @@ import pytest
 
 from broker.domain.canonical import JsonObject, digest
 from broker.domain.requirement import RoleCount
+from broker.ledger import verify_bundle
 from broker.ledger.source import Row
 from broker.ledger.verdict import Verdict
 from broker.ledger.verifier import verify
-from tests.ledger_world import data_of
+from broker.ledger.votes import Votes, concerns
+from broker.tlog.merkle import leaf_hash
+from tests.ledger_world import data_of, rechained
 from tests.signing_support import NumberedSigner
 from tests.votes_world import (
     ADA,
@@ -591,3 +594,104 @@ def test_it_is_found_and_said_where(attack: Callable[[], Story]) -> None:
     assert report.place.field == member
     assert why in report.place.why
     assert report.entries == len(story.rows), "all of it was looked at"
+
+
+def _both(rows: list[Row]) -> tuple[list[tuple[int | None, str]], list[tuple[int | None, str]]]:
+    """Where the broker's verifier, and the one that lies in bundles, find something."""
+    ours = Votes()
+    found: dict[str, Any] = {}
+    theirs = verify_bundle.Votes(found)
+    for row in rows:
+        data = data_of(row)
+        entry = json.loads(data)
+        if concerns(entry["type"], entry):
+            ours.entry(entry["seq"], data, entry)
+        theirs.entry(entry["seq"], entry, leaf_hash(data).hex())
+    report = ours.report()
+    assert (report.acts, report.votes, report.found) == (found["acts"], found["votes"], found["found"])
+    return [(item.seq, item.field) for item in report.findings], [
+        (item["seq"], item["field"]) for item in found["findings"]
+    ]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_the_bundles_verifier_finds_the_same(attack: Callable[[], Story]) -> None:
+    ours, theirs = _both(attack().rows)
+    assert ours
+    assert theirs == ours
+
+
+OWN = {"v", "origin", "seq", "prev", "type", "ts", "boot_id"}
+FREE = {
+    # What no check rests on: it is the broker's word about itself, or said elsewhere too.
+    *(("approval.requested", name) for name in ("approval.obj", "approval.requester", "approval.created", "workspace")),
+    *(("approval.requested", f"approval.requirement.{name}") for name in ("expiry_s", "cooldown_s", "max_pending")),
+    ("approval.requested", "approval.requirement.exclude_tool_owner"),
+    ("approval.requested", "approval.requirement.roles.0.role"),
+    ("approval.requested", "call_id"),
+    *(
+        (kind, name)
+        for kind in ("vote", "vote.attested")
+        for name in ("call_id", "workspace", "approval.kind", "approval.state")
+    ),
+    *(("approval.closed", name) for name in ("call_id", "workspace", "tier", "approval.kind", "approval.subject")),
+    ("key.enrolled", "by"),
+    *(("key.revoked", name) for name in ("by", "person")),
+    *(("intent", name) for name in ("workspace", "workflow")),
+    *(("intent", f"lineage.{name}") for name in ("owner", "registrar", "starter", "on_behalf_of", "proofs")),
+    *(("workflow.approved", name) for name in ("call_id", "workspace", "workflow.version")),
+    *(("workflow.approved", f"lineage.{name}") for name in ("owner", "registrar", "starter", "on_behalf_of", "proofs")),
+    # Of what nobody acted on, or so that it asks for more, or for another who didn't vote.
+    *(("approval.requested", f"approval.{name}") for name in ("excluded.0", "expires", "subject")),
+    *(("approval.requested", f"approval.requirement.{name}") for name in ("people", "roles.0.people")),
+    ("approval.requested", "tier"),
+    ("approval.closed", "approval.votes.0"),
+    ("intent", "call_id"),
+    ("intent", "tier"),
+    ("key.enrolled", "person"),
+}
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict) and value:
+        return [inner for key, item in value.items() for inner in _paths(item, (*path, key))]
+    if isinstance(value, list) and value:
+        return [inner for index, item in enumerate(value) for inner in _paths(item, (*path, index))]
+    return [path]
+
+
+def _mutated(value: Any) -> list[Any]:  # noqa: ANN401 - any JSON
+    if isinstance(value, bool) or value is None:
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, True]
+    if isinstance(value, str):
+        return [f"{value[:-1]}{'0' if value.endswith('1') else '1'}" if value else "x", [value]]
+    return ["x"]
+
+
+def test_each_member_that_was_changed_is_found_by_both_verifiers() -> None:
+    rows = honest().rows
+    missed: set[tuple[str, str]] = set()
+    for place, row in enumerate(rows):
+        entry = json.loads(data_of(row))
+        for path in _paths(entry):
+            if path[0] in OWN:
+                continue
+            for new in _mutated(_at(entry, path)):
+                changed = json.loads(data_of(row))
+                inner = _at(changed, path[:-1])
+                inner[path[-1]] = new
+                story = rechained(rows, place, changed)
+                ours, theirs = _both(story)
+                assert [item[0] for item in ours] == [item[0] for item in theirs], (entry["type"], path, new)
+                if not ours:
+                    missed.add((entry["type"], ".".join(map(str, path))))
+    # An outcome concerns no votes.
+    assert {item for item in missed if item[0] != "outcome"} - FREE == set()
+
+
+def _at(value: Any, path: tuple[Any, ...]) -> Any:  # noqa: ANN401 - any JSON
+    for part in path:
+        value = value[part]
+    return value

@@ -190,3 +190,17 @@ async def _fill(opened: grpc.aio.Channel, pool: DescriptorPool, symbol: str) -> 
 
     for name in list(files):
         add(name)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+async def test_only_who_asks_for_it_gets_several_events_in_one_response(served: Served, *, joined: bool) -> None:
+    call = call_pb2.ToolCall(tool="tools/python.run", arguments_json=json.dumps({"code": "print(1)"}))
+    call.context.workspace = "demo"
+    async with channel(served) as opened:
+        run = tool_broker_pb2_grpc.ToolBrokerStub(opened).RunToolCall
+        request = tool_broker_pb2.RunToolCallRequest(tool_call=call, join_events=joined)
+        responses = [response async for response in run(request, timeout=60)]
+    numbers = [event.number for response in responses for event in (response.event, *response.more_events)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert responses[-1].event.HasField("result") or responses[-1].more_events[-1].HasField("result")
+    assert any(response.more_events for response in responses) is joined

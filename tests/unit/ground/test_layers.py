@@ -28,6 +28,9 @@ PLANTED = {
     "broker.store": ("cryptography", "cryptography"),
     "broker.metrics": ("psycopg", "postgres"),
     "broker.app": ("prometheus_client", "prometheus"),
+    "broker.approvals": ("broker.identity", "layers"),
+    "broker.signing": ("slack_sdk", "bolt"),
+    "broker.slack": ("broker.pipeline", "slack"),
     "broker.stray": ("broker.errors", "layers"),
 }
 

@@ -10,9 +10,15 @@ import pytest
 
 from broker.cli.main import COMMANDS, run
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/adr/README.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("docs/architecture.md", "docs/adr/README.md", "docs/approvals.md"),
+)
 COMMAND = re.compile(r"\bbroker ([a-z][a-z-]*(?: [a-z][a-z-]*){0,2})")
-GROUPS = {"calls", "tools", "workflows", "sessions", "identity", "delegations", "policy", "ledger", "sandbox"}
+GROUPS = {
+    *("calls", "tools", "workflows", "sessions", "identity", "delegations", "policy", "ledger", "sandbox"),
+    *("keys", "approvals", "approvers", "freeze", "runbooks", "accounts"),
+}
 """Their second word is a command, and not an argument."""
 
 

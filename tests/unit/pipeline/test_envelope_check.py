@@ -62,7 +62,7 @@ def admitted(**changes: Any) -> ActiveCall:  # noqa: ANN401 - fields of several 
         tool=cast("Any", _Tool),
         plan=PLAN,
         container=parts.CONTAINER,
-        tier=Tier.INTERNAL,
+        tier=Tier(ROW.tier),
         decision=request.decision,
         expires=request.expires,
         salt="5a" * 32,

@@ -16,6 +16,7 @@ from broker.domain.ports import Transaction
 from broker.ledger.genesis import genesis_body
 from broker.ledger.ledger import Ledger
 from broker.pipeline import pipeline as pipeline_module
+from broker.pipeline.bell import Bell
 from broker.pipeline.parts import Bounds
 from broker.pipeline.pipeline import Pipeline
 from broker.store.database import Database
@@ -94,7 +95,9 @@ async def test_what_has_expired_is_removed_after_a_failure(
     await store.write(lambda tx: ledger.append(tx, "genesis", genesis_body(trust_domain="t", software="s")))
     await store.write(keep)
     faulty = Faulty(store, fails)
-    parts = SimpleNamespace(store=faulty, vault=vault, bounds=BOUNDS, clock=lambda: NOW, ledger=ledger)
+    parts = SimpleNamespace(
+        store=faulty, vault=vault, bounds=BOUNDS, clock=lambda: NOW, ledger=ledger, desk=None, bell=Bell()
+    )
     with capture_logs() as logs:
         async with Pipeline(parts, drain_s=0), asyncio.timeout(ENDS_WITHIN_S):  # type: ignore[arg-type]  # what it uses
             while "scrubbed" not in faulty.done:

@@ -1,0 +1,413 @@
+"""The two-person rule without a broker around it: real store, ledger, vault, policy and keys, and a clock that tests move.
+
+People's votes go through the very code that the broker calls; what a test changes behind its back is changed in the file.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from broker.approvals.content import Texts
+from broker.approvals.desk import Desk, Request, Used
+from broker.approvals.envelopes import Matter, envelope
+from broker.approvals.founding import accept, enrol_key, revoke_key
+from broker.approvals.voting import Cast, cast
+from broker.cli.init import create_state
+from broker.cli.local import Local, load_ca, open_local
+from broker.domain.approval import Approval, ApprovalKind, ApprovalState, ChatAccount, KeyKind, VoteDecision
+from broker.domain.canonical import JsonObject
+from broker.domain.identity import Caller, Identity, IdentityKind
+from broker.domain.ids import new_id
+from broker.domain.ports import Transaction
+from broker.domain.requirement import Channel, Requirement, RoleCount
+from broker.domain.statement import AcceptanceStatement, VoteStatement, commitment, fresh_commit_salt, key_id
+from broker.identity import keys
+from broker.identity.directory import Directory
+from broker.identity.registry import Registry
+from broker.ledger.agreement import LedgerAgreement
+from broker.ledger.ledger import Ledger
+from broker.ledger.source import Row
+from broker.ledger.verdict import Report
+from broker.ledger.verifier import verify
+from broker.policy.electorate import PolicyElectorate
+from broker.policy.snapshot import Snapshot
+from broker.signing import Ed25519Signer
+
+T = TypeVar("T")
+
+OPERATOR = "olivia"
+APPROVERS = ("ada", "bob", "cyn", "dan")
+AGENT, BOT = "scout", "slack-bot"
+TEAM = "T0TEAM"
+REQUIREMENT = Requirement(
+    people=2,
+    roles=(RoleCount("approver", 2),),
+    channels=frozenset({Channel.CLI}),
+    min_signed=2,
+    expiry_s=3600.0,
+    cooldown_s=60.0,
+    max_pending=5,
+    exclude_tool_owner=False,
+)
+BY_CHAT = replace(REQUIREMENT, channels=frozenset({Channel.CLI, Channel.SLACK}), min_signed=1)
+
+_RULES = """
+p, approve, role:approver, *, *, approve, 4, allow, approvers decide
+p, approve-admin, role:approver, *, broker.admin, approve, 4, allow, approvers decide on the broker itself
+p, approve-workflow, role:approver, *, broker.workflow, approve, 4, allow, approvers decide on workflows
+"""
+
+
+@lru_cache(64)
+def policy(approvers: frozenset[str]) -> PolicyElectorate:
+    """A policy by which these people hold the role of approvers."""
+    grants = "".join(f"g, human:{name}, role:approver, *\n" for name in sorted(approvers))
+    return PolicyElectorate(Snapshot.load(_RULES + grants))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state directory in which the rule is in force, to be copied, with everybody's keys and certificates."""
+
+    folder: Path
+    signers: Mapping[str, Ed25519Signer]
+
+
+@dataclass
+class Core:
+    """One state directory, opened."""
+
+    local: Local
+    signers: dict[str, Ed25519Signer] = field(default_factory=dict)
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    approvers: frozenset[str] = frozenset(APPROVERS)
+    desk: Desk = field(init=False)
+    people: dict[str, Identity] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """As a broker that starts again: nothing is remembered but what stands in the database."""
+        ledger = Ledger(self.local.origin, new_id("boot"), lambda: self.now)
+        agreement = LedgerAgreement()
+        self.local.read(agreement.read_on)
+        self.desk = Desk(
+            ledger, self.local.vault, lambda: policy(self.approvers), self.local.origin, lambda: self.now, agreement
+        )
+        known = self.local.read(Directory.load)
+        self.people = {item.name: item for item in known.identities.values()}
+        self.certificates = {item.identity: item for item in known.certificates.values()}
+
+    @property
+    def database(self) -> Path:
+        """The file that the operator has in hand."""
+        return self.local.paths.database
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """In a reading transaction."""
+        return self.local.read(work)
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """In a writing one."""
+        return self.local.write(work)
+
+    def caller(self, name: str) -> Caller:
+        """Somebody under their own certificate."""
+        person = self.people[name]
+        return Caller(person, self.certificates[person.id])
+
+    def later(self, seconds: float = 1.0) -> None:
+        """Time passes."""
+        self.now += timedelta(seconds=seconds)
+
+    # what is asked for
+
+    def ask(
+        self,
+        *,
+        kind: ApprovalKind = ApprovalKind.CALL,
+        by: str = AGENT,
+        excluded: tuple[str, ...] = (OPERATOR,),
+        requirement: Requirement = REQUIREMENT,
+        code: str = "print(1)",
+        lasts: float = 3600.0,
+    ) -> Approval:
+        """Asks for an approval; ``excluded`` are names."""
+        which, expires = new_id("apv"), self.now + timedelta(seconds=lasts)
+        subject = new_id("call") if kind is ApprovalKind.CALL else "key.enroll"
+        obj, workspace = ("world.change", "demo") if kind is ApprovalKind.CALL else ("broker.admin", "-")
+
+        def work(tx: Transaction) -> Approval:
+            shown = envelope(
+                tx,
+                Matter(action={"name": subject, "parameters": {"code": code}}, people={self.people[by].id}),
+                approval=which,
+                kind=ApprovalKind.ADMINISTRATION,
+                caller=self.caller(by),
+                requirement=requirement,
+                expires=expires,
+                tier=4,
+                workspace=workspace,
+                obj=obj,
+            )
+            return self.desk.request(
+                tx,
+                Request(
+                    id=which,
+                    kind=kind,
+                    subject=subject,
+                    workspace=workspace,
+                    obj=obj,
+                    tier=4,
+                    requester=self.people[by].id,
+                    excluded=frozenset(self.people[name].id for name in excluded),
+                    requirement=requirement,
+                    texts=Texts.of(shown),
+                    expires=expires,
+                ),
+            )
+
+        return self.write(work)
+
+    # votes
+
+    def statement(self, person: str, approval: Approval, decision: str = "approve", **changes: Any) -> VoteStatement:  # noqa: ANN401 - any member
+        """What somebody signs; ``changes`` are members that are otherwise."""
+        signer = self.signers[person]
+        given: dict[str, Any] = {
+            "origin": self.local.origin,
+            "approval": approval.id,
+            "envelope_digest": approval.envelope_digest,
+            "rendering_digest": approval.rendering_digest,
+            "decision": VoteDecision(decision),
+            "reason_commit": "",
+            "approver": self.people[person].id,
+            "key": signer.id,
+            "time": self.now,
+            "checkpoint": None,
+            **changes,
+        }
+        return VoteStatement(**given)
+
+    def signed(
+        self,
+        statement: VoteStatement,
+        signer: Ed25519Signer,
+        *,
+        reason: str = "",
+        account: tuple[str, str, str] | None = None,
+        approval: str = "",
+    ) -> Cast:
+        """A statement as its signer sends it, with what it commits to."""
+        salt = fresh_commit_salt()
+        changes: dict[str, Any] = {}
+        if not statement.reason_commit:
+            changes["reason_commit"] = commitment(salt, "reason", reason)
+        if statement.attested and not statement.account_commit:
+            changes["account_commit"] = commitment(salt, "account", "\n".join(account or ()))
+        data = replace(statement, **changes).encode()
+        return Cast(approval or statement.approval, data, signer.sign(data), reason, salt, account)
+
+    def attested(self, person: str, approval: Approval, decision: str = "approve", *, team: str = TEAM) -> Cast:
+        """What the bot sends when somebody has voted in its chat."""
+        said = self.statement(person, approval, decision, key=self.signers[BOT].id, channel=Channel.SLACK)
+        return self.signed(said, self.signers[BOT], account=account_of(person, team))
+
+    def give(self, caller: str, given: Cast) -> Approval:
+        """Casts what was signed."""
+        return self.write(lambda tx: cast(tx, self.desk, self.caller(caller), given))
+
+    def vote(self, person: str, approval: Approval, decision: str = "approve", **changes: Any) -> Approval:  # noqa: ANN401 - any member
+        """A person votes with their own key, a moment after what was before."""
+        self.later()
+        said = self.statement(person, approval, decision, **changes)
+        return self.give(person, self.signed(said, self.signers[person]))
+
+    # what comes of it
+
+    def now_of(self, approval: Approval) -> Approval:
+        """As it stands."""
+        return self.read(lambda tx: self.desk.find(tx, approval.id))
+
+    def use(self, approval: Approval, **more: Any) -> Used:  # noqa: ANN401 - of ``Desk.use``
+        """Begins what was approved."""
+        given: dict[str, Any] = {"check": lambda _: None, "needed": approval.requirement, **more}
+        return self.write(lambda tx: self.desk.use(tx, approval.id, subject=approval.subject, **given))
+
+    def enrol(self, name: str, signer: Ed25519Signer, kind: KeyKind = KeyKind.APPROVER, approval: str = "") -> None:
+        """Enrols a key, as an operator may before the founding, and nobody after it without an approval."""
+        self.write(
+            lambda tx: enrol_key(
+                tx,
+                self.desk.recorder,
+                holder=self.people[name],
+                vkey=str(signer.vkey(name)),
+                kind=kind,
+                by=self.people[OPERATOR].id,
+                approval=approval,
+                now=self.now,
+            )
+        )
+
+    def enrol_by_people(self, name: str, signer: Ed25519Signer, voters: tuple[str, ...]) -> None:
+        """Enrols a key as the broker does it: by an approval that is used for it."""
+        asked = self.ask(kind=ApprovalKind.ADMINISTRATION, by=OPERATOR, excluded=(OPERATOR, name), code=signer.id)
+        for voter in voters:
+            self.vote(voter, asked)
+
+        def work(tx: Transaction) -> None:
+            enrol_key(
+                tx,
+                self.desk.recorder,
+                holder=self.people[name],
+                vkey=str(signer.vkey(name)),
+                kind=KeyKind.APPROVER,
+                by=self.people[OPERATOR].id,
+                approval=asked.id,
+                now=self.now,
+            )
+            self.desk.use(tx, asked.id, subject=asked.subject, check=lambda _: None)
+
+        self.write(work)
+
+    def revoke_key(self, by: str, signer: Ed25519Signer) -> None:
+        """Somebody revokes a key."""
+        caller = self.caller(by)
+        self.write(lambda tx: revoke_key(tx, self.desk.recorder, caller, which=signer.id, reason="lost", now=self.now))
+
+    def revoke_person(self, name: str) -> None:
+        """The operator revokes a person."""
+        registry = Registry(self.desk.recorder, self.local.vault)
+        person, by = self.people[name].id, self.people[OPERATOR].id
+        self.write(lambda tx: registry.revoke_identity(tx, identity=person, by=by, reason="left", now=self.now))
+
+    def accept(self, name: str, signer: Ed25519Signer | None = None, **changes: Any) -> None:  # noqa: ANN401 - any member
+        """Somebody accepts the founding as it is."""
+        from broker.approvals.founding import founding  # noqa: PLC0415 - the name is taken by parameters elsewhere
+
+        used = signer or self.signers[name]
+        given: dict[str, Any] = {
+            "origin": self.local.origin,
+            "founding_digest": self.read(founding).digest,
+            "approver": self.people[name].id,
+            "key": used.id,
+            "time": self.now,
+            "checkpoint": None,
+            **changes,
+        }
+        data = AcceptanceStatement(**given).encode()
+        self.write(
+            lambda tx: accept(
+                tx,
+                self.desk.recorder,
+                self.caller(name),
+                statement=data,
+                signature=used.sign(data),
+                now=self.now,
+                origin=self.local.origin,
+            )
+        )
+
+    # behind its back
+
+    def sql(self, statement: str, *values: object) -> None:
+        """The operator works on the file; triggers that refuse it are taken away first."""
+        with closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
+            for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                connection.execute(f'DROP TRIGGER "{trigger}"')
+            assert connection.execute(statement, values).rowcount != 0, "nothing was changed"
+
+    def report(self) -> Report:
+        """What an auditor finds in the ledger."""
+
+        def work(tx: Transaction) -> Report:
+            rows = tx.ledger.entries(0, 100_000)
+            return verify([Row(item.seq, item.prev, item.leaf, item.data) for item in rows], votes=True)
+
+        return self.read(work)
+
+
+def account_of(person: str, team: str = TEAM) -> tuple[str, str, str]:
+    """A person's account in the chat."""
+    return "slack", team, f"U{person.upper()}{team[1:3]}"
+
+
+def make_unfounded(folder: Path) -> Core:
+    """A state directory with people, an agent and a bot, and their keys enrolled; nobody has accepted them yet.
+
+    The store stays open as long as the process: what is kept of it is copied by its files.
+    """
+    create_state(folder, operator=OPERATOR, hosts=())
+    with open_local(folder) as local:
+        registry, authority, now = local.registry, load_ca(local.paths, local.origin), datetime.now(UTC)
+        operator = next(iter(local.read(Directory.load).identities.values())).id
+
+        def register(tx: Transaction) -> None:
+            for name in (*APPROVERS, AGENT, BOT):
+                kind = IdentityKind.HUMAN if name in APPROVERS else IdentityKind.AGENT
+                made = (
+                    registry.register_human(tx, name=name, by=operator, now=now)
+                    if kind is IdentityKind.HUMAN
+                    else registry.register_agent(tx, name=name, owner=operator, by=operator, now=now)
+                )
+                key = keys.new_key().public_key()
+                certificate = authority.issue_client(kind, name, key, now, timedelta(days=30))
+                registry.issue(tx, identity=made.id, certificate=certificate, by=operator, now=now)
+
+        local.write(register)
+        core = Core(local)
+        for name in (*APPROVERS, OPERATOR, BOT):
+            core.signers[name] = Ed25519Signer.generate()
+            core.enrol(name, core.signers[name], KeyKind.BOT if name == BOT else KeyKind.APPROVER)
+        for name in APPROVERS:
+            core.write(lambda tx, name=name: _map(core, tx, name))  # type: ignore[misc]  # bound now
+        return core
+
+
+def _map(core: Core, tx: Transaction, name: str) -> None:
+    person = core.people[name].id
+    body: JsonObject = {"person": person, "by": core.people[OPERATOR].id, "approval": "", "sealed": {}}
+    seq = core.desk.recorder.append(tx, "account.mapped", body)
+    tx.voters.map_account(ChatAccount(*account_of(name), person), seq)
+
+
+def make_kept(folder: Path) -> tuple[Kept, Kept]:
+    """Two state directories: before the founding, and after it."""
+    signers = make_unfounded(folder / "early").signers
+    shutil.copytree(folder / "early", folder / "founded")
+    with opened(Kept(folder / "founded", signers)) as core:
+        for name in APPROVERS[:3]:
+            core.accept(name)
+    return Kept(folder / "early", signers), Kept(folder / "founded", signers)
+
+
+@contextmanager
+def opened(kept: Kept) -> Iterator[Core]:
+    """Opens a state directory as long as the block lasts."""
+    with open_local(kept.folder) as local:
+        yield Core(local, dict(kept.signers))
+
+
+@contextmanager
+def copied(kept: Kept, place: Path) -> Iterator[Core]:
+    """The same of a copy."""
+    shutil.copytree(kept.folder, place)
+    with opened(Kept(place, kept.signers)) as core:
+        yield core
+
+
+def fingerprint(signer: Ed25519Signer) -> str:
+    """Id of a key."""
+    return key_id(signer.public_key)
+
+
+OPEN = frozenset({ApprovalState.PENDING, ApprovalState.APPROVED})
