@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker.app.record import Keeper
+from broker.approvals.desk import Desk
 from broker.domain.call import CallContext, CallRequest, CallState
 from broker.domain.canonical import canonical
 from broker.domain.identity import Caller, IdentityKind
@@ -36,10 +37,12 @@ from broker.ledger.genesis import read_origin
 from broker.ledger.index import catch_up
 from broker.ledger.ledger import Ledger
 from broker.metrics.prometheus import PrometheusMeter
+from broker.pipeline.bell import Bell
 from broker.pipeline.erasure import Erasure, Order
 from broker.pipeline.holdings import find_subject
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
+from broker.policy.electorate import PolicyElectorate
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import Boot
 from broker.rpc.methods import served_methods
@@ -50,6 +53,7 @@ from broker.sandbox.pool import Pool
 from broker.settings import StatePaths, load_settings
 from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
+from broker.specs.tiers import load_tiers
 from broker.store.database import Database
 from broker.vault.keyfile import read_key_file
 from broker.vault.secret_store import ConfiguredSecrets
@@ -247,11 +251,10 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
         paths.policy / "policy.csv",
         known_tools=frozenset(catalogue.names),
         known_rpcs=served_methods(),
-        on_change=keeper.policy_changed,
         poll_s=settings.policy_poll_s,
     )
     await stack.enter_async_context(policy)
-    await keeper.started(catalogue, policy.snapshot, settings, Boot("1", "boot_1", now()))
+    await keeper.started(catalogue, policy.snapshot, settings, Boot("1", "boot_1", now()), {})
     return Parts(
         store=store,
         ledger=ledger,
@@ -270,6 +273,11 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
         meter=meter,
         images={tool.spec.image: f"sha256:{'1' * 64}" for tool in catalogue.all()},
         workspace_classes={},
+        tiers=load_tiers(),
+        held=(),
+        workflows={},
+        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now),
+        bell=Bell(),
         origin=origin,
         bounds=Bounds(
             max_running=1,

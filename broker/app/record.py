@@ -26,13 +26,16 @@ class Keeper:
         self._vault = vault
         self._clock = clock
 
-    async def started(self, catalogue: Catalogue, policy: Snapshot, settings: Settings, boot: Boot) -> None:
-        """Records a start: new tool specifications, and what is in force."""
+    async def started(
+        self, catalogue: Catalogue, policy: Snapshot, settings: Settings, boot: Boot, in_force: JsonObject
+    ) -> None:
+        """Records a start: new tool specifications as they are written, and what is in force."""
         body: JsonObject = {
             "software": f"agent-broker {boot.version}",
             "policy_digest": policy.digest,
             "settings_digest": digest(settings.model_dump_json().encode()),
             "tools": len(catalogue.names),
+            "in_force": in_force,
         }
 
         def work(tx: Transaction) -> None:
@@ -56,6 +59,17 @@ class Keeper:
         if agreed:
             body["approvals"] = list(agreed)
         self._ledger.append(tx, "policy.changed", body)
+
+    def record_standing(
+        self, tx: Transaction, part: str, text: JsonObject, *, before: str, agreed: Sequence[JsonObject]
+    ) -> None:
+        """Records that other tiers, or settings that the two-person rule hangs on, are in force."""
+        data = canonical(text)
+        self._keep(tx, sealed_id(part, digest(data)), part, data)
+        body: JsonObject = {"in_force": {part: digest(data)}, "before": before}
+        if agreed:
+            body["approvals"] = list(agreed)
+        self._ledger.append(tx, "settings.changed", body)
 
     def _keep(self, tx: Transaction, object_id: str, kind: str, text: bytes) -> bool:
         if tx.vault.get(object_id) is not None:

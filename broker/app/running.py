@@ -17,6 +17,7 @@ from broker.app.place import announced, only_broker, tls_files
 from broker.app.policy_gate import PolicyGate
 from broker.app.record import Keeper
 from broker.app.sandbox import sandboxes
+from broker.app.standing import settle
 from broker.approvals.desk import Desk
 from broker.approvals.electorate import Electorate
 from broker.domain.ids import new_id
@@ -148,10 +149,6 @@ async def _parts(
     folders = [shipped_folder(), *([paths.tool_specs] if paths.tool_specs.is_dir() else [])]
     catalogue = await asyncio.to_thread(Catalogue.load, folders, runtime_by_tier=settings.runtime_by_tier)
     meter = PrometheusMeter(boot.version)
-    sandbox = await stack.enter_async_context(sandboxes(origin, settings, catalogue, meter))
-    catalogue = sandbox.catalogue
-    if settings.metrics_listen:
-        await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
     keeper = Keeper(store, ledger, vault, now)
     tiers = await asyncio.to_thread(
         load_tiers,
@@ -184,7 +181,21 @@ async def _parts(
         poll_s=settings.policy_poll_s,
     )
     await stack.enter_async_context(policy)
-    await keeper.started(catalogue, policy.snapshot, settings, boot)
+    stands = await settle(
+        store,
+        keeper,
+        desk,
+        tools={tool.spec.name: tool.spec.risk for tool in catalogue.all()},
+        tiers=tiers,
+        settings=settings,
+    )
+    written = catalogue
+    catalogue = catalogue.at(stands.tools, settings.runtime_by_tier)
+    sandbox = await stack.enter_async_context(sandboxes(origin, settings, catalogue, meter))
+    catalogue = sandbox.catalogue
+    await keeper.started(written, policy.snapshot, settings, boot, stands.in_force)
+    if settings.metrics_listen:
+        await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
     parts = Parts(
         store=store,
         ledger=ledger,
@@ -197,7 +208,8 @@ async def _parts(
         meter=meter,
         images=sandbox.images,
         workspace_classes=settings.workspace_data_classes,
-        tiers=tiers,
+        tiers=stands.tiers,
+        held=stands.held,
         workflows=await asyncio.to_thread(load_workflows, paths.workflows),
         desk=desk,
         bell=Bell(),

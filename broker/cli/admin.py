@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
+from pathlib import Path
 
 from broker.cli.call_view import print_fields, short_time
-from broker.cli.output import OutputModel, console, emit
+from broker.cli.output import OutputModel, console, emit, printable
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
-from broker.client import AsyncBroker
-from broker.settings import DEFAULT_STATE
+from broker.client import AsyncBroker, HeldChange
+from broker.domain.administration import request_command
+from broker.settings import DEFAULT_STATE, StatePaths
+
+_POLICY = "policy.change"
+
+
+class HeldOutput(OutputModel):
+    """A change that is not in force because two people have not agreed to it, and the command that asks for it."""
+
+    action: str
+    digest: str
+    weaker: list[str]
+    command: str
 
 
 class StatusOutput(OutputModel):
-    """What a running broker runs with."""
+    """What a running broker runs with; ``held`` is what waits for two people to agree."""
 
     version: str
     origin: str
@@ -23,6 +37,7 @@ class StatusOutput(OutputModel):
     running: int
     queued: int
     ledger_seq: int
+    held: list[HeldOutput]
 
 
 class ReloadOutput(OutputModel):
@@ -57,9 +72,21 @@ def status(
             running=found.running,
             queued=found.queued,
             ledger_seq=found.ledger_seq,
+            held=[
+                HeldOutput(
+                    action=item.action, digest=item.digest, weaker=list(item.weaker), command=_command(item, state)
+                )
+                for item in found.held
+            ],
         )
 
     emit(Remote(address, identity, ca, state).run(work), as_json=as_json, render=_render)
+
+
+def _command(item: HeldChange, state: Path) -> str:
+    if item.action == _POLICY:
+        return shlex.join(["broker", "policy", "apply", str(StatePaths(state).policy / "policy.csv")])
+    return request_command(item.action, {"digest": item.digest})
 
 
 def _render(item: StatusOutput) -> None:
@@ -76,6 +103,13 @@ def _render(item: StatusOutput) -> None:
             "ledger entry": str(item.ledger_seq),
         }
     )
+    for held in item.held:
+        text = f"NOT IN FORCE, as two people have not agreed to it ({held.action}):\n"
+        text += "".join(f"  {line}\n" for line in held.weaker)
+        then = "" if held.action == _POLICY else ", and start the broker again once they agree"
+        console.print(
+            printable(f"{text}  ask for it: {held.command}{then}"), soft_wrap=True, markup=False, style="bold red"
+        )
 
 
 def reload_policy(

@@ -361,6 +361,17 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldChange:
+    """A change that is not in force because two people have not agreed to it."""
+
+    action: str
+    """``policy.change``, ``tools.change`` or ``settings.change``."""
+    digest: str
+    weaker: tuple[str, ...]
+    """In which respects it asks for less than what is in force, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerStatus:
     """What a broker runs with."""
 
@@ -373,6 +384,7 @@ class BrokerStatus:
     running: int
     queued: int
     ledger_seq: int
+    held: tuple[HeldChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

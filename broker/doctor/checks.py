@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from broker.doctor import directory, documents, engine, handshake, listeners, machine, tools
+from broker.doctor import directory, documents, engine, handshake, listeners, machine, tiers, tools
 from broker.doctor.finding import Finding, fail
 from broker.errors import BrokerError, InvalidArgumentError
 from broker.sandbox.address import engine_address
@@ -98,6 +98,14 @@ def _check_certificates(place: Place) -> Iterable[Finding]:
     return documents.probe_certificates(place.state, place.now) if place.initialised else ()
 
 
+def _check_tiers(place: Place) -> Iterable[Finding]:
+    return (tiers.probe_tiers(place.state, place.settings[0]),) if place.initialised else ()
+
+
+def _check_workflows(place: Place) -> Iterable[Finding]:
+    return (tiers.probe_workflows(place.state),) if place.initialised else ()
+
+
 CHECKS: Mapping[str, Callable[[Place], Iterable[Finding]]] = MappingProxyType(
     {
         "python": lambda _: (machine.probe_python(),),
@@ -108,6 +116,8 @@ CHECKS: Mapping[str, Callable[[Place], Iterable[Finding]]] = MappingProxyType(
         "settings": lambda place: (place.settings[1],),
         "listeners": _check_listeners,
         "tools": lambda place: place.tools.findings,
+        "tiers": _check_tiers,
+        "workflows": _check_workflows,
         "state": lambda place: (directory.probe_presence(place.state),),
         "permissions": lambda place: directory.probe_permissions(place.state),
         "certificates": _check_certificates,

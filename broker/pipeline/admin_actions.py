@@ -64,6 +64,8 @@ PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "account.unmap": frozenset({"service", "team", "user"}),
         "unfreeze": frozenset({"scope", "target"}),
         "policy.change": frozenset({"text"}),
+        "tools.change": frozenset({"digest"}),
+        "settings.change": frozenset({"digest"}),
     }
 )
 """Action -> the parameters that it is asked for with, all of them needed. People may be shown others: see ``Shown``."""

@@ -23,7 +23,7 @@ from broker.domain.ports import Transaction
 from broker.domain.reserved import WORKFLOWS
 from broker.domain.tier import Tier
 from broker.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
-from broker.pipeline import administration, policy_changes
+from broker.pipeline import administration, policy_changes, standing
 from broker.pipeline.admin_actions import Context, Shown, check_parameters
 from broker.pipeline.approval_sight import ApprovalSight
 from broker.pipeline.approval_views import ApprovalView
@@ -146,6 +146,8 @@ class Approvals:
 
     async def _shown(self, action: str, parameters: JsonObject) -> Shown:
         """What people are shown: of a change, what the broker itself finds that it changes, and never the requester's word."""
+        if action in {standing.TOOLS, standing.SETTINGS}:
+            return standing.held_change(self._parts.held, action, str(parameters["digest"])).shown()
         if action != policy_changes.ACTION:
             return Shown(parameters)
         old, new = self._parts.policy.snapshot, await self._parts.policy.check(str(parameters["text"]))

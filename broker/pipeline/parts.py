@@ -12,6 +12,7 @@ from broker.domain.workflow import WorkflowSpec
 from broker.identity.directory import LiveDirectory
 from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.bell import Bell
+from broker.pipeline.standing import Held
 from broker.policy.live import LivePolicy
 from broker.sandbox.egress.gate import Egress
 from broker.sandbox.pool import Pool
@@ -56,6 +57,8 @@ class Parts:
     workspace_classes: Mapping[str, tuple[str, ...]]
     """Workspace -> classes of data that every call in it touches."""
     tiers: Tiers
+    held: tuple[Held, ...]
+    """Changes that the start didn't bring into force: two people have to agree to them first."""
     workflows: Mapping[str, WorkflowSpec]
     """Name -> the version that the operator's folder holds; approved or not."""
     desk: Desk

@@ -10,6 +10,7 @@ from broker.domain.ports import Transaction
 from broker.errors import NotFoundError
 from broker.identity.directory import Directory
 from broker.identity.registry import Registry
+from broker.pipeline import policy_changes
 from broker.pipeline.parts import Parts
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import wire
@@ -50,7 +51,19 @@ class AdministrationService:
             running=turns.running,
             queued=turns.queued,
             ledger_seq=-1 if head is None else head.seq,
+            held=self._held(),
         )
+
+    def _held(self) -> list[pb.HeldChange]:
+        held = [
+            pb.HeldChange(action=item.action, digest=str(item.parameters["digest"]), weaker=item.weaker)
+            for item in self._parts.held
+        ]
+        refused = self._parts.policy.last_error
+        if refused is not None and refused.reason == "APPROVAL_REQUIRED":
+            which = refused.metadata.get("digest", "")
+            held.append(pb.HeldChange(action=policy_changes.ACTION, digest=which, weaker=[refused.message]))
+        return held
 
     async def GetSandboxStatus(self, _: Caller, __: pb.GetSandboxStatusRequest, ___: Context) -> pb.SandboxStatus:  # noqa: N802 - the wire's name
         """What the pool holds, and what was counted since the start."""

@@ -12,6 +12,7 @@ from jsonschema.protocols import Validator
 from broker.domain.canonical import JsonObject, JsonValue, parse_json
 from broker.domain.run import Limits, Profile
 from broker.domain.spec import MAX_RESULT_BYTES, ToolSpec
+from broker.domain.tier import Tier
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.specs.findings import refusal, violation
 from broker.specs.lint import load_paths
@@ -144,6 +145,19 @@ class Catalogue:
         }
         return Catalogue(MappingProxyType(fitted))
 
+    def at(self, tiers: Mapping[str, Tier], runtime_by_tier: Mapping[int, str]) -> Catalogue:
+        """The same tools, some at other tiers than their specifications say.
+
+        Args:
+            tiers: name of a tool -> its tier; one that isn't named keeps its own.
+            runtime_by_tier: as for ``load``.
+        """
+        return Catalogue(
+            MappingProxyType(
+                {name: _at(tool, tiers.get(name, tool.spec.risk), runtime_by_tier) for name, tool in self.tools.items()}
+            )
+        )
+
     def get(self, name: str) -> Tool | None:
         """The tool of that name, or ``None``: there is no nearest match."""
         return self.tools.get(name)
@@ -156,6 +170,14 @@ class Catalogue:
     def all(self) -> tuple[Tool, ...]:
         """All tools, by name."""
         return tuple(self.tools.values())
+
+
+def _at(tool: Tool, tier: Tier, runtimes: Mapping[int, str]) -> Tool:
+    if tier is tool.spec.risk:
+        return tool
+    # The version stays: it is the digest of what the operator wrote.
+    spec = tool.spec.model_copy(update={"tier": int(tier)})
+    return replace(tool, spec=spec, runtime=spec.runtime or runtimes.get(int(tier), ""))
 
 
 def _tool(spec: ToolSpec, files: Mapping[str, bytes], runtimes: Mapping[int, str]) -> Tool:

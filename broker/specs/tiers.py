@@ -7,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, Strict, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidationInfo, model_validator
 
 from broker.domain.call import CallContext
-from broker.domain.canonical import canonical, digest
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
 from broker.domain.requirement import (
     MAX_EXPIRY_S,
     MAX_PENDING,
@@ -37,6 +37,9 @@ ALL_RISKS = MappingProxyType({"chat_only_allowed": True, "slack_allowed": True})
 Lines = Annotated[tuple[Annotated[Text, Field(min_length=1)], ...], Field(min_length=1)]
 Carried = Literal["workflow", "session", "purpose", "model", "prompt_version", "sources", "delegation"]
 """Fields of a call's context that a tier can demand."""
+
+_SPANS = frozenset({"expires", "cool_down"})
+"""Keys whose values are spans of time."""
 
 _KEYS = MappingProxyType(
     {
@@ -244,6 +247,32 @@ class Tiers(SpecPart):
     def digest(self) -> str:
         """``sha256:`` over the RFC 8785 form of the table, with its defaults filled in and times in seconds."""
         return digest(canonical({"format": "broker.tiers.v1", **self.model_dump(mode="json")}))
+
+
+def tiers_of(table: JsonObject) -> Tiers:
+    """The table again from its JSON, as ``model_dump(mode="json")`` gave it when it was in force.
+
+    Raises:
+        InvalidArgumentError: ``TIERS_INVALID``: it is none, or is below what no setting allows.
+    """
+    try:
+        return Tiers.model_validate(_with_units(table), context=dict(ALL_RISKS))
+    except ValidationError as error:
+        raise InvalidArgumentError(
+            f"the table of tiers that was in force is none any more: {error.errors()[0]['msg']}", reason="TIERS_INVALID"
+        ) from error
+
+
+def _with_units(value: JsonValue) -> JsonValue:
+    # The file has spans of time with a unit, their JSON has seconds.
+    if isinstance(value, list):
+        return [_with_units(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"{item}s" if key in _SPANS and isinstance(item, int | float) else _with_units(item)
+        for key, item in value.items()
+    }
 
 
 def load_tiers(folder: Path | None = None, *, chat_only_allowed: bool = False, slack_allowed: bool = False) -> Tiers:

@@ -99,3 +99,18 @@ def test_for_people_each_finding_is_a_line(initialised: Path, capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok   state")
     assert lines[-1] == "2 ok, 0 to look at, 0 to mend"
+
+
+def test_a_table_of_tiers_and_a_workflow_that_would_be_refused_fail(
+    initialised: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (initialised / "tool_specs").mkdir()
+    (initialised / "tool_specs" / "tiers.yaml").write_text("tiers: []\n", "utf-8")
+    (initialised / "workflows").mkdir()
+    (initialised / "workflows" / "broken.yaml").write_text("name: broken\n", "utf-8")
+    code, output = doctor(capsys, initialised, "--only", "tiers", "--only", "workflows")
+    assert code == 1
+    found = {each["check"]: each for each in output["findings"]}  # type: ignore[attr-defined] # JSON
+    assert found["tiers"]["status"] == found["workflows"]["status"] == "fail"
+    assert "tiers.yaml" in found["tiers"]["found"]
+    assert "broken.yaml" in found["workflows"]["found"]

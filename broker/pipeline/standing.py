@@ -1,0 +1,158 @@
+"""What a start brings into force besides the policy, compared with what is on record: tools' tiers, tiers.yaml, settings.
+
+Whatever asks for less than before takes two people. Until they agree, the stricter of both goes on being in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
+from broker.domain.requirement import Requirement, weaker
+from broker.domain.tier import Tier
+from broker.errors import NotFoundError
+from broker.pipeline.admin_actions import Shown
+from broker.specs.tiers import TierRow, Tiers, tiers_of
+
+TOOLS = "tools.change"
+SETTINGS = "settings.change"
+UNSAFE = ("unsafe_chat_only_quorum", "unsafe_slack_approves_tier4")
+"""Settings that weaken the two-person rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A change that a start didn't bring into force, as nobody has agreed to it."""
+
+    action: str
+    parameters: JsonObject
+    """Digests of what would be in force, and of what is."""
+    weaker: tuple[str, ...]
+    """In which respects it asks for less, a sentence each."""
+    difference: tuple[str, ...]
+    """All that it changes."""
+
+    def shown(self) -> Shown:
+        """As people are asked about it."""
+        return Shown(self.parameters, self.difference)
+
+
+def held_change(held: tuple[Held, ...], action: str, which: str) -> Held:
+    """The change of that digest which waits.
+
+    Raises:
+        NotFoundError: there is none (``NOTHING_HELD``).
+    """
+    for item in held:
+        if item.action == action and item.parameters["digest"] == which:
+            return item
+    raise NotFoundError(
+        f"no {action} of that digest waits for approval in this start of the broker",
+        reason="NOTHING_HELD",
+        hint="`broker status` says what waits, with the command that asks for it.",
+    )
+
+
+def hold(action: str, before: JsonObject, after: JsonObject) -> Held:
+    """A change that waits: from what is in force to what would be."""
+    less = tuple(_weaker_tools(before, after) if action == TOOLS else _weaker_settings(before, after))
+    rest = tuple(_leaves(before, after, ""))
+    parameters: JsonObject = {"digest": text_digest(after), "before": text_digest(before)}
+    return Held(
+        action, parameters, less, (*(f"WIDENS, and touches the two-person rule: {item}" for item in less), *rest)
+    )
+
+
+def text_digest(text: JsonObject) -> str:
+    """``sha256:`` of what is on record."""
+    return digest(canonical(text))
+
+
+def tools_text(tiers: Mapping[str, Tier], before: JsonObject | None) -> JsonObject:
+    """The tier of each tool; one that is gone keeps the tier that it had, should it ever come back."""
+    known: JsonObject = dict(_tools(before or {}))
+    return {"tools": {**known, **{name: int(tier) for name, tier in tiers.items()}}}
+
+
+def strictest_tools(before: JsonObject, after: JsonObject) -> JsonObject:
+    """Of both tiers of each tool the higher one."""
+    old, new = _tools(before), _tools(after)
+    return {"tools": {name: max(old.get(name, 0), new.get(name, 0)) for name in sorted(old.keys() | new.keys())}}
+
+
+def tool_tiers(text: JsonObject) -> dict[str, Tier]:
+    """Name of a tool -> its tier, from what is on record."""
+    return {name: Tier(tier) for name, tier in _tools(text).items()}
+
+
+def settings_text(tiers: Tiers, unsafe: Mapping[str, bool]) -> JsonObject:
+    """The table of tiers, and the settings that weaken the rule."""
+    table: JsonObject = tiers.model_dump(mode="json")
+    return {"table": table, "unsafe": {name: bool(unsafe[name]) for name in UNSAFE}}
+
+
+def table_of(text: JsonObject) -> Tiers:
+    """The table of tiers, from what is on record.
+
+    Raises:
+        InvalidArgumentError: it is none any more (``TIERS_INVALID``).
+    """
+    table = text.get("table")
+    return tiers_of(table if isinstance(table, dict) else {})
+
+
+def _tools(text: JsonObject) -> dict[str, int]:
+    found = text.get("tools")
+    return {name: tier for name, tier in found.items() if isinstance(tier, int)} if isinstance(found, dict) else {}
+
+
+def _weaker_tools(before: JsonObject, after: JsonObject) -> Iterator[str]:
+    new = _tools(after)
+    for name, tier in sorted(_tools(before).items()):
+        if new.get(name, tier) < tier:
+            yield f"{name} would be of tier {new[name]} instead of {tier}"
+
+
+def _weaker_settings(before: JsonObject, after: JsonObject) -> Iterator[str]:
+    old, new = _unsafe(before), _unsafe(after)
+    yield from (f"the setting {name} would be on" for name in UNSAFE if new[name] and not old[name])
+    for row, other in zip(table_of(before).tiers, table_of(after).tiers, strict=True):
+        yield from (f"tier {row.tier}: {item}" for item in _weaker_row(row, other))
+
+
+def _weaker_row(old: TierRow, new: TierRow) -> Iterator[str]:
+    yield from _weaker_call(old.call_requirement(), new.call_requirement())
+    less = weaker(old.workflow_requirement(), new.workflow_requirement())
+    yield from (f"a workflow's approval, {item}" for item in less)
+    gone = [name for name in old.must_carry if name not in new.must_carry]
+    if gone:
+        yield f"a call need not carry {', '.join(gone)} any more"
+
+
+def _weaker_call(old: Requirement | None, new: Requirement | None) -> Iterator[str]:
+    if old is not None and new is None:
+        yield "nobody has to agree to a call any more"
+    elif old is not None and new is not None:
+        yield from (f"a call's approval, {item}" for item in weaker(old, new))
+
+
+def _unsafe(text: JsonObject) -> dict[str, bool]:
+    found = text.get("unsafe")
+    return {name: isinstance(found, dict) and found.get(name) is True for name in UNSAFE}
+
+
+def _leaves(before: JsonValue, after: JsonValue, place: str) -> Iterator[str]:
+    """A sentence for each value that differs, by its place."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(before.keys() | after.keys()):
+            yield from _leaves(before.get(name), after.get(name), f"{place}.{name}" if place else name)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from _leaves(one, other, f"{place}[{index}]")
+    elif before != after:
+        yield f"{place}: {_words(before)} becomes {_words(after)}"
+
+
+def _words(value: JsonValue) -> str:
+    return "nothing" if value is None else canonical(value).decode()
