@@ -711,7 +711,7 @@ class Votes:
         needed(person not in asked.excluded, "person", f"{person} is in the request's lineage, or it is about them")
         before, now = asked.ballots.get(person), moment(said["time"])
         why = "is not later than the person's vote before: it was played in again"
-        needed(before is None or now > before[4], "vote.statement", why)
+        needed(before is None or now > before[4] or decision == "deny", "vote.statement", why)
         why = f"approves by {channel}, which the requirement doesn't let count"
         needed(decision != "approve" or channel in asked.channels, "channel", why)
         asked.votes += 1
