@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from broker.domain.approval import Approval, ApprovalKind
 from broker.domain.canonical import JsonObject, canonical, digest, parse_object
 from broker.domain.ports import SealedObject, Transaction, Vault
-from broker.domain.rendering import render
+from broker.domain.rendering import render, summary
 from broker.errors import DataLossError, NotFoundError
 
 KIND = "approval"
-_ENVELOPE, _RENDERING, _RESULT, _VOTES = 0, 1, 2, 16
+_ENVELOPE, _RENDERING, _RESULT, _SUMMARY, _VOTES = 0, 1, 2, 3, 16
 _MOST = 32 << 20
 _MOST_VOTES = 2**20
 
@@ -57,7 +57,8 @@ def keep(tx: Transaction, vault: Vault, approval: Approval, texts: Texts) -> Sea
         workspace=approval.workspace if of_call else "",
         call=approval.subject if of_call else "",
     )
-    sealed.put(tx, {_ENVELOPE: texts.envelope, _RENDERING: texts.rendering.encode()})
+    line = summary(parse_object(texts.envelope, field="envelope", max_bytes=_MOST))
+    sealed.put(tx, {_ENVELOPE: texts.envelope, _RENDERING: texts.rendering.encode(), _SUMMARY: line.encode()})
     return sealed
 
 
@@ -80,6 +81,16 @@ def read_texts(tx: Transaction, vault: Vault, approval: Approval) -> Texts:
             metadata={"expected": approval.envelope_digest, "found": texts.envelope_digest},
         )
     return texts
+
+
+def read_summary(tx: Transaction, vault: Vault, approval: str) -> str:
+    """The line for lists, without reading the rest.
+
+    Raises:
+        NotFoundError: it has been erased (``CONTENT_ERASED``).
+    """
+    found = dict(vault.open(tx, approval).read(tx, _SUMMARY, 1))
+    return found.get(_SUMMARY, b"").decode("utf-8", "replace")
 
 
 def read_envelope(tx: Transaction, vault: Vault, approval: Approval) -> JsonObject:

@@ -113,7 +113,9 @@ def test_a_key_that_is_revoked_voids_what_was_accepted(early: Core) -> None:
 
 
 def test_a_bots_key_is_no_founder(early: Core) -> None:
-    assert {key.holder for key in early.read(founding).keys} == {early.people[name].id for name in (*APPROVERS, OPERATOR)}
+    assert {key.holder for key in early.read(founding).keys} == {
+        early.people[name].id for name in (*APPROVERS, OPERATOR)
+    }
 
 
 def test_it_is_completed_once(core: Core) -> None:

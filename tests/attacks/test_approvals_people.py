@@ -8,11 +8,20 @@ import pytest
 
 from broker.domain.approval import ApprovalKind, ApprovalState
 from broker.domain.requirement import Channel, RoleCount
-from broker.errors import BrokerError, ConflictError, FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
+from broker.errors import (
+    BrokerError,
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+)
 from broker.signing import Ed25519Signer
 from tests.approval_core import BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of
 
-def refused(core: Core, error: type[BrokerError], reason: str, person: str, approval: object, **changes: object) -> None:
+
+def refused(
+    core: Core, error: type[BrokerError], reason: str, person: str, approval: object, **changes: object
+) -> None:
     """A vote is refused for this reason, and leaves nothing behind."""
     before = core.report().entries
     with pytest.raises(error) as caught:

@@ -336,8 +336,14 @@ def test_the_plain_bytes_are_read() -> None:
 
 
 @settings(max_examples=400)
-@given(st.binary(max_size=300) | st.builds(lambda at, new: _SAID.encode()[:at] + new + _SAID.encode()[at + 1 :],
-       st.integers(0, len(_SAID.encode()) - 1), st.binary(max_size=3)))
+@given(
+    st.binary(max_size=300)
+    | st.builds(
+        lambda at, new: _SAID.encode()[:at] + new + _SAID.encode()[at + 1 :],
+        st.integers(0, len(_SAID.encode()) - 1),
+        st.binary(max_size=3),
+    )
+)
 def test_whatever_is_read_is_what_was_signed(data: bytes) -> None:
     try:
         read = parse_vote(data)
