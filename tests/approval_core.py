@@ -101,7 +101,12 @@ class Core:
         agreement = LedgerAgreement()
         self.local.read(agreement.read_on)
         self.desk = Desk(
-            ledger, self.local.vault, lambda: policy(self.approvers), self.local.origin, lambda: self.now, agreement
+            ledger,
+            self.local.vault,
+            lambda: policy(self.approvers),
+            origin=self.local.origin,
+            clock=lambda: self.now,
+            agreement=agreement,
         )
         known = self.local.read(Directory.load)
         self.people = {item.name: item for item in known.identities.values()}

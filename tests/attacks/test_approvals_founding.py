@@ -124,7 +124,7 @@ def test_it_is_completed_once(core: Core) -> None:
     assert core.read(founding).digest == before.digest
     with pytest.raises(FailedPreconditionError):
         core.accept(OPERATOR, founding_digest=digest(b"another"))
-    assert [item for item in core.report().votes.findings] == []  # type: ignore[union-attr]
+    assert list(core.report().votes.findings) == []  # type: ignore[union-attr]
 
 
 # the operator writes it into the database

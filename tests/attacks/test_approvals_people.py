@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from broker.approvals.founding import parse_vkey
 from broker.domain.approval import ApprovalKind, ApprovalState
 from broker.domain.requirement import Channel, RoleCount
 from broker.errors import (
@@ -102,10 +103,8 @@ def test_a_key_that_was_revoked_never_comes_back(core: Core) -> None:
     assert caught.value.reason == "KEY_IN_USE"
 
 
-def test_another_persons_name_on_the_key_is_refused(core: Core) -> None:
+def test_another_persons_name_on_the_key_is_refused() -> None:
     signer = Ed25519Signer.generate()
-    from broker.approvals.founding import parse_vkey  # noqa: PLC0415 - this test's own
-
     with pytest.raises(InvalidArgumentError) as caught:
         parse_vkey(str(signer.vkey("bob")), "ada")
     assert caught.value.reason == "KEY_INVALID"
