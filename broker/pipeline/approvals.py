@@ -58,7 +58,8 @@ class Approvals:
 
         def work(tx: Transaction) -> ApprovalView:
             known = tx.approvals.get(given.approval)
-            if known is None or not self._sight.sees(tx, caller, known, "CastVote"):
+            method = "CastVote" if given.account is None else "CastAttestedVote"
+            if known is None or not self._sight.sees(tx, caller, known, method):
                 raise not_found(given.approval)
             voted = cast(tx, self._desk, caller, given)
             done = self._settle(tx, voted)
