@@ -33,6 +33,7 @@ from broker.domain.run import (
 from broker.errors import PermissionDeniedError
 from broker.identity import keys
 from broker.identity.directory import LiveDirectory
+from broker.ledger.agreement import LedgerAgreement
 from broker.ledger.genesis import read_origin
 from broker.ledger.index import catch_up
 from broker.ledger.ledger import Ledger
@@ -276,7 +277,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
         tiers=load_tiers(),
         held=(),
         workflows={},
-        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now),
+        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now, LedgerAgreement()),
         bell=Bell(),
         origin=origin,
         bounds=Bounds(

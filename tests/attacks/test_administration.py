@@ -69,7 +69,8 @@ async def test_the_policy_file_is_another_one_after_two_people_agreed(founded: F
     with founded.serving() as world:
         async with world:
             before = (await world.operator.status()).policy_digest
-            asked = json.loads(command(founded.state, "policy", "apply", str(file), "--json", check=False).stdout)
+            words = ("policy", "apply", str(file), "--as", OPERATOR, "--json")
+            asked = json.loads(command(founded.state, *words, check=False).stdout)
             for name in ("ada", "bob"):
                 agreed = await world.vote(name, await world.operator.get_approval(asked["approval"]))
             assert agreed.state is ApprovalState.APPROVED
