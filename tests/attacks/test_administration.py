@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,20 @@ async def test_operator_registers_a_person_of_his_own(founded: Founded) -> None:
     assert "mallory" not in names
 
 
+async def test_operator_takes_the_founding_out_of_the_database(founded: Founded) -> None:
+    with closing(sqlite3.connect(founded.state / "broker.db")) as database:
+        database.execute("DELETE FROM founding")
+        database.commit()
+    for words in (
+        ("identity", "issue", "human", "mallory"),
+        ("identity", "issue", "human", "ada"),
+        ("identity", "owner", "scout", "--owner", "ada"),
+    ):
+        result = command(founded.state, *words, "--json", check=False)
+        assert result.returncode == 6, result.stdout + result.stderr
+        assert json.loads(result.stdout)["reason"] == "FOUNDING_CHANGED"
+
+
 async def test_operator_enrols_a_second_key_for_an_approver_alone(founded: Founded) -> None:
     puppet = Ed25519Signer.generate()
     with founded.serving() as world:
@@ -169,7 +185,7 @@ async def test_operator_lowers_the_tier_of_a_tool(founded: Founded) -> None:
                 assert (await agent.get_tool("world.change")).tier == 4
                 with pytest.raises(BrokerError) as refusal:
                     await agent.create_call("world.change", {"code": "print(1)"})
-                assert refusal.value.reason == "LINEAGE_UNPROVEN", "Tier 4 asks for what Tier 1 doesn't"
+                assert refusal.value.reason == "WORKFLOW_NOT_APPROVED", "Tier 4 asks for what Tier 1 doesn't"
 
 
 async def test_operator_removes_a_tool_and_brings_it_back_at_a_lower_tier(founded: Founded) -> None:
