@@ -21,7 +21,7 @@ from broker.sandbox.engine import LABEL_INSTANCE
 CODE = "print(1)"
 PROGRAM = ("/usr/bin/python3", "-c", CODE)
 _PARALLELISMS = (1, 2, 3, 4, 6)
-_FLOOR_S = 8.0
+_SCAN_S = 5.0
 
 
 def require_docker() -> None:
@@ -55,12 +55,10 @@ def waiting_container(image: str, limits: Limits) -> Iterator[str]:
         _output(["docker", "rm", "--force", container])
 
 
-def engine_floor(instance: str, profile: Profile) -> tuple[float, int]:
-    """Containers that the engine creates, starts and removes in a second, and the parallelism at which that is most."""
-    best = (0.0, 0)
-    for parallelism in _PARALLELISMS:
-        best = max(best, (_rate(instance, profile, parallelism), parallelism))
-    return best
+def best_parallelism(instance: str, profile: Profile) -> int:
+    """How many at a time the engine creates, starts and removes fastest."""
+    rates = {parallelism: engine_floor(instance, profile, parallelism, _SCAN_S) for parallelism in _PARALLELISMS}
+    return max(rates, key=lambda parallelism: rates[parallelism])
 
 
 def waiting_mib() -> list[float]:
@@ -83,7 +81,11 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
 
 
-def _rate(instance: str, profile: Profile, parallelism: int) -> float:
+def engine_floor(instance: str, profile: Profile, parallelism: int, seconds: float) -> float:
+    """Containers that the engine creates, starts and removes in a second, so many at a time.
+
+    Measure it anew once the parallelism is chosen: the best of several short measurements is too high by chance.
+    """
     client = docker.APIClient(base_url=engine_address(""), version="auto", max_pool_size=parallelism)
     body = container_config(instance, profile, client.api_version)
 
@@ -98,7 +100,7 @@ def _rate(instance: str, profile: Profile, parallelism: int) -> float:
 
     with client, ThreadPoolExecutor(parallelism) as threads:
         began = time.monotonic()
-        made = sum(threads.map(work, [began + _FLOOR_S] * parallelism))
+        made = sum(threads.map(work, [began + seconds] * parallelism))
         return made / (time.monotonic() - began)
 
 

@@ -101,7 +101,12 @@ class Core:
         agreement = LedgerAgreement()
         self.local.read(agreement.read_on)
         self.desk = Desk(
-            ledger, self.local.vault, lambda: policy(self.approvers), self.local.origin, lambda: self.now, agreement
+            ledger,
+            self.local.vault,
+            lambda: policy(self.approvers),
+            origin=self.local.origin,
+            clock=lambda: self.now,
+            agreement=agreement,
         )
         known = self.local.read(Directory.load)
         self.people = {item.name: item for item in known.identities.values()}
@@ -180,7 +185,7 @@ class Core:
 
     # votes
 
-    def statement(self, person: str, approval: Approval, decision: str = "approve", **changes: Any) -> VoteStatement:  # noqa: ANN401 - any member
+    def statement(self, person: str, approval: Approval, /, decision: str = "approve", **changes: Any) -> VoteStatement:  # noqa: ANN401 - any member
         """What somebody signs; ``changes`` are members that are otherwise."""
         signer = self.signers[person]
         given: dict[str, Any] = {
@@ -226,7 +231,7 @@ class Core:
         """Casts what was signed."""
         return self.write(lambda tx: cast(tx, self.desk, self.caller(caller), given))
 
-    def vote(self, person: str, approval: Approval, decision: str = "approve", **changes: Any) -> Approval:  # noqa: ANN401 - any member
+    def vote(self, person: str, approval: Approval, /, decision: str = "approve", **changes: Any) -> Approval:  # noqa: ANN401 - any member
         """A person votes with their own key, a moment after what was before."""
         self.later()
         said = self.statement(person, approval, decision, **changes)

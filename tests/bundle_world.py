@@ -60,7 +60,8 @@ class World:
         """Appends what a call leaves."""
         spec = digest(hashed_spec())
         lineage: JsonObject = {"owner": "hum_1", "proofs": [f"session:{session}"] if session else []}
-        body: JsonObject = {"call_id": call, "lineage": lineage, "tool": {"name": "files.read", "version": spec}}
+        tool: JsonObject = {"name": "files.read", "version": spec}
+        body: JsonObject = {"call_id": call, "lineage": lineage, "tool": tool, "tier": 1}
         policy: JsonObject = {"digest": digest(POLICY.encode()), "rule": "rule-1", "decision": "allow", "inputs": {}}
         self.append("decision", {**body, "policy": policy}, agent)
         intent = self.append("intent", body, agent)

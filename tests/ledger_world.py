@@ -85,6 +85,34 @@ BODIES: dict[str, JsonObject] = {
     "frozen": {"scope": "agent", "subject": "agt_1", "by": "hum_01"},
     "unfrozen": {"scope": "agent", "subject": "agt_1", "by": ["hum_01", "hum_02"]},
     "erased": {"subject_commit": _HEX, "objects": 3, "artifacts": [_DIGEST]},
+    "approver.accepted": {
+        "person": "hum_02",
+        "key": {"id": _DIGEST},
+        "founding_digest": _DIGEST,
+        "statement": "{}",
+        "signature": "b" * 88,
+    },
+    "founding.completed": {"founding_digest": _DIGEST, "people": ["hum_01", "hum_02", "hum_03"]},
+    "vote.attested": {
+        **_CALL,
+        "approval": {"id": "apr_01", "kind": "CALL", "state": "PENDING"},
+        "person": "hum_03",
+        "channel": "slack",
+        "vote": {"number": 2, "statement": "{}", "signature": "b" * 88},
+    },
+    "account.mapped": {
+        "person": "hum_03",
+        "sealed": {"index": 1, "commit": _HEX},
+        "by": "hum_01",
+        "approval": "apr_02",
+    },
+    "account.unmapped": {
+        "person": "hum_03",
+        "sealed": {"index": 2, "commit": _HEX},
+        "by": "hum_01",
+        "approval": "apr_03",
+    },
+    "administration": {"action": "identity.issue", "by": "hum_01", "approvals": [{"id": "apr_04", "votes": [12]}]},
     "heartbeat": {"software": "agent-broker 1", "policy_digest": _DIGEST, "tools": 12},
 }
 """What entries of these types hold; the others' follow from the ledger itself."""

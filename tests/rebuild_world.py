@@ -277,7 +277,14 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
         tiers=load_tiers(),
         held=(),
         workflows={},
-        desk=Desk(ledger, vault, lambda: PolicyElectorate(policy.snapshot), origin, now, LedgerAgreement()),
+        desk=Desk(
+            ledger,
+            vault,
+            lambda: PolicyElectorate(policy.snapshot),
+            origin=origin,
+            clock=now,
+            agreement=LedgerAgreement(),
+        ),
         bell=Bell(),
         origin=origin,
         bounds=Bounds(

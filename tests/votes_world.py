@@ -9,7 +9,14 @@ from datetime import UTC, datetime, timedelta
 from broker.domain.approval import VoteDecision
 from broker.domain.canonical import JsonObject, digest
 from broker.domain.requirement import Channel, Requirement, RoleCount
-from broker.domain.statement import AcceptanceStatement, SeenCheckpoint, VoteStatement, founding_digest, key_id
+from broker.domain.statement import (
+    AcceptanceStatement,
+    SeenCheckpoint,
+    VoteStatement,
+    commitment,
+    founding_digest,
+    key_id,
+)
 from broker.ledger.entry import timestamp
 from broker.ledger.source import Row
 from broker.ledger.verdict import Report
@@ -37,6 +44,8 @@ REQUIREMENT = Requirement(
     exclude_tool_owner=False,
 )
 BY_CHAT = replace(REQUIREMENT, channels=frozenset({Channel.CLI, Channel.SLACK}), min_signed=1)
+SALT = b"s" * 32
+ACCOUNT = ("slack", "T1", "U1")
 LINEAGE: JsonObject = {"owner": EVE, "registrar": EVE, "starter": EVE, "on_behalf_of": "", "proofs": []}
 
 
@@ -50,6 +59,11 @@ def id_of(signer: NumberedSigner) -> str:
     return key_id(signer.key.public_key)
 
 
+def reason_of(person: str) -> str:
+    """What a person gives as the reason of a vote."""
+    return f"because {person} has looked at it"
+
+
 def envelope_of(approval: str) -> str:
     """Stands for the digest of an approval's envelope."""
     return digest(f"envelope of {approval}".encode())
@@ -61,12 +75,18 @@ def rendering_of(approval: str) -> str:
 
 
 class Story:
-    """A ledger that is written as it goes. Each method appends an entry and returns its number; ``body`` changes members."""
+    """A ledger that is written as it goes. Each method appends an entry and returns its number."""
+
+    origin = ORIGIN
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.keys: list[tuple[str, str]] = []
         self.numbers: dict[str, int] = {}
+        self.begun()
+
+    def begun(self) -> None:
+        """Appends the first entry."""
         self.append("genesis", {"checkpoint_key": str(LOG_KEY.key)})
 
     @property
@@ -121,7 +141,7 @@ class Story:
         """A founder's acceptance."""
         used = signer or signer_of(person)
         which = founding or self.founding
-        statement = AcceptanceStatement(ORIGIN, which, person, id_of(used), self.now, None).encode()
+        statement = AcceptanceStatement(self.origin, which, person, id_of(used), self.now, None).encode()
         body: JsonObject = {
             "person": person,
             "key": {"id": id_of(used)},
@@ -179,18 +199,18 @@ class Story:
     ) -> VoteStatement:
         """What somebody signs."""
         return VoteStatement(
-            origin=ORIGIN,
+            origin=self.origin,
             approval=approval,
             envelope_digest=envelope_of(approval),
             rendering_digest=rendering_of(approval),
             decision=VoteDecision(decision),
-            reason_commit="0" * 64,
+            reason_commit=commitment(SALT, "reason", reason_of(person)),
             approver=person,
             key=id_of(signer_of(BOT if bot else person)),
             time=self.now,
             checkpoint=SeenCheckpoint(1, base64.b64encode(bytes(32)).decode()),
             channel=Channel.SLACK if bot else Channel.CLI,
-            account_commit="1" * 64 if bot else "",
+            account_commit=commitment(SALT, "account", "\n".join(ACCOUNT)) if bot else "",
         )
 
     def cast(self, statement: VoteStatement, *, signer: NumberedSigner | None = None, **body: JsonObject | str) -> int:

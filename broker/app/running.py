@@ -162,7 +162,7 @@ async def _parts(
 
     agreement = LedgerAgreement()
     await store.read(agreement.read_on)
-    desk = Desk(ledger, vault, electorate, origin, now, agreement)
+    desk = Desk(ledger, vault, electorate, origin=origin, clock=now, agreement=agreement)
     gate = PolicyGate(
         store,
         keeper,

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from broker.domain.approval import Approval, ApprovalKind
 from broker.domain.canonical import JsonObject, canonical, digest, parse_object
 from broker.domain.ports import SealedObject, Transaction, Vault
-from broker.domain.rendering import render
+from broker.domain.rendering import render, summary
 from broker.errors import DataLossError, NotFoundError
 
 KIND = "approval"
-_ENVELOPE, _RENDERING, _RESULT, _VOTES = 0, 1, 2, 16
+_ENVELOPE, _RENDERING, _RESULT, _SUMMARY, _VOTES = 0, 1, 2, 3, 16
 _MOST = 32 << 20
+_MOST_VOTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def keep(tx: Transaction, vault: Vault, approval: Approval, texts: Texts) -> Sea
         workspace=approval.workspace if of_call else "",
         call=approval.subject if of_call else "",
     )
-    sealed.put(tx, {_ENVELOPE: texts.envelope, _RENDERING: texts.rendering.encode()})
+    line = summary(parse_object(texts.envelope, field="envelope", max_bytes=_MOST))
+    sealed.put(tx, {_ENVELOPE: texts.envelope, _RENDERING: texts.rendering.encode(), _SUMMARY: line.encode()})
     return sealed
 
 
@@ -81,6 +83,16 @@ def read_texts(tx: Transaction, vault: Vault, approval: Approval) -> Texts:
     return texts
 
 
+def read_summary(tx: Transaction, vault: Vault, approval: str) -> str:
+    """The line for lists, without reading the rest.
+
+    Raises:
+        NotFoundError: it has been erased (``CONTENT_ERASED``).
+    """
+    found = dict(vault.open(tx, approval).read(tx, _SUMMARY, 1))
+    return found.get(_SUMMARY, b"").decode("utf-8", "replace")
+
+
 def read_envelope(tx: Transaction, vault: Vault, approval: Approval) -> JsonObject:
     """The envelope as an object.
 
@@ -103,6 +115,31 @@ def read_vote(tx: Transaction, vault: Vault, approval: str, number: int) -> Json
         return {}
     data = found.get(_VOTES + number)
     return {} if data is None else parse_object(data, field="vote", max_bytes=_MOST)
+
+
+def disclosed(tx: Transaction, vault: Vault, approval_id: str) -> JsonObject | None:
+    """What is kept of an approval, for an auditor who compares it with the ledger; ``None`` where it has been erased.
+
+    ``envelope`` and ``rendering`` are the very texts whose digests stand in the ledger; ``votes`` has by number what each
+    vote's statement commits to, with its salt.
+    """
+    try:
+        sealed = vault.open(tx, approval_id)
+    except NotFoundError:
+        return None
+    found = dict(sealed.read(tx, _ENVELOPE, 2))
+    votes = {
+        str(index - _VOTES): parse_object(data, field="vote", max_bytes=_MOST)
+        for index, data in sealed.read(tx, _VOTES, _MOST_VOTES)
+    }
+    if _ENVELOPE not in found or _RENDERING not in found:
+        return None
+    return {
+        "approval": approval_id,
+        "envelope": found[_ENVELOPE].decode(),
+        "rendering": found[_RENDERING].decode(),
+        "votes": dict(votes),
+    }
 
 
 def keep_result(tx: Transaction, vault: Vault, approval: str, result: JsonObject) -> None:

@@ -90,6 +90,7 @@ class Desk:
         recorder: Recorder,
         vault: Vault,
         electorate: Callable[[], Electorate],
+        *,
         origin: str,
         clock: Callable[[], datetime],
         agreement: Agreement,

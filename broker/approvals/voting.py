@@ -155,7 +155,8 @@ def _check_time(desk: Desk, statement: VoteStatement, votes: Sequence[Vote]) -> 
             reason="STATEMENT_STALE",
             hint="Set the clock of your machine, and vote again.",
         )
-    if earlier and statement.time <= max(earlier):
+    if earlier and statement.time <= max(earlier) and statement.decision is not VoteDecision.DENY:
+        # A denial ends it, so none can be an old one; and no clock, and no bot, shall keep anybody from saying no.
         # Else a vote that was taken back could be played in again by whoever has seen it.
         raise FailedPreconditionError(
             "the statement is not later than this person's last vote: it may be an old one, played in again",

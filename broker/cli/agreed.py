@@ -46,5 +46,12 @@ class RecordedAuthority:
                 hint="Start the broker once: broker serve",
             )
         electorate = PolicyElectorate(Snapshot.load(text))
-        desk = Desk(self.recorder, self.vault, lambda: electorate, self.origin, lambda: datetime.now(UTC), agreement)
+        desk = Desk(
+            self.recorder,
+            self.vault,
+            lambda: electorate,
+            origin=self.origin,
+            clock=lambda: datetime.now(UTC),
+            agreement=agreement,
+        )
         return ApprovedActions(desk).permit(tx, action, parameters, by=by)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,10 +15,12 @@ from typing import Annotated
 
 import typer
 
+from broker.approvals.content import disclosed
 from broker.cli.local import JsonOption, Local, StateOption, clock, open_local
 from broker.cli.output import OutputModel, console, emit
+from broker.domain.canonical import JsonObject
 from broker.domain.identity import IdentityKind
-from broker.domain.ports import Transaction
+from broker.domain.ports import Transaction, Vault
 from broker.errors import ConflictError, FieldViolation, InvalidArgumentError, UnavailableError
 from broker.ledger.bundle import Kept, Written, write_bundle
 from broker.ledger.bundle_format import EXTRACT_NOTES, FULL_NOTES, Selection
@@ -80,6 +83,9 @@ def export_command(
     session: Annotated[str, typer.Option("--session", help="Only entries about this session and its calls.")] = "",
     first: Annotated[int | None, typer.Option("--from", min=0, help="Only entries from this number on.")] = None,
     last: Annotated[int | None, typer.Option("--to", min=0, help="Only entries up to this number.")] = None,
+    approvals: Annotated[
+        bool, typer.Option("--approvals", help="Add what people were shown and their reasons, in plain text.")
+    ] = False,
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,7 +93,8 @@ def export_command(
 
     The whole ledger, or an extract with a proof of each entry. It ends at the newest checkpoint: later entries are
     proved by nothing yet, so they are in no bundle; their number is said. Entries hold ids and commitments, the bundle
-    adds the texts of policies and tool specifications.
+    adds the texts of policies and tool specifications. With --approvals it also has, in plain text, what people were asked
+    to agree to (arguments, short files, purposes, names) and their reasons.
 
     Example: broker ledger export evidence.zip --agent build-bot
     """
@@ -114,6 +121,7 @@ def export_command(
             software=f"agent-broker {version('agent-broker')}",
             made=clock(),
             older_left_out=len(notes) > limit,
+            approvals=partial(_disclosed, local.vault) if approvals else None,
         )
         path = (out or Path(_default_name(local.origin, selection, kept.notes))).absolute()
         with new_file(path) as stream:
@@ -163,6 +171,10 @@ def import_command(
         trusted=str(report["trusted"]),
     )
     emit(output, as_json=as_json, render=_render_import)
+
+
+def _disclosed(vault: Vault, tx: Transaction, approval: str) -> JsonObject | None:
+    return disclosed(tx, vault, approval)
 
 
 def _kept_notes(folder: Path, limit: int) -> tuple[Note, ...]:

@@ -59,10 +59,10 @@ class ApprovalTable(Protocol):
         """Open ones whose time is over, the oldest first."""
 
     def pending(self, requester: str) -> int:
-        """How many of a requester's are open."""
+        """How many of a requester's are open, reviews apart."""
 
     def last_denied(self, requester: str) -> datetime | None:
-        """When a requester's was last denied by a person."""
+        """When a call of a requester's was last denied by a person."""
 
     def insert_vote(self, vote: Vote) -> None:
         """Adds a vote; approval and number together are unique."""

@@ -7,12 +7,12 @@ so none is in a bundle.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
-from typing import IO
+from typing import IO, TypeAlias
 
 from broker.domain.canonical import JsonObject, canonical
 from broker.domain.ports import StoredEntry, Transaction, Vault
@@ -26,6 +26,7 @@ from broker.ledger.bundle_format import (
     HEADS,
     KEYS,
     MANIFEST,
+    MAX_APPROVAL,
     MAX_EXTRACT,
     PAYLOAD_TYPE,
     README,
@@ -50,6 +51,9 @@ from broker.tlog.proof import TlogProof
 
 _PAGE = 1000
 
+Disclose: TypeAlias = Callable[[Transaction, str], JsonObject | None]
+"""By an approval's id: its sealed texts, as ``broker.approvals.content.disclosed`` gives them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -64,6 +68,8 @@ class Kept:
     software: str
     made: datetime
     older_left_out: bool = False
+    approvals: Disclose | None = None
+    """Gives what is kept of an approval; ``None`` where that isn't to be in the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ class _Writer:
         self._named = NamedTexts()
         self._counts = _Counts()
         self._absent: dict[str, list[str]] = {"policy": [], "specs": [], "files": []}
+        self._asked: list[str] = []
 
     def write(self) -> Written:
         head = self._tx.ledger.head()
@@ -222,6 +229,9 @@ class _Writer:
     def _take(self, row: StoredEntry, *, selected: bool) -> None:
         entry: JsonObject = json.loads(row.data)
         self._named.entry(entry)
+        if self._kept.approvals is not None and entry.get("type") == "approval.requested":
+            said = entry.get("approval")
+            self._asked.append(str(said.get("id")) if isinstance(said, dict) else "")
         if is_key_entry(row.data):
             try:
                 self._history.entry(entry)
@@ -258,8 +268,22 @@ class _Writer:
         self._zip.add(KEYS, canonical(keys_file(self._history)))
         for name, text in kept_texts(self._tx, self._kept.vault, self._named, self._absent):
             self._zip.add(name, text)
+        self._approvals()
         self._zip.add(VERIFIER, resources.files("broker.ledger").joinpath(VERIFIER).read_bytes())
         self._zip.add(README, readme(self._checkpoint.origin, full=self._selection.full))
+
+    def _approvals(self) -> None:
+        disclose = self._kept.approvals
+        if disclose is None:
+            return
+        self._absent["approvals"] = absent = []
+        for approval in self._asked:
+            texts = disclose(self._tx, approval)
+            data = b"" if texts is None else canonical(texts)
+            if data and len(data) <= MAX_APPROVAL:
+                self._zip.add(f"approvals/{approval}.json", data)
+            else:
+                absent.append(approval)
 
     def _sealed(self) -> None:
         counts, checkpoint = self._counts, self._checkpoint

@@ -20,6 +20,8 @@ MANIFEST, ENVELOPE, ENTRIES = "manifest.json", "manifest.dsse.json", "entries.js
 KEYS, HEADS, CONSISTENCY = "keys.json", "heads.json", "consistency.json"
 VERIFIER, README = "verify_bundle.py", "README.txt"
 
+MAX_APPROVAL = 16 * 2**20
+"""Bytes of an approval's texts; longer ones are left out, which is said."""
 MAX_EXTRACT = 150_000
 """Most entries of an extract, each of which has a proof in a file of its own."""
 EXTRACT_NOTES = 256
@@ -142,5 +144,6 @@ consistency.json    of an extract: that the older checkpoints are beginnings of 
 heads.json          of an agent's extract: that its last entry here is its last in the ledger
 keys.json           which keys signed; the entries themselves prove it
 texts/              policies, tool specifications and their files, by SHA-256
+approvals/          where asked for: what people were shown, and their reasons, as the entries commit to them
 manifest.json       all files with their SHA-256; manifest.dsse.json signs it (DSSE)
 """.encode()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import hmac
 import json
 import re
 import sys
@@ -710,7 +711,7 @@ class Votes:
         needed(person not in asked.excluded, "person", f"{person} is in the request's lineage, or it is about them")
         before, now = asked.ballots.get(person), moment(said["time"])
         why = "is not later than the person's vote before: it was played in again"
-        needed(before is None or now > before[4], "vote.statement", why)
+        needed(before is None or now > before[4] or decision == "deny", "vote.statement", why)
         why = f"approves by {channel}, which the requirement doesn't let count"
         needed(decision != "approve" or channel in asked.channels, "channel", why)
         asked.votes += 1
@@ -919,6 +920,9 @@ class Check:
         self.types: Counter[str] = Counter()
         self.roots: dict[int, bytes] = {}
         self.heads_root = b""
+        # approval whose texts lie here -> what entries commit to: of the texts, and of each vote by its number
+        shown = [name[len("approvals/") : -len(".json")] for name in archive.members if name.startswith("approvals/")]
+        self.shown: dict[str, dict[str, Any]] = {name: {} for name in shown}
         self._manifest()
         self.votes = Votes(report["votes"]) if self.full else None
         self._checkpoints()
@@ -1005,6 +1009,7 @@ class Check:
             self._agent(entry, leaf.hex())
             self._select(entry)
             self._texts(entry)
+            self._shown(entry)
             if entry["type"] in KEY_TYPES:
                 self.history.entry(entry, self.seq, "entries.jsonl")
             if self.votes is not None:
@@ -1117,6 +1122,17 @@ class Check:
             found = DIGEST.fullmatch(text) if isinstance(text, str) else None
             if found:
                 self.named[kind].add(found[1])
+
+    def _shown(self, entry: dict[str, Any]) -> None:
+        said, vote = entry.get("approval"), entry.get("vote")
+        found = self.shown.get(str(said.get("id"))) if isinstance(said, dict) else None
+        if found is None:
+            return
+        if entry["type"] == "approval.requested":
+            found.setdefault("said", said)
+        elif entry["type"] in ("vote", "vote.attested") and isinstance(vote, dict):
+            data = member(vote, "statement", str, "entries.jsonl", self.seq).encode("utf-8")
+            found.setdefault(str(vote.get("number")), read_json(data, "entries.jsonl", self.seq))
 
     def _ends(self) -> None:
         said, file = member(self.manifest, "entries", dict, "manifest.json"), "manifest.json"
@@ -1252,6 +1268,34 @@ class Check:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Fault(MALFORMED, "is no specification with its files", name) from error
 
+    def approvals(self) -> None:
+        """Checks that what is shown of an approval is what its entries commit to."""
+        for which, commits in sorted(self.shown.items()):
+            name = f"approvals/{which}.json"
+            texts = self._json(name)
+            if set(texts) != {"approval", "envelope", "rendering", "votes"} or texts["approval"] != which:
+                raise Fault(MALFORMED, "must hold exactly approval, envelope, rendering and votes", name)
+            if "said" not in commits:
+                raise Fault(MALFORMED, "no entry here asks for this approval", name, field="approval")
+            for part in ("envelope", "rendering"):
+                digest = hashlib.sha256(member(texts, part, str, name).encode("utf-8")).hexdigest()
+                if commits["said"].get(f"{part}_digest") != f"sha256:{digest}":
+                    raise Fault(TAMPERED, f"is not the {part} that the request's entry commits to", name, field=part)
+            for number, text in member(texts, "votes", dict, name).items():
+                self._reason(commits.get(number) if number.isdigit() else None, text, name, f"votes.{number}")
+        self.report["texts"]["approvals"] = len(self.shown)
+
+    def _reason(self, said: dict[str, Any] | None, text: Any, name: str, field: str) -> None:  # noqa: ANN401 - any JSON
+        if said is None:
+            raise Fault(MALFORMED, "is of a vote that isn't among the entries", name, field=field)
+        salt, account = unhex(member(text, "salt", str, name), name, field), text.get("account")
+        kept = {"reason_commit": f"reason\0{text.get('reason')}"}
+        if account is not None:
+            kept["account_commit"] = "account\0" + "\n".join(map(str, account))
+        for commit, words in kept.items():
+            if hmac.new(salt, words.encode("utf-8"), hashlib.sha256).hexdigest() != said.get(commit):
+                raise Fault(TAMPERED, f"is not what the vote's {commit} is of", name, field=field)
+
     def brought(self, held: list[Checkpoint], witnesses: list[Key]) -> None:
         """Asks for what the auditor knows from elsewhere: checkpoints, and witnesses."""
         found = self.report["witnesses"] = [self.cosigned(one) for one in witnesses]
@@ -1328,6 +1372,7 @@ def verify(
         check.signatures_hold(pinned)
         check.sealed()
         check.texts()
+        check.approvals()
         check.brought(held, watching)
         if check.history.recovered:
             first, last = check.history.recovered[-1]

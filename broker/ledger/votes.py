@@ -258,7 +258,8 @@ class Votes:
         person, before = statement.approver, asked.ballots.get(statement.approver)
         if person in asked.excluded:
             raise FindingError("person", f"{person} is in the request's lineage, or it is about them")
-        if before is not None and statement.time <= before.time:
+        replayed = before is not None and statement.time <= before.time
+        if replayed and statement.decision is not VoteDecision.DENY:
             raise FindingError("vote.statement", "is not later than the person's vote before: it was played in again")
         if statement.decision is VoteDecision.APPROVE and statement.channel not in asked.requirement.channels:
             raise FindingError(

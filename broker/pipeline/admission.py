@@ -284,7 +284,9 @@ class Admission:
         now = self._parts.clock()
         call_id = new_id("call")
         tool = checked.tool
-        expires = now + timedelta(seconds=tool.spec.retention)
+        # What waits for people is kept until they have decided, and from then on as long as any other call.
+        waits_s = 0.0 if checked.requirement is None else checked.requirement.expiry_s
+        expires = now + timedelta(seconds=tool.spec.retention + waits_s)
         plan = plan_job(
             self._parts,
             self._blobs,

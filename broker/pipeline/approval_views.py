@@ -12,7 +12,6 @@ from broker.domain.approval import OPEN_STATES, Approval, ApprovalKind, Vote
 from broker.domain.canonical import JsonObject, parse_object
 from broker.domain.identity import Identity
 from broker.domain.ports import Transaction
-from broker.domain.rendering import summary
 from broker.errors import NotFoundError
 
 _MOST = 32 << 20
@@ -63,10 +62,10 @@ class ApprovalViews:
         envelope, rendering, line = b"", "", self._line(approval)
         files: tuple[JsonObject, ...] = ()
         try:
-            texts = content.read_texts(tx, self._desk.vault, approval)
-            shown = parse_object(texts.envelope, field="envelope", max_bytes=_MOST)
-            line = summary(shown)
+            line = content.read_summary(tx, self._desk.vault, approval.id)
             if with_content:
+                texts = content.read_texts(tx, self._desk.vault, approval)
+                shown = parse_object(texts.envelope, field="envelope", max_bytes=_MOST)
                 envelope, rendering, files = texts.envelope, texts.rendering, _files(shown)
         except NotFoundError:
             pass  # erased: what remains is who was asked about which digests, and who agreed

@@ -57,10 +57,11 @@ class Approvals:
         Raises:
             BrokerError: as ``broker.approvals.voting.cast``.
         """
+        method = "CastVote" if given.account is None else "CastAttestedVote"
 
         def work(tx: Transaction) -> ApprovalView:
             known = tx.approvals.get(given.approval)
-            if known is None or not self._sight.sees(tx, caller, known, "CastVote"):
+            if known is None or not self._sight.sees(tx, caller, known, method):
                 raise not_found(given.approval)
             voted = cast(tx, self._desk, caller, given)
             done = self._settle(tx, voted)

@@ -39,6 +39,7 @@ from broker.sandbox.egress.gate import EgressSession
 from broker.sandbox.engine import Lease
 
 _log = structlog.get_logger(__name__)
+_AGAIN_S = 2.0
 
 
 class Execution:
@@ -76,6 +77,7 @@ class Execution:
         """Waits for people, then for its turn; where they no longer agree at the use, it waits again."""
         agent = active.row.agent
         while await self._waiting.approved(active):
+            count = self._parts.bell.count
             self._turns.reserve(agent, force=True)
             if not await self._wait_for_turn(active):
                 return
@@ -86,6 +88,8 @@ class Execution:
             if active.row.state is not CallState.APPROVED:
                 return
             active.waiting = True
+            # What the use refused is looked at again once something has changed, and not at once.
+            await self._parts.bell.heard(count, _AGAIN_S)
 
     async def _wait_for_turn(self, active: ActiveCall) -> bool:
         agent = active.row.agent

@@ -113,7 +113,7 @@ async def _broker(settings: SlackSettings, signer: Signer) -> Finding:
             "broker",
             fit=False,
             text=f"{settings.broker} {why}",
-            hint="Have it enrolled with kind `bot`: docs/slack.md says how.",
+            hint="Have it enrolled as a bot's: broker approvers enroll --bot --help",
         )
     return Finding("broker", fit=True, text=f"{settings.broker} takes attested votes of {key.holder_name}")
 

@@ -210,7 +210,7 @@ class Desk:
             raise PermissionDeniedError(
                 f"the broker knows nobody by the Slack account {who.user} of team {who.team}",
                 reason="ACCOUNT_NOT_MAPPED",
-                hint="Ask the broker's administrators to map it (account.map); two people agree to that.",
+                hint="Ask for it to be mapped; two people agree to that: broker accounts map --help",
             ) from error
         if (account.service, account.team, account.user) != (SLACK, who.team, who.user) or not account.person:
             raise PermissionDeniedError("the broker answered for another account", reason="ACCOUNT_NOT_MAPPED")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from broker.domain.spec import ToolSpec
-from broker.domain.tier import APPROVAL_REQUIRED_FROM
 from broker.specs import schemas
 from broker.specs.document import Document, Path, Position
 from broker.specs.files import FileRefusedError, read_file, yaml_files
@@ -101,10 +100,6 @@ def _spec_problems(spec: ToolSpec) -> Iterator[Problem]:
     yield from schemas.check_arguments(spec.arguments)
     if spec.result is not None:
         yield from schemas.check_schema(spec.result, ("result",))
-    if spec.risk >= APPROVAL_REQUIRED_FROM:
-        yield Problem(
-            ("tier",), "this release can't ask for approvals, so every call at this tier is refused", warning=True
-        )
     if spec.limits.disk >= spec.limits.memory:
         yield Problem(("limits",), "files count as memory, so memory runs out before this disk limit", warning=True)
     if "max_input_bytes" in spec.files.model_fields_set and spec.files.max_input_bytes > spec.limits.disk:

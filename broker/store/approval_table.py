@@ -34,9 +34,14 @@ _CLOSE = (
     .where(_A.id == bindparam("which"))
     .values(state=bindparam("new_state"), closed=bindparam("new_closed"), closed_seq=bindparam("new_seq"))
 )
-_PENDING = select(func.count()).where(_A.requester == bindparam("which"), _A.state.in_(_OPEN))
+# A look back at what was used waits for nobody.
+_PENDING = select(func.count()).where(
+    _A.requester == bindparam("which"), _A.state.in_(_OPEN), _A.kind != ApprovalKind.REVIEW.value
+)
 _LAST_DENIED = select(func.max(_A.closed)).where(
-    _A.requester == bindparam("which"), _A.state == ApprovalState.DENIED.value
+    _A.requester == bindparam("which"),
+    _A.state == ApprovalState.DENIED.value,
+    _A.kind == ApprovalKind.CALL.value,
 )
 _VOTES = select(*VOTE.columns).where(_V.approval == bindparam("which")).order_by(_V.number)
 
@@ -127,11 +132,11 @@ class SqlApprovalTable:
         return [_approval(row) for row in rows]
 
     def pending(self, requester: str) -> int:
-        """How many of a requester's are open."""
+        """How many of a requester's are open, reviews apart."""
         return int(self._connection.execute(_PENDING, {"which": requester}).scalar_one())
 
     def last_denied(self, requester: str) -> datetime | None:
-        """When a requester's was last denied by a person."""
+        """When a call of a requester's was last denied by a person."""
         return read_optional_time(self._connection.execute(_LAST_DENIED, {"which": requester}).scalar_one())
 
     def insert_vote(self, vote: Vote) -> None:

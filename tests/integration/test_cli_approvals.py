@@ -22,9 +22,7 @@ pytestmark = pytest.mark.docker
 
 PEOPLE = ("ada", "ben", "cleo")
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 -- of keys that live as long as a test
-POLICY = """
-p, test-approvals, role:human, *, broker.v1.Approvals/*, rpc, 4, allow, people decide
-""" + "".join(f"g, human:{name}, role:approver, *\n" for name in PEOPLE)
+POLICY = "".join(f"g, human:{name}, role:approver, *\n" for name in PEOPLE)
 
 
 @dataclass

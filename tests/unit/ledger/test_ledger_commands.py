@@ -41,7 +41,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = Ledger("origin", "boot_1", lambda: datetime(2026, 1, 1, tzinfo=UTC))
     with Database.open_sync(state / "broker.db") as database:
         for name, call in (("genesis", ""), ("decision", "call_1"), ("intent", "call_1"), ("intent", "call_2")):
-            body = {"call_id": call} if call else {}
+            body = {"call_id": call, "tier": 1} if call else {}
             agent = "agt_1" if call else ""
             database.write_sync(lambda tx, n=name, b=body, a=agent: ledger.append(tx, n, b, agent=a))
     return state

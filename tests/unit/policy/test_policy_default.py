@@ -60,6 +60,15 @@ def test_only_operators_reach_what_belongs_to_others(policy: Snapshot, name: str
     assert may(policy, "human:olivia", method, "demo")
 
 
+@pytest.mark.parametrize("name", ["GetApproval", "ListApprovals", "WatchApprovals"])
+def test_only_operators_look_at_everybodys_approvals(policy: Snapshot, name: str) -> None:
+    method = f"broker.v1.Approvals/{name}"
+    for subject in ("agent:scout", "human:hugo"):
+        assert may(policy, subject, method)
+        assert not may(policy, subject, method, "demo")
+    assert may(policy, "human:olivia", method, "demo")
+
+
 @pytest.mark.parametrize("name", ["CreateToolCall", "RunToolCall", "UploadBlob"])
 def test_humans_do_not_call_tools(policy: Snapshot, name: str) -> None:
     assert may(policy, "agent:scout", f"broker.v1.ToolBroker/{name}")
@@ -71,12 +80,12 @@ def test_who_uses_approvals(policy: Snapshot, method: str) -> None:
     granted = Snapshot.load(default_policy("olivia") + "g, agent:bot, role:slack-bot, *\n")
     name = method.partition("/")[2]
     assert may(policy, "human:hugo", method)
-    assert may(policy, "human:hugo", method, "demo")
+    assert may(policy, "human:hugo", method, "demo") == (name == "CreateRunbook")
     own = {"GetApproval", "ListApprovals", "WatchApprovals", "CancelApproval"}
     assert may(policy, "agent:scout", method) == (name in own)
     assert not may(policy, "agent:scout", method, "demo")
-    carries = {"GetApproval", "ListApprovals", "WatchApprovals", "CastAttestedVote", "GetChatAccount"}
-    assert may(granted, "agent:bot", method, "demo") == (name in carries)
+    looks = {"GetApproval", "ListApprovals", "WatchApprovals", "GetFounding", "ListVoterKeys", "GetChatAccount"}
+    assert may(granted, "agent:bot", method, "demo") == (name in looks | {"CastAttestedVote"})
 
 
 @pytest.mark.parametrize("tool", TOOLS)

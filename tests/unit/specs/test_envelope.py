@@ -14,9 +14,11 @@ from broker.domain.call import CallContext, CallRequest, Decision, Lineage
 from broker.domain.canonical import canonical
 from broker.domain.container_facts import ContainerFacts, Cpu, Mount, Namespaces, Security, Ulimit
 from broker.domain.envelope import envelope, envelope_digest, fresh_salt, salt_of
+from broker.domain.rendering import render
 from broker.domain.run import EgressKind, EgressRule, Job, JobFile, Limits, OutputRules, Profile, SecretUse
 from broker.domain.tier import Tier
 from broker.errors import InternalError
+from tests.approval_envelopes import approval_envelope
 
 
 async def content() -> AsyncIterator[bytes]:
@@ -291,3 +293,11 @@ def test_an_envelope_without_a_whole_salt_is_refused(salt: str) -> None:
     with pytest.raises(InternalError) as caught:
         envelope(**{**BASE, "salt": salt})
     assert caught.value.reason == "ENVELOPE_INVALID"
+
+
+def test_approvers_are_shown_every_member_by_its_name() -> None:
+    job = dataclasses.replace(BASE["job"], files=())
+    call = json.loads(envelope(**{**BASE, "job": job, "file_digests": {}}))
+    text = render(approval_envelope() | {"call": call})
+    assert "NOT KNOWN HERE" not in text
+    assert "65534:65534" in text
