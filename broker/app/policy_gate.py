@@ -60,7 +60,7 @@ class PolicyGate:
         Raises:
             FailedPreconditionError: ``APPROVAL_REQUIRED``, with what it widens.
         """
-        if not await self._store.read(lambda tx: tx.voters.founding()):
+        if not await self._store.read(self._desk.founded):
             return
         change = await asyncio.to_thread(examine, old, new, tools=self._tools, counted=self._counted())
         if not change.sensitive:
@@ -78,7 +78,7 @@ class PolicyGate:
 
         def work(tx: Transaction) -> None:
             used: list[JsonObject] = []
-            if tx.voters.founding() and self._harmless != (old.digest, new.digest):
+            if self._desk.founded(tx) and self._harmless != (old.digest, new.digest):
                 parameters = parameters_of(old, new)
                 approval = self._agreed(tx, parameters)
                 if approval is None:

@@ -100,7 +100,7 @@ class _Settling:
         strict = standing.strictest_tools(before, after) if self.action == TOOLS else before
         change = hold(self.action, strict, after)
         agreed: list[JsonObject] = []
-        if change.weaker and tx.voters.founding():
+        if change.weaker and self.desk.founded(tx):
             approval = find_approved(tx, self.desk, self.action, change.parameters) if using else None
             if approval is None:
                 if text_digest(strict) != known:

@@ -23,6 +23,10 @@ class ApprovedActions:
 
     desk: Desk
 
+    def founded(self, tx: Transaction) -> bool:
+        """As ledger and tables say together."""
+        return self.desk.founded(tx)
+
     def permit(self, tx: Transaction, action: str, parameters: JsonObject, *, by: str) -> JsonObject | None:
         """As the registry's ``Authority``: uses the approval, and gives it as an entry names it.
 
@@ -45,10 +49,15 @@ class Agreed:
     action: str
     parameters: JsonObject
     approval: str
+    """Its id; empty before the founding."""
+
+    def founded(self, tx: Transaction) -> bool:
+        """It is, where there is an approval."""
+        return bool(self.approval or tx.voters.founding())
 
     def permit(self, tx: Transaction, action: str, parameters: JsonObject, *, by: str) -> JsonObject | None:
         """As the registry's ``Authority``."""
-        if not tx.voters.founding():
+        if not self.founded(tx):
             return None
         if not self.approval or action != self.action or canonical(parameters) != canonical(self.parameters):
             human = tx.identities.get(by)

@@ -22,6 +22,10 @@ class RecordedAuthority:
     vault: Vault
     origin: str
 
+    def founded(self, tx: Transaction) -> bool:
+        """It is, where ledger or tables say so."""
+        return bool(tx.voters.founding() or LedgerAgreement().founding(tx))
+
     def permit(self, tx: Transaction, action: str, parameters: JsonObject, *, by: str) -> JsonObject | None:
         """As ``Authority``."""
         agreement = LedgerAgreement()

@@ -80,7 +80,9 @@ def apply(
     paths = StatePaths(state)
     remote = Remote(address, Person(who).identity(identity), ca, state)
     with open_local(state) as local:
-        present = local.read(lambda tx: _Present(policy_in_force(tx, local.vault), bool(tx.voters.founding())))
+        present = local.read(
+            lambda tx: _Present(policy_in_force(tx, local.vault), local.registry.authority.founded(tx))
+        )
         old = Snapshot.load(read_text(paths.policy / "policy.csv") if present.text is None else present.text)
         counted = counted_roles(load_tiers(paths.tool_specs, **ALL_RISKS))
         change = examine(old, new, tools=tiers, counted=counted)

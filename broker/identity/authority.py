@@ -12,6 +12,9 @@ from broker.domain.ports import Transaction
 class Authority(Protocol):
     """Lets changes of the registry pass."""
 
+    def founded(self, tx: Transaction) -> bool:
+        """Is the two-person rule in force?"""
+
     def permit(self, tx: Transaction, action: str, parameters: JsonObject, *, by: str) -> JsonObject | None:
         """Lets one change pass, once, in the transaction that makes it.
 
@@ -33,9 +36,13 @@ class Authority(Protocol):
 class NoApproval:
     """The authority of whoever was given none: after the founding nothing passes."""
 
+    def founded(self, tx: Transaction) -> bool:
+        """As the tables say."""
+        return bool(tx.voters.founding())
+
     def permit(self, tx: Transaction, action: str, parameters: JsonObject, *, by: str) -> JsonObject | None:
         """As ``Authority``: refuses everything after the founding."""
-        if not tx.voters.founding():
+        if not self.founded(tx):
             return None
         human = tx.identities.get(by)
         raise approval_required(

@@ -320,10 +320,9 @@ class Registry:
             entry["approvals"] = [agreed]
         self.recorder.append(tx, entry_type, entry, agent=identity.id if identity.kind is IdentityKind.AGENT else "")
 
-    @staticmethod
-    def _may_revoke(tx: Transaction, target: Identity, by: str) -> None:
+    def _may_revoke(self, tx: Transaction, target: Identity, by: str) -> None:
         # One person is enough, and at once; but once people hold keys, not anybody who happens to have a certificate.
-        if not tx.voters.founding() or by in {target.id, target.owner, target.registrar}:
+        if not self.authority.founded(tx) or by in {target.id, target.owner, target.registrar}:
             return
         keys = tx.voters.all_keys()
         if not any(key.holder == by and key.kind is KeyKind.APPROVER and key.revoked is None for key in keys):

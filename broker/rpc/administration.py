@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.approvals.authority import ApprovedActions
 from broker.domain.identity import Caller, Identity, IdentityKind
 from broker.domain.ports import Transaction
 from broker.errors import NotFoundError
@@ -35,7 +36,7 @@ class AdministrationService:
         self._parts = parts
         self._pipeline = pipeline
         self._boot = boot
-        self._registry = Registry(parts.ledger, parts.vault)
+        self._registry = Registry(parts.ledger, parts.vault, ApprovedActions(parts.desk))
 
     async def GetBrokerStatus(self, _: Caller, __: pb.GetBrokerStatusRequest, ___: Context) -> pb.BrokerStatus:  # noqa: N802 - the wire's name
         """What the broker runs with."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,8 @@ async def test_the_policy_file_is_another_one_after_two_people_agreed(founded: F
     with founded.serving() as world:
         async with world:
             before = (await world.operator.status()).policy_digest
-            asked = json.loads(command(founded.state, "policy", "apply", str(file), "--json", check=False).stdout)
+            words = ("policy", "apply", str(file), "--as", OPERATOR, "--json")
+            asked = json.loads(command(founded.state, *words, check=False).stdout)
             for name in ("ada", "bob"):
                 agreed = await world.vote(name, await world.operator.get_approval(asked["approval"]))
             assert agreed.state is ApprovalState.APPROVED
@@ -92,6 +95,20 @@ async def test_operator_registers_a_person_of_his_own(founded: Founded) -> None:
     refused(founded.state, "identity", "issue", "human", "mallory")
     names = {item["name"] for item in command_json(founded.state, "identity", "list")["items"]}
     assert "mallory" not in names
+
+
+async def test_operator_takes_the_founding_out_of_the_database(founded: Founded) -> None:
+    with closing(sqlite3.connect(founded.state / "broker.db")) as database:
+        database.execute("DELETE FROM founding")
+        database.commit()
+    for words in (
+        ("identity", "issue", "human", "mallory"),
+        ("identity", "issue", "human", "ada"),
+        ("identity", "owner", "scout", "--owner", "ada"),
+    ):
+        result = command(founded.state, *words, "--json", check=False)
+        assert result.returncode == 6, result.stdout + result.stderr
+        assert json.loads(result.stdout)["reason"] == "FOUNDING_CHANGED"
 
 
 async def test_operator_enrols_a_second_key_for_an_approver_alone(founded: Founded) -> None:
@@ -168,7 +185,7 @@ async def test_operator_lowers_the_tier_of_a_tool(founded: Founded) -> None:
                 assert (await agent.get_tool("world.change")).tier == 4
                 with pytest.raises(BrokerError) as refusal:
                     await agent.create_call("world.change", {"code": "print(1)"})
-                assert refusal.value.reason == "LINEAGE_UNPROVEN", "Tier 4 asks for what Tier 1 doesn't"
+                assert refusal.value.reason == "WORKFLOW_NOT_APPROVED", "Tier 4 asks for what Tier 1 doesn't"
 
 
 async def test_operator_removes_a_tool_and_brings_it_back_at_a_lower_tier(founded: Founded) -> None:

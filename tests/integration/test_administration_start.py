@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from broker.domain.approval import ApprovalState
@@ -26,7 +28,10 @@ async def test_a_lower_tier_of_a_tool_comes_into_force_once_two_people_agree(fou
             asked = await world.agree("tools.change", {"digest": status["held"][0]["digest"]})
             assert asked.state is ApprovalState.APPROVED
             shown = await world.operator.get_approval(asked.name)
-            assert "world.change would be of tier 2 instead of 4" in shown.rendering
+            (widens, change) = json.loads(shown.envelope)["difference"]
+            assert widens.endswith("world.change would be of tier 2 instead of 4")
+            assert change == "tools.world.change: 4 becomes 2"
+            assert "!! WIDENS" in shown.rendering
             async with world.agent() as agent:
                 assert (await agent.get_tool("world.change")).tier == 4, "until the next start"
     for _ in range(2):
@@ -59,7 +64,7 @@ async def test_a_weaker_table_of_tiers_comes_into_force_once_two_people_agree(fo
             assert any("cooldown_s" in item for item in held[0].weaker)
             asked = await world.agree("settings.change", {"digest": held[0].digest})
             shown = await world.operator.get_approval(asked.name)
-            assert "people" in shown.rendering
+            assert "table.tiers[4].call_approval.people: 2 becomes 3" in json.loads(shown.envelope)["difference"]
     with founded.serving() as world:
         async with world:
             assert not (await world.operator.status()).held
