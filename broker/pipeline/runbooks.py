@@ -241,7 +241,7 @@ def _requirement(parts: Parts, tier: Tier, expires: datetime) -> Requirement:
         raise InvalidArgumentError(
             f"expire_time {why}", reason="EXPIRY_INVALID", violations=(FieldViolation("expire_time", why),)
         )
-    return replace(own, expiry_s=left)
+    return replace(own, expiry_s=float(max(1, int(left))))
 
 
 def lasting(needed: Requirement | None, approval: Approval) -> Requirement | None:
