@@ -252,14 +252,15 @@ class Approvals:
         needed = self._parts.tiers.row(Tier(approval.tier)).workflow_requirement()
         used = self._desk.use(tx, approval.id, subject=approval.subject, needed=needed, check=lambda _: None)
         if tx.workflows.get(approval.subject, version) is None:
+            now = self._parts.clock()
             body: JsonObject = {
                 "workflow": {"id": approval.subject, "version": version},
                 "tier": approval.tier,
                 "workspace": approval.workspace,
                 "approvals": [used.body()],
+                "at": now.isoformat(),
             }
             seq = self._parts.ledger.append(tx, "workflow.approved", body)
-            now = self._parts.clock()
             tx.workflows.approve(ApprovedWorkflow(approval.subject, version, approval.tier, approval.id, now, seq))
         return used.approval
 
