@@ -61,7 +61,8 @@ class Approvals:
 
         def work(tx: Transaction) -> ApprovalView:
             known = tx.approvals.get(given.approval)
-            if known is None or not self._sight.sees(tx, caller, known, method):
+            # Whoever may look at it is told why they may not vote, and not that there is nothing.
+            if known is None or not any(self._sight.sees(tx, caller, known, by) for by in (method, "GetApproval")):
                 raise not_found(given.approval)
             voted = cast(tx, self._desk, caller, given)
             done = self._settle(tx, voted)
