@@ -78,7 +78,7 @@ STATE = set_to("state", "APPROVED")
 
 def vote_row(core: Core, asked: Approval, person: str, number: int, seq: int, key: str = "") -> None:
     core.sql(
-        "INSERT INTO vote (approval, number, person, key, decision, channel, \"cast\", seq)"
+        'INSERT INTO vote (approval, number, person, key, decision, channel, "cast", seq)'
         " VALUES (?, ?, ?, ?, 'approve', 'cli', ?, ?)",
         asked.id,
         number,
@@ -195,9 +195,7 @@ def _sign_for(core: Core, asked: Approval, person: str, signer: Ed25519Signer, k
     def work(tx: Any) -> None:  # noqa: ANN401 - a transaction
         seq = core.desk.recorder.append(tx, "vote", body)
         who = core.people[person].id
-        tx.approvals.insert_vote(
-            Vote(asked.id, number, who, key, VoteDecision.APPROVE, Channel.CLI, core.now, seq)
-        )
+        tx.approvals.insert_vote(Vote(asked.id, number, who, key, VoteDecision.APPROVE, Channel.CLI, core.now, seq))
 
     core.write(work)
 
@@ -253,9 +251,7 @@ def freeze_taken_away(core: Core, asked: Approval) -> None:
     from broker.approvals.freezing import freeze  # noqa: PLC0415 - this attack's own
 
     core.write(
-        lambda tx: freeze(
-            tx, core.desk.recorder, core.caller("ada"), scope=FreezeScope.ALL, target="", now=core.now
-        )
+        lambda tx: freeze(tx, core.desk.recorder, core.caller("ada"), scope=FreezeScope.ALL, target="", now=core.now)
     )
     core.sql("DELETE FROM freeze")
 
@@ -362,7 +358,9 @@ def test_an_error_rolls_back_what_the_ledger_was_asked_meanwhile(core: Core) -> 
             approval="",
             now=core.now,
         )
-        core.desk.close(tx, core.desk.find(tx, asked.id), core.desk.find(tx, asked.id).state.__class__.CANCELLED, why="x")
+        core.desk.close(
+            tx, core.desk.find(tx, asked.id), core.desk.find(tx, asked.id).state.__class__.CANCELLED, why="x"
+        )
         with pytest.raises(BrokerError):
             core.desk.use(tx, asked.id, subject=asked.subject, check=lambda _: None)
         raise FailedPreconditionError("taken back", reason="TAKEN_BACK")
