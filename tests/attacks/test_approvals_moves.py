@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from broker.approvals.freezing import check_frozen, freeze, unfreeze
 from broker.domain.approval import (
@@ -141,6 +141,11 @@ class TwoPeople(RuleBasedStateMachine):
         standing = {who for who in model.yes if self.may(who) and model.keys[who] not in self.revoked_keys}
         return not model.ended and self.core.now < model.expires and not self.frozen and len(standing) >= 2
 
+    @initialize()
+    def first(self) -> None:
+        """Something waits from the beginning."""
+        self.ask()
+
     @precondition(lambda self: len(self.asked) < 3)
     @rule()
     def ask(self) -> None:
@@ -161,6 +166,17 @@ class TwoPeople(RuleBasedStateMachine):
     )
     def vote(self, who: str, which: int, decision: str) -> None:
         """Somebody votes."""
+        self.cast(who, which, decision)
+
+    @precondition(lambda self: self.asked)
+    @rule(people=st.permutations(APPROVERS), which=st.integers(0, 2))
+    def agree(self, people: list[str], which: int) -> None:
+        """Two people say yes, one after the other."""
+        for who in people[:2]:
+            self.cast(who, which, "approve")
+
+    def cast(self, who: str, which: int, decision: str) -> None:
+        """Casts a vote, and notes it where it was taken."""
         asked = self.asked[which % len(self.asked)]
         model = self.models[asked.id]
         try:
@@ -218,7 +234,7 @@ class TwoPeople(RuleBasedStateMachine):
         self.core.restart()
         assert caller.id in certificates
 
-    @rule(seconds=st.sampled_from((1.0, 61.0, 1800.0, 3601.0)))
+    @rule(seconds=st.sampled_from((1.0, 61.0, 61.0, 600.0, 3601.0)))
     def wait(self, seconds: float) -> None:
         """Time passes, and what is over is ended."""
         self.core.later(seconds)
@@ -299,6 +315,39 @@ class TwoPeople(RuleBasedStateMachine):
         self.models[asked.id].ended = True
         self.uses[asked.id] = self.uses.get(asked.id, 0) + 1
 
+    @rule(
+        people=st.permutations(APPROVERS),
+        between=st.sampled_from(("", "", "key", "role", "role of another", "withdraw", "deny", "late", "freeze", "restart")),
+    )
+    def story(self, people: list[str], between: str) -> None:
+        """Two people agree, something happens or nothing, and it is used."""
+        del self.asked[:-2]
+        before = len(self.asked)
+        self.ask()
+        if len(self.asked) == before:
+            return
+        which, (first, second, third, _) = len(self.asked) - 1, people
+        self.cast(first, which, "approve")
+        self.cast(second, which, "approve")
+        match between:
+            case "key":
+                self.lose_key(first, second)
+            case "role":
+                self.change_role(second)
+            case "role of another":
+                self.change_role(third)
+            case "withdraw":
+                self.cast(first, which, "withdraw")
+            case "deny":
+                self.cast(third, which, "deny")
+            case "late":
+                self.core.later(3601)
+            case "freeze":
+                self.freeze(third)
+            case "restart":
+                self.core.restart()
+        self.use(which)
+
     @invariant()
     def each_is_used_once(self) -> None:
         """Nothing twice; and what has ended in the model is not open to anybody."""
@@ -321,6 +370,6 @@ def test_no_order_of_steps_runs_what_two_people_have_not_agreed_to(kept_once: Ke
     run_state_machine_as_test(
         TwoPeople,
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
