@@ -145,10 +145,11 @@ class Core:
         requirement: Requirement = REQUIREMENT,
         code: str = "print(1)",
         lasts: float = 3600.0,
+        action: str = "key.enroll",
     ) -> Approval:
         """Asks for an approval; ``excluded`` are names."""
         which, expires = new_id("apv"), self.now + timedelta(seconds=lasts)
-        subject = new_id("call") if kind is ApprovalKind.CALL else "key.enroll"
+        subject = new_id("call") if kind is ApprovalKind.CALL else action
         obj, workspace = ("world.change", "demo") if kind is ApprovalKind.CALL else ("broker.admin", "-")
 
         def work(tx: Transaction) -> Approval:
