@@ -54,7 +54,7 @@ async def denied_in_slack(stage: Stage, address: str, bot: Mapping[str, str], ap
             await slack.until(lambda: "callback_id" in str(slack.views) and "broker_decide" in str(slack.views))
             view = next(iter(slack.views))
             await slack.send(slack.submission(view, "deny", "a plum for a cent?", user=USER))
-            await slack.until(lambda: "attested by this bot" in str(slack.views[view]))
+            await slack.until(lambda: "It is denied" in str(slack.views[view]))
             tell("cyn opens it, sees all of it, and denies it: attested by the bot's key, and marked as such for ever")
             check(not slack.refused, f"Slack would have refused: {slack.refused}")
         finally:
