@@ -229,7 +229,7 @@ def _held(rows: Rows, made: Rebuildable) -> Rows:
     order = sorted(rows, key=lambda key: rows[key].get("number", 0))
     held = {key: dict(row) for key, row in rows.items()}
     for key, row in held.items():
-        if "number" in row:
+        if "fingerprint" in row:
             row["number"] = order.index(key)
         lost = UNHELD if row.get("id") == made.erased else ()
         for column in ("public_key_der",) if row.get("identity") == made.gone else lost:
