@@ -12,6 +12,7 @@ from broker.domain.approval import Approval, ApprovalKind, ApprovalState
 from broker.domain.approval_ports import ApprovalQuery
 from broker.domain.canonical import JsonObject, JsonValue, canonical
 from broker.domain.ports import Transaction, Vault
+from broker.domain.requirement import ADMINISTRATIVE
 from broker.errors import FailedPreconditionError, NotFoundError
 
 _PAGE = 100
@@ -118,7 +119,7 @@ def use_approved(tx: Transaction, desk: Desk, approval: Approval, parameters: Js
                 f"approvals/{approval.id} is of other parameters", reason="ENVELOPE_CHANGED", hint="Ask anew."
             )
 
-    return desk.use(tx, approval.id, subject=approval.subject, check=check)
+    return desk.use(tx, approval.id, subject=approval.subject, needed=ADMINISTRATIVE, check=check)
 
 
 def _parameters(tx: Transaction, vault: Vault, approval: Approval) -> bytes | None:

@@ -150,6 +150,13 @@ class Agreement(Protocol):
             DataLossError: it hasn't (``AGREEMENT_DIFFERS``).
         """
 
+    def check_agent(self, tx: Transaction, agent: str, owner: str, registrar: str) -> None:
+        """Lets an agent pass whose owner and registrar are those that the ledger last named.
+
+        Raises:
+            DataLossError: they aren't (``AGREEMENT_DIFFERS``).
+        """
+
     def check_workflow(self, tx: Transaction, name: str, digest: str) -> None:
         """Lets a version of a workflow pass whose approval stands in the ledger.
 

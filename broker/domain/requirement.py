@@ -95,6 +95,19 @@ class Requirement:
         }
 
 
+ADMINISTRATIVE = Requirement(
+    people=2,
+    roles=(RoleCount("approver", 2),),
+    channels=frozenset({Channel.CLI}),
+    min_signed=2,
+    expiry_s=86400.0,
+    cooldown_s=0.0,
+    max_pending=20,
+    exclude_tool_owner=False,
+)
+"""Who has to agree to administration. Code, and no data: nobody weakens it by an edit."""
+
+
 def _seconds(value: float) -> int | float:
     # A whole number has one form in JSON, whoever writes it.
     return int(value) if float(value).is_integer() else value

@@ -19,7 +19,7 @@ from broker.ledger.votes import ALWAYS, Votes
 from broker.ledger.votes_reading import FindingError
 
 _PAGE = 2000
-_MORE = frozenset({"frozen", "identity.revoked"})
+_MORE = frozenset({"frozen", "identity.issued", "identity.revoked"})
 # Bytes in canonical form have no space here; the same words inside a text stand behind a backslash.
 _NAMED = re.compile(rb'"type":"(?:' + b"|".join(re.escape(item.encode()) for item in sorted(ALWAYS | _MORE)) + rb')"')
 
@@ -76,6 +76,16 @@ class LedgerAgreement:
         if (name, digest) not in self._at(tx).workflows:
             raise _differs(f"nobody has approved workflow {name} {digest}")
 
+    def check_agent(self, tx: Transaction, agent: str, owner: str, registrar: str) -> None:
+        """Lets an agent pass whose owner and registrar are those that the ledger last named.
+
+        Raises:
+            DataLossError: they aren't (``AGREEMENT_DIFFERS``): somebody else's vote would count as an outsider's.
+        """
+        said = self._at(tx).answerable.get(agent)
+        if said != (owner, registrar):
+            raise _differs(f"{agent} is answered for by {said}, not by {(owner, registrar)}")
+
     def _at(self, tx: Transaction) -> _State:
         """The state at the end of what a transaction sees; not to be changed."""
         with self._lock:
@@ -94,11 +104,14 @@ class _State:
         self.workflows: frozenset[tuple[str, str]] = frozenset()
         self.frozen: frozenset[tuple[str, str]] = frozenset()
         self.revoked: frozenset[str] = frozenset()
+        self.answerable: dict[str, tuple[str, str]] = {}
+        """Identity -> its owner and its registrar, as last named."""
 
     def copy(self) -> _State:
         made = _State()
         made.votes = self.votes.copy()
         made.workflows, made.frozen, made.revoked = self.workflows, self.frozen, self.revoked
+        made.answerable = dict(self.answerable)
         return made
 
     def entry(self, row: StoredEntry) -> None:
@@ -124,6 +137,10 @@ class _State:
                 self.frozen |= {_scope(entry)}
             case "unfrozen":
                 self.frozen -= {_scope(entry)}
+            case "identity.issued":
+                said = entry.get("lineage")
+                if isinstance(said, dict):
+                    self.answerable[str(entry.get("identity"))] = (str(said.get("owner")), str(said.get("registrar")))
             case "identity.revoked" if entry.get("change") == "revoked":
                 self.revoked |= {str(entry.get("identity"))}
 

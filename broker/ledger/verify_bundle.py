@@ -525,6 +525,10 @@ class Asked:
         needed(within(self.tier, 0, HIGHEST), "tier", "is none")
         least = 2 if self.tier >= HIGHEST and self.kind not in {"REVIEW", "WORKFLOW"} else 1
         self.people = max(self._requirement(of(said, "requirement", dict, "approval.requirement")), least)
+        weak = self.kind in {"CALL", "RUNBOOK"} and self.tier >= HIGHEST and self.signed < 1
+        if self.kind == "ADMINISTRATION":
+            weak = self.tier < HIGHEST or self.people < 2 or self.signed < 2 or self.channels != {"cli"}
+        needed(not weak, "approval.requirement", "asks for less than must be asked for, whatever data says")
         # person -> number of the entry, decision, key, attested, time: the last vote of each
         self.ballots: dict[str, tuple[int, str, str, bool, datetime]] = {}
         self.votes, self.denied, self.acted = 0, False, False

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from broker.domain.approval import ApprovalKind, KeyKind, VoteDecision
 from broker.domain.canonical import JsonObject, JsonValue
-from broker.domain.requirement import Requirement, parse
+from broker.domain.requirement import Channel, Requirement, parse
 from broker.domain.statement import VoteStatement, key_id
 from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.errors import InvalidArgumentError
@@ -113,6 +113,8 @@ def read_asked(entry: JsonObject) -> Asked:
     tier = entry.get("tier")
     if not isinstance(tier, int) or type(tier) is not int or tier not in set(Tier):
         raise FindingError("tier", "is none")
+    if _too_weak(kind, tier, requirement):
+        raise FindingError("approval.requirement", "asks for less than must be asked for, whatever data says")
     return Asked(
         id=words(said, "id", "approval.id"),
         kind=kind,
@@ -124,6 +126,14 @@ def read_asked(entry: JsonObject) -> Asked:
         expires=expires,
         tier=tier,
     )
+
+
+def _too_weak(kind: ApprovalKind, tier: int, requirement: Requirement) -> bool:
+    """Does an entry believe itself about less than code asks for? Two people change who may do what, by their own keys."""
+    if kind is ApprovalKind.ADMINISTRATION:
+        by_keys = requirement.channels == {Channel.CLI} and requirement.min_signed >= 2
+        return tier < Tier.AUTONOMOUS or requirement.people < 2 or not by_keys
+    return kind in {ApprovalKind.CALL, ApprovalKind.RUNBOOK} and tier >= Tier.AUTONOMOUS and requirement.min_signed < 1
 
 
 def check_statement(entry: JsonObject, asked: Asked, statement: VoteStatement, key: Key, *, attested: bool) -> None:

@@ -17,7 +17,7 @@ from broker.domain.canonical import JsonObject
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import Transaction
-from broker.domain.requirement import Channel, Requirement, RoleCount
+from broker.domain.requirement import ADMINISTRATIVE
 from broker.domain.reserved import ADMINISTRATION
 from broker.domain.tier import Tier
 from broker.errors import BrokerError, FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
@@ -26,18 +26,6 @@ from broker.pipeline.admin_actions import EFFECTS, Context, Done, Shown, concern
 NO_WORKSPACE = "-"
 OPERATOR = "operator"
 """Role whose holders administrate until the founding is complete."""
-
-REQUIREMENT = Requirement(
-    people=2,
-    roles=(RoleCount("approver", 2),),
-    channels=frozenset({Channel.CLI}),
-    min_signed=2,
-    expiry_s=86400.0,
-    cooldown_s=0.0,
-    max_pending=20,
-    exclude_tool_owner=False,
-)
-"""Who has to agree to administration. Code, and no data: nobody weakens it by an edit."""
 
 
 def request(
@@ -79,7 +67,7 @@ def request(
         return _done_at_once(caller, approval_id, action, now), effect(
             tx, context, parameters, Done(caller.identity.id, "")
         )
-    expires = now + timedelta(seconds=REQUIREMENT.expiry_s)
+    expires = now + timedelta(seconds=ADMINISTRATIVE.expiry_s)
     text = envelope(
         tx,
         Matter(
@@ -91,7 +79,7 @@ def request(
         approval=approval_id,
         kind=ApprovalKind.ADMINISTRATION,
         caller=caller,
-        requirement=REQUIREMENT,
+        requirement=ADMINISTRATIVE,
         expires=expires,
         tier=int(Tier.AUTONOMOUS),
         workspace=NO_WORKSPACE,
@@ -108,7 +96,7 @@ def request(
             tier=int(Tier.AUTONOMOUS),
             requester=caller.identity.id,
             excluded=frozenset({caller.identity.id, *people}),
-            requirement=REQUIREMENT,
+            requirement=ADMINISTRATIVE,
             texts=Texts.of(text),
             expires=expires,
         ),
@@ -136,7 +124,7 @@ def settle(tx: Transaction, context: Context, approval: Approval) -> Approval:
         content.keep_result(tx, context.vault, approval.id, {"failed": error.reason, "message": error.message})
         return context.desk.close(tx, approval, ApprovalState.CANCELLED, why=error.reason)
     content.keep_result(tx, context.vault, approval.id, result)
-    used = context.desk.use(tx, approval.id, subject=approval.subject, needed=REQUIREMENT, check=lambda _: None)
+    used = context.desk.use(tx, approval.id, subject=approval.subject, needed=ADMINISTRATIVE, check=lambda _: None)
     return used.approval
 
 
@@ -164,7 +152,7 @@ def _done_at_once(caller: Caller, approval_id: str, action: str, now: datetime) 
         requester=caller.identity.id,
         excluded=(),
         state=ApprovalState.USED,
-        requirement=REQUIREMENT,
+        requirement=ADMINISTRATIVE,
         envelope_digest="",
         rendering_digest="",
         created=now,

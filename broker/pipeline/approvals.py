@@ -16,6 +16,7 @@ from broker.domain.approval import (
     ApprovalState,
     ApprovedWorkflow,
 )
+from broker.domain.call import RESTING_STATES
 from broker.domain.canonical import JsonObject, canonical
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
@@ -76,6 +77,8 @@ class Approvals:
     def _settle(self, tx: Transaction, approval: Approval) -> Approval:
         if approval.state is not ApprovalState.APPROVED:
             return approval
+        if approval.kind is ApprovalKind.REVIEW:
+            return self._desk.use(tx, approval.id, subject=approval.subject, check=lambda _: None).approval
         if approval.kind is ApprovalKind.WORKFLOW:
             return self._approve_workflow(tx, approval)
         return administration.settle(tx, self._context, approval)
@@ -92,7 +95,9 @@ class Approvals:
             approval = self._desk.find(tx, approval_id)
             asked = tx.identities.get(approval.requester)
             own = caller.identity.id in {approval.requester, "" if asked is None else asked.owner}
-            if not own:
+            if (
+                not own or approval.kind is ApprovalKind.REVIEW
+            ):  # who used a runbook doesn't wave the look back at it away
                 raise not_found(approval_id)
             check_open(approval, self._parts.clock())
             closed = self._desk.close(tx, approval, ApprovalState.CANCELLED, why="withdrawn", by=caller.identity.id)
@@ -106,11 +111,13 @@ class Approvals:
         """Ends what nobody decided in time; a call's own task does that for calls. Returns how many."""
 
         def work(tx: Transaction) -> int:
-            due = [item for item in tx.approvals.due(self._parts.clock(), _SWEPT) if item.kind is not ApprovalKind.CALL]
+            due = [item for item in tx.approvals.due(self._parts.clock(), _SWEPT) if not _goes_on(tx, item)]
             for item in due:
                 self._desk.expire(tx, item)
             return len(due)
 
+        # What it has read it needn't read again in the step in which something is used.
+        await self._parts.store.read(self._desk.agreement.read_on)
         ended = await self._parts.store.write(work)
         if ended:
             self._parts.bell.ring()
@@ -275,3 +282,9 @@ class Approvals:
             ]
 
         return await self._parts.store.read(work)
+
+
+def _goes_on(tx: Transaction, approval: Approval) -> bool:
+    """Does a call wait for it? Its own task ends both."""
+    call = tx.calls.get(approval.subject) if approval.kind is ApprovalKind.CALL else None
+    return call is not None and call.state not in RESTING_STATES

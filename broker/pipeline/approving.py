@@ -18,7 +18,7 @@ from broker.domain.ports import CallRow, Transaction, VaultRow
 from broker.domain.requirement import Requirement
 from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.domain.workflow import WorkflowSpec
-from broker.errors import FailedPreconditionError, InternalError
+from broker.errors import FailedPreconditionError, FieldViolation, InternalError, InvalidArgumentError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.envelope_check import envelope_changed
@@ -26,7 +26,7 @@ from broker.pipeline.parts import Parts
 from broker.specs.catalogue import Tool
 
 MAX_SHOWN_FILE = 64 * 1024
-"""Bytes of the longest input file whose text stands in the envelope; of a longer one approvers see size and digest."""
+"""Bytes of the longest input file of a call that people have to agree to: its text stands in the envelope."""
 MAX_SHOWN = 1 << 20
 """Bytes of all shown files together."""
 
@@ -62,7 +62,11 @@ def kept_out_now(tx: Transaction, parts: Parts, active: ActiveCall) -> frozenset
 
 
 async def shown_files(blobs: Blobs, files: Sequence[InputFile], rows: Sequence[VaultRow]) -> list[JsonObject]:
-    """The input files as approvers see them: text in full where it is short enough, else size and digest."""
+    """The input files as approvers see them: each in full.
+
+    Raises:
+        InvalidArgumentError: one can't be shown whole (``FILE_NOT_SHOWN``): nobody approves what they can't see.
+    """
     shown: list[JsonObject] = []
     room = MAX_SHOWN
     for item, row in zip(files, rows, strict=True):
@@ -71,16 +75,30 @@ async def shown_files(blobs: Blobs, files: Sequence[InputFile], rows: Sequence[V
             "size": row.size,
             "digest": row.digest,
             "executable": item.executable,
-            "shown": "no",
         }
+        text = None
         if row.size <= min(MAX_SHOWN_FILE, room):
             data = b"".join([piece async for piece in blobs.content(row)])
             text = _text(data)
-            if text is not None:
-                room -= len(data)
-                entry |= {"shown": "text", "text": text}
-        shown.append(entry)
+        if text is None:
+            raise _cannot_be_shown(len(shown), item)
+        room -= row.size
+        shown.append({**entry, "shown": "text", "text": text})
     return shown
+
+
+def _cannot_be_shown(index: int, item: InputFile) -> InvalidArgumentError:
+    field = f"tool_call.files[{index}]"
+    why = (
+        f"{item.path!r} can't be shown whole to those who decide: it is no UTF-8 text, or longer than "
+        f"{MAX_SHOWN_FILE // 1024} KiB, or all of them are longer than {MAX_SHOWN // 1024} KiB together"
+    )
+    return InvalidArgumentError(
+        f"{field}: {why}",
+        reason="FILE_NOT_SHOWN",
+        violations=(FieldViolation(field, why),),
+        hint="Nobody approves what they can't see. Give smaller text files, or let the tool fetch the rest by its digest.",
+    )
 
 
 def _text(data: bytes) -> str | None:

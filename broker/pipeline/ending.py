@@ -53,6 +53,17 @@ async def finish(
     return written
 
 
+def close_of_call(parts: Parts, call_id: str, why: str) -> Callable[[Transaction], None]:
+    """What ends the approval of a call that can't go on, where it has one."""
+
+    def work(tx: Transaction) -> None:
+        approval = tx.approvals.by_subject(call_id)
+        if approval is not None:
+            close_approval(parts, approval.id, why)(tx)
+
+    return work
+
+
 def close_approval(parts: Parts, approval_id: str, why: str) -> Callable[[Transaction], None]:
     """What ends a call's approval with the call, where it is still open: nothing may come of it any more."""
 

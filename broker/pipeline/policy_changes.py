@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.domain.canonical import JsonObject
+from broker.domain.requirement import ADMINISTRATIVE
 from broker.domain.tier import Tier
 from broker.errors import InvalidArgumentError
-from broker.pipeline.administration import REQUIREMENT
 from broker.policy.difference import PolicyDifference, compare
 from broker.policy.rows import ALLOW, APPROVE
 from broker.policy.snapshot import Snapshot
@@ -39,7 +39,7 @@ class PolicyChange:
 
 def counted_roles(tiers: Tiers) -> frozenset[str]:
     """The roles of which approvals ask for so many people: administration's, and those of the tiers."""
-    asked = [REQUIREMENT]
+    asked = [ADMINISTRATIVE]
     for row in tiers.tiers:
         call = row.call_requirement()
         asked += [row.workflow_requirement(), *([] if call is None else [call])]

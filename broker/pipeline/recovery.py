@@ -13,7 +13,7 @@ from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.errors import BrokerError, DataLossError, NotFoundError
 from broker.pipeline.active import ActiveCall, move
-from broker.pipeline.ending import finish
+from broker.pipeline.ending import close_of_call, finish
 from broker.pipeline.feed import Feed
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
@@ -47,7 +47,8 @@ async def recover(parts: Parts) -> list[ActiveCall]:
         try:
             if tool is None:
                 detail = f"the broker was restarted, and there is no tool {row.tool} any more"
-                await finish(parts, row, CallState.DENIED, never_ran(EndCause.POLICY, detail))
+                also = close_of_call(parts, row.id, "tool gone")
+                await finish(parts, row, CallState.DENIED, never_ran(EndCause.POLICY, detail), also=also)
                 continue
             request = await parts.store.read(lambda tx, row=row: _request(tx, parts, row))  # type: ignore[misc]  # bound now
         except (NotFoundError, DataLossError) as error:
@@ -86,6 +87,7 @@ async def _settle_without_content(parts: Parts, row: CallRow, state: CallState, 
 
     def work(tx: Transaction) -> None:
         move(row, state)
+        close_of_call(parts, row.id, why.reason)(tx)
         entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
         seq = parts.ledger.append(tx, entry_type, body, agent=row.agent)
         tx.calls.replace(replace(row, state=state, ended=now, outcome_seq=seq))

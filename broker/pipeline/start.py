@@ -203,6 +203,8 @@ class Starter:
     ) -> Used:
         """Uses what people agreed to, once: counted again now, and compared with what is about to run."""
         barred = kept_out_now(tx, self._parts, active)
+        lineage = active.request.lineage
+        self._parts.desk.agreement.check_agent(tx, lineage.agent, lineage.owner, lineage.registrar)
         if active.request.context.runbook:
             return self._use_runbook(tx, active, envelope, requirement, barred)
         return self._parts.desk.use(

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.domain.ports import Transaction
+from broker.ledger.agreement import LedgerAgreement
 from broker.ledger.genesis import genesis_body
 from broker.ledger.ledger import Ledger
 from broker.pipeline import pipeline as pipeline_module
@@ -95,8 +96,9 @@ async def test_what_has_expired_is_removed_after_a_failure(
     await store.write(lambda tx: ledger.append(tx, "genesis", genesis_body(trust_domain="t", software="s")))
     await store.write(keep)
     faulty = Faulty(store, fails)
+    desk = SimpleNamespace(agreement=LedgerAgreement())
     parts = SimpleNamespace(
-        store=faulty, vault=vault, bounds=BOUNDS, clock=lambda: NOW, ledger=ledger, desk=None, bell=Bell()
+        store=faulty, vault=vault, bounds=BOUNDS, clock=lambda: NOW, ledger=ledger, desk=desk, bell=Bell()
     )
     with capture_logs() as logs:
         async with Pipeline(parts, drain_s=0), asyncio.timeout(ENDS_WITHIN_S):  # type: ignore[arg-type]  # what it uses
