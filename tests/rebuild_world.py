@@ -275,6 +275,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
         images={tool.spec.image: f"sha256:{'1' * 64}" for tool in catalogue.all()},
         workspace_classes={},
         tiers=load_tiers(),
+        counted_roles=frozenset(),
         held=(),
         workflows={},
         desk=Desk(
