@@ -165,6 +165,17 @@ class WitnessSetting(BaseModel):
     """Its ``vkey``, of type 0x04."""
 
 
+class WebhookSetting(BaseModel):
+    """Who is told of approvals, and the secret that it knows the broker by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_address)]
+    """``https``, or ``http`` on loopback."""
+    secret: Annotated[str, AfterValidator(_source)]
+    """``env:NAME`` or ``file:/absolute/path``."""
+
+
 class SecretSetting(BaseModel):
     """Where a secret comes from, and where it may go; its value is read when it is used and stands in no setting."""
 
@@ -255,6 +266,8 @@ class Settings(BaseSettings):
     """Another folder that checkpoints are copied to, such as a mounted share of an outside holder."""
     checkpoint_webhooks: Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], Field(max_length=16)] = ()
     """Addresses that checkpoints are posted to; ``https``, or ``http`` on loopback."""
+    approval_webhooks: Annotated[tuple[WebhookSetting, ...], Field(max_length=16)] = ()
+    """Who is told when an approval is asked for, voted on or ended; signed, and without content."""
     witnesses: Annotated[tuple[WitnessSetting, ...], Field(max_length=16)] = ()
     """Witnesses that cosign checkpoints."""
 

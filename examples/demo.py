@@ -2,17 +2,15 @@
 
 A broker starts with its embedded defaults; an agent calls tools on the airports of the world (the `airportsdata`
 package); one call is refused by policy and one for its arguments; one run is cut by time and one by memory; the ledger
-is printed and verified, and a copy with one changed byte is not; an auditor checks a bundle of it with one file. Every step checks what it shows: exit code 0 means that
-all of it happened.
+is printed and verified, and a copy with one changed byte is not; an auditor checks a bundle of it with one file. Between
+these, a tool that changes a real service outside waits for two people (``two_people.py``). Every step checks what it
+shows: exit code 0 means that all of it happened.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,63 +22,22 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import airportsdata
-from rich.console import Console
+from price_service import price_service
 from rich.syntax import Syntax
+from stage import ROOT, WAIT_S, DemoError, Stage, check, console, elapsed_s, step
+from two_people import TwoPeople
 
 from broker.client import AsyncBroker, CallContext, InputFile
 from broker.client.models import Stdout
 from broker.domain.run import EndCause
 from broker.errors import InvalidArgumentError, PermissionDeniedError
 
-ROOT = Path(__file__).resolve().parent.parent
-BROKER = (sys.executable, "-m", "broker.cli.main")
 AIRPORTS = Path(airportsdata.__file__).with_name("airports.csv")
 HIGHEST = "SELECT country, count(*) AS airports, max(elevation) AS highest_ft FROM airports GROUP BY 1 ORDER BY 2 DESC"
-WAIT_S = 120
-
-console = Console(highlight=False, soft_wrap=True)
-started = time.monotonic()
 
 
-class DemoError(Exception):
-    """Something that the demo shows did not happen."""
-
-
-def check(condition: object, what: str) -> None:
-    """Ends the demo where it would show something that isn't so."""
-    if not condition:
-        raise DemoError(what)
-
-
-def step(title: str) -> None:
-    """Prints what comes next."""
-    console.print(f"\n[bold cyan]{time.monotonic() - started:5.1f} s[/]  [bold]{title}[/]")
-
-
-class Demo:
-    """One run of the demo in a state directory of its own."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.environment = {**os.environ, "BROKER_STATE": str(state), "BROKER_LISTEN": "127.0.0.1:0"}
-
-    def broker(self, *arguments: str, expect: int = 0, show: bool = True) -> str:
-        """Runs a `broker` command as a user would, and shows it."""
-        console.print(f"[dim]$ broker {' '.join(_quoted(item) for item in arguments)}[/]", markup=True)
-        result = subprocess.run(
-            [*BROKER, *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=False,
-        )
-        output = result.stdout + result.stderr
-        if show and output.strip():
-            console.print(output.rstrip(), markup=False)
-        check(result.returncode == expect, f"exit code {result.returncode} instead of {expect}:\n{output}")
-        return result.stdout
+class Demo(Stage):
+    """What one agent does, and what its record is worth afterwards."""
 
     def prepare(self) -> None:
         """State directory, identities, an operator's own tool and the rule for it."""
@@ -91,46 +48,25 @@ class Demo:
         own = self.state / "tool_specs"
         own.mkdir()
         shutil.copy(ROOT / "examples" / "tool_specs" / "demo.quick.yaml", own)
-        policy = self.state / "policy" / "policy.csv"
-        rule = "p, demo-quick, role:agent, demo, demo.quick, call, 0, allow, small programs in the demo workspace\n"
-        policy.write_text(policy.read_text("utf-8") + rule, "utf-8")
-        console.print(f"[dim]policy.csv +[/] {rule.rstrip()}")
-        self.broker("policy", "check", str(policy))
+        self.add_rules(
+            "p, demo-quick, role:agent, demo, demo.quick, call, 0, allow, small programs in the demo workspace\n"
+        )
 
     @contextmanager
     def serving(self) -> Iterator[str]:
         """Runs `broker serve`; gives its address."""
         step("The broker starts: mutual TLS, SQLite, the local container engine")
-        log = self.state.parent / "broker.log"
-        with log.open("w", encoding="utf-8") as stderr:
-            process = subprocess.Popen(
-                [*BROKER, "serve", "--json"],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            check(line and "address" in line, f"the broker didn't start: {line}{log.read_text('utf-8')}")
-            ready = json.loads(line)
+        with self.running("serve", name="the broker", ready="address") as ready:
             console.print(
                 f"takes calls at {ready['address']}, {ready['tools']} tools, policy {ready['policy_digest'][:19]}"
             )
             yield ready["address"]
-            process.send_signal(signal.SIGTERM)
-            check(process.wait(WAIT_S) == 0, f"the broker ended with {process.returncode}: {log.read_text('utf-8')}")
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait(WAIT_S)
 
     def session(self) -> str:
         """Olivia starts the agent's session under her own certificate."""
         step("Olivia starts a session for the agent: from now on it is proved who stands behind its calls")
         arguments = ("sessions", "start", "--agent", "scout", "--workspace", "demo", "--identity", "human/olivia")
-        answer = json.loads(self.broker(*arguments, "--json", show=False))
+        answer = self.answer(*arguments)
         console.print(f"{answer['name']}, for scout in demo, started by {answer['starter']}")
         return str(answer["name"])
 
@@ -213,7 +149,7 @@ class Demo:
         self.broker("ledger", "show", "--limit", "100")
         self.broker("ledger", "verify")
         step("One byte of a copy is changed, and the verifier finds the place")
-        copy = self.state.parent / "doctored.db"
+        copy = self.folder / "doctored.db"
         with closing(sqlite3.connect(self.state / "broker.db")) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         data = bytearray(copy.read_bytes())
@@ -225,14 +161,14 @@ class Demo:
     def evidence(self) -> None:
         """A bundle, checked by the verifier inside it, which has nothing of the broker's."""
         step("An auditor gets a bundle, and checks it with one file and a key that came by another way")
-        bundle = self.state.parent / "evidence.zip"
+        bundle = self.folder / "evidence.zip"
         self.broker("ledger", "export", str(bundle))
-        key = json.loads(self.broker("ledger", "keys", "--json", show=False))["items"][0]["key"]
+        key = self.answer("ledger", "keys")["items"][0]["key"]
         with zipfile.ZipFile(bundle) as archive:
-            verifier = Path(archive.extract("verify_bundle.py", self.state.parent))
+            verifier = Path(archive.extract("verify_bundle.py", self.folder))
         self._check_bundle(verifier, bundle, key, expect=0)
         step("One entry is left out of a copy")
-        doctored = self.state.parent / "doctored.zip"
+        doctored = self.folder / "doctored.zip"
         with zipfile.ZipFile(bundle) as source, zipfile.ZipFile(doctored, "w") as target:
             for item in source.infolist():
                 data = source.read(item)
@@ -253,32 +189,33 @@ class Demo:
     def clean(self) -> None:
         """Nothing of it is left on the engine."""
         step("Nothing is left behind")
-        answer = json.loads(self.broker("sandbox", "gc", "--dry-run", "--json", show=False))
-        left = answer["items"]
+        left = self.answer("sandbox", "gc", "--dry-run")["items"]
         check(not left, f"containers are left: {left}")
         console.print("no container, volume or network of this broker is on the engine")
 
 
-def _quoted(text: str) -> str:
-    return f"'{text}'" if " " in text else text
-
-
 def main() -> int:
     """Runs the demo; 0 when everything that it shows has happened."""
-    with tempfile.TemporaryDirectory(prefix="broker-demo-") as folder:
-        demo = Demo(Path(folder) / "state")
+    with tempfile.TemporaryDirectory(prefix="broker-demo-") as folder, price_service() as prices:
+        # The service is on this machine: only so may a tool reach it, and only where its specification lists it.
+        demo = Demo(Path(folder) / "state", {"BROKER_EGRESS_NETWORKS": '["127.0.0.0/8"]'})
+        people = TwoPeople(demo, prices)
         try:
             demo.prepare()
+            people.prepare()
             with demo.serving() as address:
                 session = demo.session()
                 asyncio.run(demo.agent(address, session))
+                people.decide(address)
             demo.record()
+            people.record()
             demo.evidence()
             demo.clean()
         except DemoError as error:
-            console.print(f"\n[bold red]the demo failed:[/] {error}")
+            console.print("\n[bold red]the demo failed:[/]", end=" ")
+            console.print(str(error), markup=False)
             return 1
-    console.print(f"\n[bold green]done[/] in {time.monotonic() - started:.1f} s")
+    console.print(f"\n[bold green]done[/] in {elapsed_s():.1f} s")
     return 0
 
 

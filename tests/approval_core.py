@@ -145,10 +145,11 @@ class Core:
         requirement: Requirement = REQUIREMENT,
         code: str = "print(1)",
         lasts: float = 3600.0,
+        action: str = "key.enroll",
     ) -> Approval:
         """Asks for an approval; ``excluded`` are names."""
         which, expires = new_id("apv"), self.now + timedelta(seconds=lasts)
-        subject = new_id("call") if kind is ApprovalKind.CALL else "key.enroll"
+        subject = new_id("call") if kind is ApprovalKind.CALL else action
         obj, workspace = ("world.change", "demo") if kind is ApprovalKind.CALL else ("broker.admin", "-")
 
         def work(tx: Transaction) -> Approval:
@@ -346,12 +347,12 @@ def account_of(person: str, team: str = TEAM) -> tuple[str, str, str]:
     return "slack", team, f"U{person.upper()}{team[1:3]}"
 
 
-def make_unfounded(folder: Path) -> Core:
+def make_unfounded(folder: Path, database: str = "") -> Core:
     """A state directory with people, an agent and a bot, and their keys enrolled; nobody has accepted them yet.
 
-    The store stays open as long as the process: what is kept of it is copied by its files.
+    ``database`` is the address of a PostgreSQL database. The store is closed again: only the keys are of use.
     """
-    create_state(folder, operator=OPERATOR, hosts=())
+    create_state(folder, operator=OPERATOR, hosts=(), chosen={"database": database} if database else {})
     with open_local(folder) as local:
         registry, authority, now = local.registry, load_ca(local.paths, local.origin), datetime.now(UTC)
         operator = next(iter(local.read(Directory.load).identities.values())).id
@@ -393,6 +394,15 @@ def make_kept(folder: Path) -> tuple[Kept, Kept]:
         for name in APPROVERS[:3]:
             core.accept(name)
     return Kept(folder / "early", signers), Kept(folder / "founded", signers)
+
+
+def make_founded(folder: Path, database: str = "") -> Kept:
+    """A state directory after the founding, in a database of its own."""
+    kept = Kept(folder, make_unfounded(folder, database).signers)
+    with opened(kept) as core:
+        for name in APPROVERS[:3]:
+            core.accept(name)
+    return kept
 
 
 @contextmanager

@@ -26,8 +26,6 @@ TOOL = "world.change"
 WORKFLOW = "clean-up"
 
 POLICY = """
-p, t-humans, role:human, *, broker.v1.Approvals/*, rpc, 0, allow, people see and decide what concerns them
-p, t-agents, role:agent, *, broker.v1.Approvals/*, rpc, 0, allow, agents see their own
 p, t-approve, role:approver, *, *, approve, 4, allow, approvers decide
 p, t-admin, role:approver, *, broker.admin, approve, 4, allow, approvers decide
 p, t-runbook, role:approver, *, broker.runbook, approve, 4, allow, approvers decide

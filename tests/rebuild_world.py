@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -55,6 +55,7 @@ from broker.settings import StatePaths, load_settings
 from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
 from broker.specs.tiers import load_tiers
+from broker.specs.workflows import load_workflows
 from broker.store.database import Database
 from broker.vault.keyfile import read_key_file
 from broker.vault.secret_store import ConfiguredSecrets
@@ -62,6 +63,7 @@ from broker.vault.vault import SealedVault
 from tests.identity_world import HOUR, World, make_world
 from tests.memory_engine import MemoryEngine, MemoryLease
 from tests.pool_world import SIZING
+from tests.rebuild_people import Clock, People, add_people, write_files
 
 ENTRIES = 600
 """More than two complete tiles."""
@@ -80,6 +82,8 @@ class Rebuildable:
     erased: str
     gone: str
     """Id of a human who was erased."""
+    decided: Mapping[str, str]
+    """Word -> id of a call that people were asked about."""
 
 
 class TalkingLease(MemoryLease):
@@ -132,10 +136,11 @@ def make_rebuildable(folder: Path) -> Rebuildable:
     maker = make_world(folder)
     world = next(maker)
     _people(world)
-    caller = world.callers["reporter"]
-    gone = world.callers["eve"].identity.id
+    session = add_people(world)
+    callers = dict(world.callers)
     maker.close()
-    return asyncio.run(_calls(folder, caller, gone))
+    write_files(StatePaths(folder / "state"))
+    return asyncio.run(_calls(folder, callers, session))
 
 
 def _people(world: World) -> None:
@@ -162,7 +167,6 @@ def _people(world: World) -> None:
     spy = world.callers["spy"].identity.id
     world.local.write(lambda tx: registry.change_owner(tx, agent=spy, owner=world.ada, by=world.ada, now=world.now))
     world.revoke("spy", IdentityKind.AGENT)
-    world.revoke("eve")
 
 
 def _request(code: str, **more: str) -> CallRequest:
@@ -173,17 +177,18 @@ def _request(code: str, **more: str) -> CallRequest:
         arguments=arguments,
         arguments_bytes=canonical(arguments),
         files=(),
-        context=CallContext(workspace="demo", workflow="monthly", purpose="to see"),
+        context=CallContext(workspace="demo", purpose="to see"),
         request_id=more.pop("request_id", ""),
     )
 
 
-async def _calls(folder: Path, caller: Caller, gone: str) -> Rebuildable:
+async def _calls(folder: Path, callers: dict[str, Caller], session: str) -> Rebuildable:
     paths = StatePaths(folder / "state")
     copy = folder / "copy.db"
+    caller, clock = callers["reporter"], Clock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(Database.open(paths.database))
-        parts = await _parts(stack, paths, store)
+        parts = await _parts(stack, paths, store, clock)
         pipeline = await stack.enter_async_context(Pipeline(parts, drain_s=0.0))
         version = parts.catalogue.get("python.run")
         assert version is not None
@@ -193,12 +198,15 @@ async def _calls(folder: Path, caller: Caller, gone: str) -> Rebuildable:
         with suppress(PermissionDeniedError):
             await pipeline.create(caller, dataclasses.replace(_request("x"), tool="shell.run"))
         erasure = Erasure(store, parts.vault, parts.ledger, parts.clock)
-        for subject in (erased, gone):
-            found = await store.read(lambda tx, which=subject: find_subject(tx, which))
-            await erasure.run(Order(found, by=caller.identity.owner, reason="asked for"))
+        found = await store.read(lambda tx: find_subject(tx, erased))
+        await erasure.run(Order(found, by=caller.identity.owner, reason="asked for"))
+        people = People(pipeline, parts, clock, callers, session)
+        await people.found()
+        decided = await people.decide()
         running = (await pipeline.create(caller, _request("forever"))).id
         await _state(pipeline, caller, running, CallState.RUNNING)
         queued = (await pipeline.create(caller, _request("later"))).id
+        decided |= await people.leave_open()
         await _fill(store, parts.ledger)
         with closing(sqlite3.connect(paths.database)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
@@ -206,7 +214,7 @@ async def _calls(folder: Path, caller: Caller, gone: str) -> Rebuildable:
         old.unlink()
     copy.rename(paths.database)
     paths.database.chmod(0o600)
-    return Rebuildable(paths.root, succeeded, failed, queued, running, erased, gone)
+    return Rebuildable(paths.root, succeeded, failed, queued, running, erased, callers["eve"].identity.id, decided)
 
 
 async def _fill(store: Database, ledger: object) -> None:
@@ -240,12 +248,12 @@ async def _state(pipeline: Pipeline, caller: Caller, call: str, state: CallState
     assert (await pipeline.calls.get(caller, call)).state is state
 
 
-async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> Parts:
+async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database, clock: Clock) -> Parts:
     settings = load_settings(paths.root)
     vault = SealedVault(read_key_file(paths.vault_key))
     origin = await store.read(read_origin)
     ledger = Ledger(origin, "boot_1", now)
-    catalogue = Catalogue.load([shipped_folder()], runtime_by_tier=settings.runtime_by_tier)
+    catalogue = Catalogue.load([shipped_folder(), paths.tool_specs], runtime_by_tier=settings.runtime_by_tier)
     meter = PrometheusMeter("1")
     keeper = Keeper(store, ledger, vault, now)
     policy = LivePolicy(
@@ -274,16 +282,16 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
         meter=meter,
         images={tool.spec.image: f"sha256:{'1' * 64}" for tool in catalogue.all()},
         workspace_classes={},
-        tiers=load_tiers(),
+        tiers=load_tiers(paths.tool_specs),
         counted_roles=frozenset(),
         held=(),
-        workflows={},
+        workflows=load_workflows(paths.workflows),
         desk=Desk(
             ledger,
             vault,
             lambda: PolicyElectorate(policy.snapshot),
             origin=origin,
-            clock=now,
+            clock=clock,
             agreement=LedgerAgreement(),
         ),
         bell=Bell(),
@@ -297,7 +305,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database) -> P
             blob_ttl_s=3600,
             refusal_window_s=60,
         ),
-        clock=now,
+        clock=clock,
     )
 
 

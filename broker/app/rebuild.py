@@ -8,6 +8,7 @@ from pathlib import Path
 
 from broker.app.comparison import Fix, Found, TableReport, merged, plain, ranked, storable
 from broker.app.place import only_broker
+from broker.approvals.rebuild import ApprovalRows
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import StoredEntry, Transaction, Vault
 from broker.domain.projection import KEYS, Expected, UnexpectedEntryError
@@ -109,6 +110,7 @@ class Comparison:
         self._tx = tx
         self._identities = IdentityRows(tx, vault)
         self._calls = CallRows(tx, vault)
+        self._approvals = ApprovalRows(tx, vault)
         self._heads = AgentHeads()
         self._entries = 0
         self._beyond = ""
@@ -186,12 +188,15 @@ class Comparison:
         yield self._table("session", self._identities.sessions())
         yield self._table("schedule", self._identities.schedules())
         yield self._table("call", self._calls.rows())
+        for table, rows in self._approvals.tables().items():
+            yield self._table(table, rows)
         yield self._table("vault_usage", self._tx.projections.usage())
 
     def _listen(self, row: StoredEntry, entry: JsonObject) -> None:
         self._heads.entry(row, entry)
         self._identities.entry(row, entry)
         self._calls.entry(row, entry)
+        self._approvals.entry(row, entry)
 
     def _certificates(self) -> TableReport:
         there = list(self._tx.projections.rows("certificate"))

@@ -13,6 +13,7 @@ import structlog
 
 from broker.app.clock import now
 from broker.app.log import VerifiedLog, checkpoints_folder, verified_log
+from broker.app.notices import notifier
 from broker.app.place import announced, only_broker, tls_files
 from broker.app.policy_gate import PolicyGate
 from broker.app.record import Keeper
@@ -127,6 +128,7 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
         await stack.enter_async_context(Indexer(parts.store))
         await stack.enter_async_context(server)
         stack.callback(reading.drain)
+        await stack.enter_async_context(notifier(parts, settings))
         await stack.enter_async_context(pipeline)
         stack.callback(gate.set_open, to=False)
         gate.set_open(to=True)

@@ -243,6 +243,7 @@ class Desk:
     ) -> Approval:
         """Ends an approval, on record; ``why`` is a word for programs."""
         check_approval_move(approval.state, state)
+        now = self.clock()
         body: JsonObject = {
             "approval": {
                 "id": approval.id,
@@ -256,11 +257,12 @@ class Desk:
             "tier": approval.tier,
             "why": why,
             "by": by,
+            "at": now.isoformat(),
         }
         if approval.kind is ApprovalKind.CALL:
             body["call_id"] = approval.subject
         seq = self.recorder.append(tx, "approval.closed", body)
-        closed = replace(approval, state=state, closed=self.clock(), closed_seq=seq)
+        closed = replace(approval, state=state, closed=now, closed_seq=seq)
         tx.approvals.close(closed)
         return closed
 

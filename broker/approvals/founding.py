@@ -92,6 +92,7 @@ def enrol_key(
         "person": holder.id,
         "by": by,
         "approval": approval,
+        "at": now.isoformat(),
     }
     seq = recorder.append(tx, "key.enrolled", body)
     key = VoterKey(which, holder.id, kind, public_key, now, seq)
@@ -120,6 +121,7 @@ def revoke_key(
         "key": {"id": key.id},
         "person": key.holder,
         "by": caller.identity.id,
+        "at": now.isoformat(),
         "reason_given": bool(reason),
     }
     recorder.append(tx, "key.revoked", body)

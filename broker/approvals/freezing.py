@@ -35,7 +35,7 @@ def freeze(
     known = next((item for item in tx.freezes.all() if item.scope is scope and item.target == which), None)
     if known is not None:
         return known
-    body: JsonObject = {"scope": scope.value, "target": which, "by": caller.identity.id}
+    body: JsonObject = {"scope": scope.value, "target": which, "by": caller.identity.id, "at": now.isoformat()}
     seq = recorder.append(tx, "frozen", body)
     made = Freeze(scope, which, caller.identity.id, now, seq)
     tx.freezes.freeze(made)

@@ -51,6 +51,8 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "checkpoint_dir": "Folder of the signed checkpoints; empty is checkpoints in the state directory.",
         "checkpoint_publish_dir": "Another folder that checkpoints are copied to, such as an outside holder's share. Off.",
         "checkpoint_webhooks": "Addresses that checkpoints are posted to, such as [https://holder.example/checkpoints].",
+        "approval_webhooks": "Who is told of approvals by a signed POST without content, such as"
+        " [{url: 'https://chat.example/hook', secret: 'file:/etc/broker/hook-secret'}].",
         "witnesses": "Who cosigns checkpoints, such as [{url: 'https://witness.example', key: 'witness.example+...'}].",
     }
 )

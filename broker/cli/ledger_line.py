@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from broker.domain.canonical import JsonObject, JsonValue
+from broker.cli.entry_parts import SHORT as _SHORT
+from broker.cli.entry_parts import brief as _brief
+from broker.cli.entry_parts import listed as _list
+from broker.cli.entry_parts import part as _part
+from broker.cli.entry_parts import text as _text
+from broker.cli.people_line import PEOPLE_TELLERS
+from broker.domain.canonical import JsonObject
 from broker.domain.hosts import authority
 
-_SHORT = 12
-"""Characters of a digest that are shown."""
 _HOSTS = 3
 """Hosts that are named in a line."""
 
@@ -162,6 +166,7 @@ _TELLERS: Mapping[str, Callable[[JsonObject], str]] = {
     "heads": _heads,
     "artifact": _artifact,
     "erased": _erased,
+    **PEOPLE_TELLERS,
 }
 
 
@@ -171,22 +176,3 @@ def _tool(entry: JsonObject) -> str:
 
 def _call(entry: JsonObject) -> str:
     return _text(entry, "call_id")
-
-
-def _part(entry: JsonObject, name: str) -> JsonObject:
-    value: JsonValue = entry.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _text(entry: JsonObject, name: str) -> str:
-    value = entry.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _list(entry: JsonObject, name: str) -> list[JsonValue]:
-    value = entry.get(name)
-    return value if isinstance(value, list) else []
-
-
-def _brief(entry: JsonObject, name: str) -> str:
-    return _text(entry, name).removeprefix("sha256:")[:_SHORT]

@@ -29,6 +29,14 @@ KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "session": ("id",),
         "schedule": ("id",),
         "call": ("id",),
+        "voter_key": ("id",),
+        "acceptance": ("founding_digest", "person"),
+        "founding": ("seq",),
+        "approval": ("id",),
+        "vote": ("approval", "number"),
+        "freeze": ("scope", "target"),
+        "chat_account": ("service", "team", "user"),
+        "approved_workflow": ("name", "digest"),
         "vault_usage": ("owner",),
     }
 )

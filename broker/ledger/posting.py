@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,13 +49,16 @@ class Poster:
         self._timeout_s = timeout_s
         self._context: ssl.SSLContext | None = None
 
-    async def post(self, body: bytes, content_type: str, target: str = "") -> Answer:
+    async def post(
+        self, body: bytes, content_type: str, target: str = "", headers: Sequence[tuple[str, str]] = ()
+    ) -> Answer:
         """Sends a body and reads the answer, whatever its status.
 
         Args:
             body: all of it.
             content_type: of the body.
             target: path and query in place of those of the address.
+            headers: further ones.
 
         Raises:
             UnavailableError: ``HOLDER_UNREACHABLE``: no answer, or none that is HTTP; the body may have arrived.
@@ -63,7 +66,9 @@ class Poster:
         host = self._url.authority
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(body, content_type, target or self._url.target)
+                return await self._exchange(
+                    body, [("Content-Type", content_type), *headers], target or self._url.target
+                )
         except TimeoutError as error:
             raise _unreachable(host, "it didn't answer in time") from error
         except ssl.SSLCertVerificationError as error:
@@ -75,7 +80,7 @@ class Poster:
         except h11.RemoteProtocolError as error:
             raise _unreachable(host, f"its answer is no HTTP: {error}") from error
 
-    async def _exchange(self, body: bytes, content_type: str, target: str) -> Answer:
+    async def _exchange(self, body: bytes, own: Sequence[tuple[str, str]], target: str) -> Answer:
         url = self._url
         if url.tls and self._context is None:
             self._context = await asyncio.to_thread(self._trust)
@@ -86,7 +91,7 @@ class Poster:
             connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_PIECE)
             headers = [
                 ("Host", url.authority),
-                ("Content-Type", content_type),
+                *own,
                 ("Content-Length", str(len(body))),
                 ("User-Agent", "agent-broker"),
                 ("Connection", "close"),

@@ -32,6 +32,15 @@ PROJECTIONS = (
     Projection("call", "decision_seq", "the decision of a call"),
     Projection("call", "intent_seq", "the intent of a call"),
     Projection("call", "outcome_seq", "the outcome of a call"),
+    Projection("voter_key", "enrolled_seq", "the enrolment of a key"),
+    Projection("acceptance", "seq", "an acceptance of the founding"),
+    Projection("founding", "seq", "the end of the founding"),
+    Projection("approval", "requested_seq", "the request for an approval"),
+    Projection("approval", "closed_seq", "the end of an approval"),
+    Projection("vote", "seq", "a vote"),
+    Projection("freeze", "seq", "a freeze"),
+    Projection("chat_account", "seq", "a chat account"),
+    Projection("approved_workflow", "seq", "the approval of a workflow"),
 )
 
 

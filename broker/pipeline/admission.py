@@ -1,7 +1,4 @@
-"""From a request to a call on record, or to a refusal that says why.
-
-The policy is asked before the arguments are looked at, so that a caller who may not use a tool learns nothing of it.
-"""
+"""From a request to a call on record, or to a refusal that says why."""
 
 from __future__ import annotations
 
@@ -9,47 +6,31 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from broker.approvals.freezing import check_frozen
 from broker.domain.call import (
     CallRequest,
     CallState,
-    Decision,
-    Lineage,
-    PolicyRequest,
 )
 from broker.domain.canonical import digest
 from broker.domain.envelope import fresh_salt
 from broker.domain.events import REQUEST, REQUEST_TEXTS, CallEvent, StateChanged, StoredRequest, encode_request
-from broker.domain.identity import Caller, IdentityKind
-from broker.domain.ids import NAME_PATTERN, new_id
+from broker.domain.identity import Caller
+from broker.domain.ids import new_id
 from broker.domain.meter import Step
-from broker.domain.ports import OBJECT_COST, CallRow, Transaction, VaultRow
-from broker.domain.requirement import Requirement
-from broker.domain.tier import Tier
-from broker.domain.workflow import WorkflowSpec, run_tier
+from broker.domain.ports import OBJECT_COST, CallRow, Transaction
 from broker.errors import (
     BrokerError,
-    ConflictError,
-    FailedPreconditionError,
     FieldViolation,
     InternalError,
     InvalidArgumentError,
-    NotFoundError,
     PermissionDeniedError,
-    UnavailableError,
 )
 from broker.identity.directory import Directory
-from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
-from broker.pipeline.approving import Asked, ask, call_requirement, file_request, shown_files
+from broker.pipeline.admission_check import Checked, RequestChecks
+from broker.pipeline.approving import Asked, ask, file_request, shown_files
 from broker.pipeline.blobs import Blobs, check_storage
 from broker.pipeline.checks import (
-    check_carried,
-    check_classes,
-    check_paths,
-    check_sizes,
-    denied,
     request_digest,
     tool_tier,
 )
@@ -62,8 +43,6 @@ from broker.pipeline.runbooks import check_usable
 from broker.pipeline.start import Begun, Hold, Starter
 from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.turns import Turns
-from broker.pipeline.workflows import approved_workflow, check_inside
-from broker.specs.catalogue import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +55,13 @@ class Admitted:
     """Where its turn came at once, it has begun in the step that admitted it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    tool: Tool
-    decision: Decision
-    lineage: Lineage
-    blobs: tuple[VaultRow, ...]
-    data_classes: tuple[str, ...]
-    directory: Directory
-    tier: Tier
-    """The higher of the tool's and the workflow's."""
-    workflow: WorkflowSpec | None
-    requirement: Requirement | None
-    """Who has to agree to the call; ``None`` where nobody has to."""
-
-
 class Admission:
     """Admits calls. Every refusal is an exception; those by policy or lineage are on the record as well."""
 
     def __init__(self, parts: Parts, blobs: Blobs, refusals: Refusals, turns: Turns, starter: Starter) -> None:
         self._parts = parts
         self._blobs = blobs
+        self._checks = RequestChecks(parts, blobs)
         self._refusals = refusals
         self._turns = turns
         self._starter = starter
@@ -116,13 +81,13 @@ class Admission:
         clock = Stopwatch(self._parts.meter)
         try:
             self._rates.take(caller.identity.id)
-            checked = await self._check(caller, request)
+            checked = await self._checks.check(caller, request)
             if isinstance(checked, CallRow):
                 return Admitted(checked.id, None)
             admitted = await self._take_in(caller, request, checked)
         except BrokerError as error:
             # The same request again has the same answer, whatever has changed since.
-            known = await self._parts.store.read(lambda tx: self._known(tx, caller, request))
+            known = await self._parts.store.read(lambda tx: self._checks.known(tx, caller, request))
             if known is not None:
                 return Admitted(known.id, None)
             if isinstance(error, PermissionDeniedError):
@@ -131,7 +96,7 @@ class Admission:
         clock.took(Step.ADMIT)
         return admitted
 
-    async def _take_in(self, caller: Caller, request: CallRequest, checked: _Checked) -> Admitted:
+    async def _take_in(self, caller: Caller, request: CallRequest, checked: Checked) -> Admitted:
         """Reserves a place, and a turn where one is free, for a call that is then put on record."""
         agent = caller.identity.id
         if request.context.runbook and checked.blobs:
@@ -156,114 +121,6 @@ class Admission:
             give_back(agent)
         return admitted
 
-    def _known(self, tx: Transaction, caller: Caller, request: CallRequest) -> CallRow | None:
-        if not request.request_id:
-            return None
-        row = tx.calls.by_request(caller.identity.id, request.request_id)
-        if row is not None and row.request_digest != request_digest(request):
-            why = "whose content is another" if row.request_digest else "whose content has been erased"
-            raise ConflictError(
-                f"request id {request.request_id!r} stands for calls/{row.id}, {why}",
-                reason="REQUEST_ID_REUSED",
-                hint="Use a fresh request id for a new request.",
-                metadata={"call": f"calls/{row.id}"},
-            )
-        return row
-
-    async def _check(self, caller: Caller, request: CallRequest) -> _Checked | CallRow:
-        """What a call may do; or the call that the same request has become before."""
-        if caller.identity.kind is not IdentityKind.AGENT:
-            raise PermissionDeniedError(
-                "tools are called by agents; this certificate is a human's",
-                reason="NOT_AN_AGENT",
-                hint="Call under the certificate of an agent that you own.",
-            )
-        workspace = request.context.workspace
-        if not NAME_PATTERN.fullmatch(workspace):
-            why = "must be a name of lower-case letters, digits and hyphens"
-            field = "tool_call.context.workspace"
-            raise InvalidArgumentError(f"{field} {why}", violations=(FieldViolation(field, why),))
-        tool = self._parts.catalogue.get(request.tool)
-        tier = tool_tier(tool)
-        decision = self._parts.policy.snapshot.decide(
-            PolicyRequest(caller.subject, workspace, request.tool, "call", tier),
-        )
-        if not decision.allowed:
-            raise denied(caller, request.tool, workspace, decision)
-        if tool is None:
-            raise NotFoundError(
-                f"there is no tool {request.tool!r}", reason="TOOL_NOT_FOUND", hint="ListTools shows what there is."
-            )
-        if request.tool_version not in ("", tool.digest):
-            raise FailedPreconditionError(
-                f"{request.tool} is at version {tool.digest} now, and {request.tool_version} was meant",
-                reason="TOOL_VERSION_CHANGED",
-                hint="Get the tool again, and send its present version or none.",
-                metadata={"version": tool.digest},
-            )
-        if tool.spec.image not in self._parts.images:
-            raise UnavailableError(
-                f"the image {tool.spec.image!r} of {request.tool} is not built here",
-                reason="IMAGE_MISSING",
-                hint="Build it on the broker's host: make images",
-            )
-        tool.validate_arguments(request.arguments)
-        check_paths(tool, request.files)
-        return await self._prove(caller, request, tool, decision)
-
-    async def _prove(self, caller: Caller, request: CallRequest, tool: Tool, decision: Decision) -> _Checked | CallRow:
-        directory = await self._parts.directory.current()
-        now = self._parts.clock()
-
-        def work(tx: Transaction) -> _Checked | CallRow:
-            known = self._known(tx, caller, request)
-            if known is not None:
-                return known
-            workflow = approved_workflow(tx, self._parts, request.context.workflow)
-            tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
-            lineage = prove(
-                tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=self._parts.origin
-            )
-            blobs = tuple(self._blobs.visible(tx, caller, item.blob) for item in request.files)
-            labels = {label for blob in blobs for label in blob.data_classes}
-            workspace = self._parts.workspace_classes.get(request.context.workspace, ())
-            classes = {*tool.spec.data_classes, *workspace, *request.context.data_classes, *labels}
-            if workflow is not None:
-                check_inside(workflow, context=request.context, tool=request.tool, data_classes=classes)
-            check_carried(self._parts.tiers.row(tier).missing(request.context), tier)
-            agent = caller.identity.id
-            check_frozen(tx, agent=agent, tool=request.tool, workspace=request.context.workspace)
-            return _Checked(
-                tool=tool,
-                decision=self._at_tier(caller, request, decision, tier),
-                lineage=lineage,
-                blobs=blobs,
-                data_classes=tuple(sorted(classes)),
-                directory=directory,
-                tier=tier,
-                workflow=workflow,
-                requirement=call_requirement(self._parts, tier),
-            )
-
-        checked = await self._parts.store.read(work)
-        if isinstance(checked, CallRow):
-            return checked
-        check_sizes(tool, checked.blobs)
-        check_classes(checked.data_classes)
-        return checked
-
-    def _at_tier(self, caller: Caller, request: CallRequest, decision: Decision, tier: Tier) -> Decision:
-        """The policy's word on the tier at which the call runs, where its workflow lifts it above the tool's."""
-        workspace = request.context.workspace
-        if decision.inputs.get("tier") == str(int(tier)):
-            return decision
-        lifted = self._parts.policy.snapshot.decide(
-            PolicyRequest(caller.subject, workspace, request.tool, "call", tier)
-        )
-        if not lifted.allowed:
-            raise denied(caller, request.tool, workspace, lifted)
-        return lifted
-
     async def _record(self, caller: Caller, request: CallRequest, error: PermissionDeniedError) -> None:
         known = self._parts.catalogue.get(request.tool)
         workspace = request.context.workspace
@@ -280,7 +137,7 @@ class Admission:
         )
         await self._refusals.record(caller.identity.id, body)
 
-    async def _write(self, caller: Caller, request: CallRequest, checked: _Checked, *, at_once: bool) -> Admitted:
+    async def _write(self, caller: Caller, request: CallRequest, checked: Checked, *, at_once: bool) -> Admitted:
         now = self._parts.clock()
         call_id = new_id("call")
         tool = checked.tool
@@ -375,7 +232,7 @@ class Admission:
         active.waiting = False
         return Admitted(active.row.id, active, begun)
 
-    async def _ask(self, caller: Caller, request: CallRequest, checked: _Checked, envelope: bytes) -> Asked:
+    async def _ask(self, caller: Caller, request: CallRequest, checked: Checked, envelope: bytes) -> Asked:
         """What people are shown; put together before the transaction, since it may be long."""
         requirement = checked.requirement
         if requirement is None:
@@ -421,10 +278,10 @@ class Admission:
         *,
         row: CallRow,
         stored: StoredRequest,
-        checked: _Checked,
+        checked: Checked,
     ) -> Admitted:
         now, tool = row.created, checked.tool
-        known = self._known(tx, caller, request)  # another of the same id may have come in the meantime
+        known = self._checks.known(tx, caller, request)  # another of the same id may have come in the meantime
         if known is not None:
             return Admitted(known.id, None)
         brief, texts = encode_request(stored)

@@ -56,9 +56,10 @@ class ApprovalSight:
             if voter:
                 check_bot(tx, caller)
             person = tx.identities.get(voter) if voter else caller.identity
-            # A bot sees content only while it asks for somebody who may decide on it.
+            # A bot sees content only while it asks for somebody who may decide on it, and whom it can know by an account.
             bot = caller.identity.kind is IdentityKind.AGENT and approval.requester != caller.identity.id
-            with_content = not bot or (bool(voter) and not self.views.why_not(approval, person))
+            known = bool(voter) and bool(tx.voters.accounts(person=voter))
+            with_content = not bot or (known and not self.views.why_not(approval, person))
             return self.views.view(tx, approval, person, with_content=with_content)
 
         return await self._parts.store.read(work)
@@ -100,7 +101,7 @@ class ApprovalSight:
             rows |= {which: row for which in sent if which not in rows and (row := tx.approvals.get(which))}
             found = []
             for row in sorted(rows.values(), key=lambda item: item.id):
-                if row.id in sent or self.sees(tx, caller, row, "WatchApprovals"):
+                if self.sees(tx, caller, row, "WatchApprovals"):
                     view = self.views.view(tx, row, caller.identity, with_content=False)
                     if row.id in sent or not (wanted.votable and view.why_not):
                         found.append(view)
@@ -128,9 +129,12 @@ class ApprovalSight:
         return found
 
     def sees(self, tx: Transaction, caller: Caller, approval: Approval, method: str) -> bool:
-        """Its requester, who answers for that, who may vote or has voted, and who oversees the workspace."""
+        """Its requester, who answers for that, whom it concerns, who may vote or has voted, and who oversees the workspace.
+
+        Nobody oversees what belongs to none: there the right to ask at all, which all humans have, would be that right.
+        """
         identity = caller.identity
-        if approval.requester == identity.id:
+        if approval.requester == identity.id or identity.id in approval.excluded:
             return True
         if identity.kind is IdentityKind.HUMAN:
             asked = tx.identities.get(approval.requester)
@@ -143,9 +147,7 @@ class ApprovalSight:
         return all(self._oversees(caller, workspace, method) for workspace in approval.workspaces)
 
     def _oversees(self, caller: Caller, workspace: str, method: str) -> bool:
-        if workspace == NO_WORKSPACE:
-            return self._may_rpc(caller, workspace, method) and caller.identity.kind is IdentityKind.HUMAN
-        return self._may_rpc(caller, workspace, method)
+        return workspace != NO_WORKSPACE and self._may_rpc(caller, workspace, method)
 
     def _may_rpc(self, caller: Caller, workspace: str, method: str) -> bool:
         request = PolicyRequest(caller.subject, workspace, f"{_SERVICE}/{method}", "rpc", Tier.INTERNAL)

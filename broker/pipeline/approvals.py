@@ -61,7 +61,8 @@ class Approvals:
 
         def work(tx: Transaction) -> ApprovalView:
             known = tx.approvals.get(given.approval)
-            if known is None or not self._sight.sees(tx, caller, known, method):
+            # Whoever may look at it is told why they may not vote, and not that there is nothing.
+            if known is None or not any(self._sight.sees(tx, caller, known, by) for by in (method, "GetApproval")):
                 raise not_found(given.approval)
             voted = cast(tx, self._desk, caller, given)
             done = self._settle(tx, voted)
@@ -252,14 +253,15 @@ class Approvals:
         needed = self._parts.tiers.row(Tier(approval.tier)).workflow_requirement()
         used = self._desk.use(tx, approval.id, subject=approval.subject, needed=needed, check=lambda _: None)
         if tx.workflows.get(approval.subject, version) is None:
+            now = self._parts.clock()
             body: JsonObject = {
                 "workflow": {"id": approval.subject, "version": version},
                 "tier": approval.tier,
                 "workspace": approval.workspace,
                 "approvals": [used.body()],
+                "at": now.isoformat(),
             }
             seq = self._parts.ledger.append(tx, "workflow.approved", body)
-            now = self._parts.clock()
             tx.workflows.approve(ApprovedWorkflow(approval.subject, version, approval.tier, approval.id, now, seq))
         return used.approval
 

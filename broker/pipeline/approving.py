@@ -19,6 +19,7 @@ from broker.domain.requirement import Requirement
 from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.domain.workflow import WorkflowSpec
 from broker.errors import FailedPreconditionError, InternalError
+from broker.pipeline.active import ActiveCall
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
@@ -49,6 +50,15 @@ def kept_out(tx: Transaction, lineage: Lineage, tool: Tool, requirement: Require
         owner = tx.identities.by_name(IdentityKind.HUMAN, tool.spec.owner)
         people.add("" if owner is None else owner.id)
     return frozenset(people - {""})
+
+
+def kept_out_now(tx: Transaction, parts: Parts, active: ActiveCall) -> frozenset[str]:
+    """Ids of the people whose votes don't count for a call as it stands now, whatever was so when it was asked for."""
+    requirement = call_requirement(parts, Tier(active.row.tier))
+    if requirement is None:
+        lineage = active.request.lineage
+        return frozenset({lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of} - {""})
+    return kept_out(tx, active.request.lineage, active.tool, requirement)
 
 
 async def shown_files(blobs: Blobs, files: Sequence[InputFile], rows: Sequence[VaultRow]) -> list[JsonObject]:

@@ -151,6 +151,8 @@ class Erasure:
                 # What the caller wrote itself, and a digest that could be tested against guesses.
                 tx.calls.replace(replace(call, request_id="", request_digest=""))
         gone = destroy(tx, items, moment)
+        for account in (found for which in gone.ids for found in tx.voters.accounts(person=which)):
+            tx.voters.unmap_account(account.service, account.team, account.user)
         named = keyed = False
         if first is not None:
             if keyed := first.workspace_key:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.domain.approval import ApprovalKind
 from broker.domain.call import RESTING_STATES, CallRequest, CallState
 from broker.domain.canonical import JsonObject, digest, parse_object
 from broker.domain.events import CallEvent, Finished, StateChanged, StoredRequest, decode_event
@@ -15,8 +16,11 @@ from broker.errors import BrokerError, DataLossError
 from broker.pipeline.checks import request_digest
 from broker.pipeline.kept import read_request
 
-_QUEUED, _RUNNING = 1, 2
-"""Numbers of the events that say so: the first of every call, and the second of every one that began."""
+_QUEUED = 1
+"""Number of the event that says so: the first of every call."""
+_WAITING = frozenset({CallState.QUEUED, CallState.PENDING_APPROVAL, CallState.APPROVED})
+"""States before a call begins; its sealed events alone say in which of them it is."""
+_WAITING_VALUES = frozenset(state.value for state in _WAITING)
 
 
 @dataclass(slots=True)
@@ -51,6 +55,8 @@ class CallRows:
         match entry.get("type"):
             case "decision" if "call_id" in entry:
                 self._decided(row.seq, entry)
+            case "approval.requested" if words(entry, "approval", "kind") == ApprovalKind.CALL.value:
+                self._known(entry).row["state"] = CallState.PENDING_APPROVAL.value
             case "intent":
                 call = self._known(entry)
                 call.row |= {"intent_seq": row.seq, "state": CallState.RUNNING.value}
@@ -104,13 +110,14 @@ class CallRows:
             request = read_request(self._tx, sealed)
             if digest(request.envelope.encode()) != call.row["envelope_digest"]:
                 raise DataLossError("the sealed request is another one", reason="REQUEST_DIFFERS")
+            before = list(self._before(sealed))
             return {
                 "request_id": request.request_id,
                 "request_digest": _digest(request),
                 "expires": request.expires,
-                "created": self._moment(sealed, _QUEUED, CallState.QUEUED)
-                or Unheld(call.decided, "its event is missing"),
-                "started": self._started(sealed, call),
+                "created": before[0][1] if before else Unheld(call.decided, "its event is missing"),
+                "state": _state(call, before),
+                "started": _started(call, before),
                 "last_event": self._last_event(sealed, call),
             }
         except BrokerError as error:
@@ -121,20 +128,25 @@ class CallRows:
                 "request_digest": "" if call.erased else Unheld("", why),
                 "expires": Unheld(None, why),
                 "created": Unheld(call.decided, why),
+                "state": _unheld_state(call, why),
                 "started": Unheld(call.began, why) if call.began else None,
                 "last_event": Unheld(0, why),
             }
 
-    def _started(self, sealed: SealedObject, call: _Call) -> datetime | Unheld | None:
-        if not call.began:
-            return None
-        return self._moment(sealed, _RUNNING, CallState.RUNNING) or Unheld(call.began, "its event is missing")
-
-    def _moment(self, sealed: SealedObject, number_: int, state: CallState) -> datetime | None:
-        event = self._event(sealed, number_)
-        if event is None or not isinstance(event.payload, StateChanged) or event.payload.state is not state:
-            return None
-        return event.time
+    def _before(self, sealed: SealedObject) -> Iterator[tuple[CallState, datetime]]:
+        """The first events of a call, as far as they only say how it stands: until it runs, or has ended."""
+        which = _QUEUED
+        while True:
+            event = self._event(sealed, which)
+            if event is None or not isinstance(event.payload, StateChanged):
+                return
+            state = event.payload.state
+            if (which == _QUEUED) is not (state is CallState.QUEUED):
+                return
+            yield state, event.time
+            if state not in _WAITING:
+                return
+            which += 1
 
     def _last_event(self, sealed: SealedObject, call: _Call) -> int | Unheld:
         last = max(self._tx.projections.last_chunk(sealed.id) or 0, 0)
@@ -149,6 +161,28 @@ class CallRows:
             if found == which:
                 return decode_event(data)
         return None
+
+
+def _state(call: _Call, before: Sequence[tuple[CallState, datetime]]) -> Cell | datetime | Unheld:
+    if call.row["state"] not in _WAITING_VALUES:
+        return call.row["state"]
+    if not before:
+        return _unheld_state(call, "its event is missing")
+    return before[-1][0].value
+
+
+def _unheld_state(call: _Call, why: str) -> Cell | datetime | Unheld:
+    said = call.row["state"]
+    return (
+        Unheld(said, why, _WAITING_VALUES.__contains__) if isinstance(said, str) and said in _WAITING_VALUES else said
+    )
+
+
+def _started(call: _Call, before: Sequence[tuple[CallState, datetime]]) -> datetime | Unheld | None:
+    if not call.began:
+        return None
+    found = next((moment for state, moment in before if state is CallState.RUNNING), None)
+    return found or Unheld(call.began, "its event is missing")
 
 
 def _ended(entry: JsonObject) -> datetime | Unheld:

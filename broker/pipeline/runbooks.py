@@ -6,6 +6,7 @@ anything burns; whoever uses it tells every approver by that, and a review waits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -241,7 +242,8 @@ def _requirement(parts: Parts, tier: Tier, expires: datetime) -> Requirement:
         raise InvalidArgumentError(
             f"expire_time {why}", reason="EXPIRY_INVALID", violations=(FieldViolation("expire_time", why),)
         )
-    return replace(own, expiry_s=left)
+    # Whole seconds: the ledger knows no fractions. It ends at ``expires`` all the same.
+    return replace(own, expiry_s=float(min(math.ceil(left), MAX_EXPIRY_S)))
 
 
 def lasting(needed: Requirement | None, approval: Approval) -> Requirement | None:

@@ -35,7 +35,7 @@ from broker.identity.directory import Directory
 from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
-from broker.pipeline.approving import call_requirement, kept_out, same_call
+from broker.pipeline.approving import call_requirement, kept_out_now, same_call
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.checks import denied
 from broker.pipeline.envelope_check import envelope_changed
@@ -202,17 +202,14 @@ class Starter:
         self, tx: Transaction, active: ActiveCall, envelope: bytes, requirement: Requirement | None
     ) -> Used:
         """Uses what people agreed to, once: counted again now, and compared with what is about to run."""
-        lineage = active.request.lineage
-        barred = {lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of}
-        if requirement is not None:
-            barred |= kept_out(tx, lineage, active.tool, requirement)
+        barred = kept_out_now(tx, self._parts, active)
         if active.request.context.runbook:
-            return self._use_runbook(tx, active, envelope, requirement, frozenset(barred))
+            return self._use_runbook(tx, active, envelope, requirement, barred)
         return self._parts.desk.use(
             tx,
             active.approval,
             subject=active.row.id,
-            barred=frozenset(barred),
+            barred=barred,
             needed=requirement,
             check=lambda shown: same_call(shown, envelope),
         )

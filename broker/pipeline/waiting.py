@@ -17,6 +17,7 @@ from broker.domain.events import CallEvent, Outcome, StateChanged
 from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.pipeline.active import ActiveCall, Ending, move, write_events
+from broker.pipeline.approving import kept_out_now
 from broker.pipeline.ending import close_approval, finish
 from broker.pipeline.parts import Parts
 from broker.pipeline.verdict import never_ran
@@ -83,7 +84,11 @@ class Waiting:
         approval = self._parts.desk.find(tx, active.approval)
         row = active.row
         held = frozen(tx, agent=row.agent, tool=row.tool, workspace=row.workspace)
-        ready = approval.state is ApprovalState.APPROVED and held is None and self._parts.desk.count(tx, approval).met
+        self._parts.desk.agreement.read_on(tx)
+        ready = False
+        if approval.state is ApprovalState.APPROVED and held is None:
+            # Counted as the use will count: else it would be tried, and fail, and be tried again without end.
+            ready = self._parts.desk.count(tx, approval, kept_out_now(tx, self._parts, active)).met
         return _Look(approval, ready)
 
     async def _stand(self, active: ActiveCall, state: CallState) -> None:

@@ -18,6 +18,7 @@ NAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "broker.v1.ToolBroker/RunToolCall": ("tool_call", "context", "workspace"),
         "broker.v1.Sessions/StartSession": ("workspace",),
         "broker.v1.Sessions/CreateSchedule": ("schedule", "workspace"),
+        "broker.v1.Approvals/CreateRunbook": ("workspace",),
     },
 )
 """Full method -> path of the field that names the workspace in which it acts."""
@@ -30,6 +31,9 @@ ONLY_FILTERED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         # The same: each entry is decided in the workspace that it lies in.
         "broker.v1.Ledger/ListEntries": ("filter", "workspace"),
         "broker.v1.Ledger/Watch": ("filter", "workspace"),
+        # The same: an approval is shown to its requester, to who may vote on it, and to who oversees where it lies.
+        "broker.v1.Approvals/ListApprovals": ("filter", "workspace"),
+        "broker.v1.Approvals/WatchApprovals": ("filter", "workspace"),
     },
 )
 """Methods whose field of that name gives no access to a workspace, each with its reason."""

@@ -22,6 +22,7 @@ from broker.ledger.chain import Chain
 from broker.ledger.segment import Run, Summary
 from broker.ledger.signer import FileSigner
 from broker.ledger.votes import Votes
+from tests.approval_envelopes import approval_envelope
 from tests.attacks.test_bundle_doctored import reseal
 from tests.bundle_world import ORIGIN, START, World, bundle_world, members, pack
 from tests.ledger_world import rows_of
@@ -212,14 +213,20 @@ def test_what_is_sealed_is_what_is_disclosed(tmp_path: Path) -> None:
         expires=START,
         requested_seq=1,
     )
+    texts = Texts.of(approval_envelope())
     vote: JsonObject = {"reason": "yes", "salt": SALT.hex()}
     with bundle_world(tmp_path) as world:
 
         def work(tx: Transaction) -> tuple[JsonObject | None, JsonObject | None]:
-            keep(tx, world.vault, approval, Texts(b'{"a":1}', "text\n"))
+            keep(tx, world.vault, approval, texts)
             keep_vote(tx, world.vault, APPROVAL, 1, vote)
             return disclosed(tx, world.vault, APPROVAL), disclosed(tx, world.vault, "apv_none")
 
         found, none = world.database.write_sync(work)
     assert none is None
-    assert found == {"approval": APPROVAL, "envelope": '{"a":1}', "rendering": "text\n", "votes": {"1": vote}}
+    assert found == {
+        "approval": APPROVAL,
+        "envelope": texts.envelope.decode(),
+        "rendering": texts.rendering,
+        "votes": {"1": vote},
+    }

@@ -14,7 +14,8 @@ ANY = st.recursive(
     max_leaves=8,
 )
 NAMES = ["agent", "tool", "policy", "refused", "repeated", "outcome", "lineage", "call_id", "tier", "rules", "tools"]
-NAMES += ["egress", "egress_allowed", "old", "new", "key", "lost", "forked", "by"]
+NAMES += ["egress", "egress_allowed", "old", "new", "key", "lost", "forked", "by", "approval", "approvals", "vote"]
+NAMES += ["person", "people", "scope", "target", "workflow", "founding_digest", "in_force", "channel"]
 
 
 @given(st.sampled_from([*sorted(ENTRY_TYPES), "made.up"]), st.dictionaries(st.sampled_from(NAMES), ANY))
@@ -79,3 +80,57 @@ def test_what_became_of_the_keys_and_of_lost_entries() -> None:
     assert tone(revoked) == "yellow"
     lost = {"type": "recovered", "lost": {"from": 7, "to": 9}, "forked": True, "by": "hum_1"}
     assert line(lost) == "entries 7 to 9 are lost, from a history that isn't this one, by hum_1"
+
+
+def test_what_people_were_asked_and_said() -> None:
+    asked = {
+        "id": "apv_1",
+        "kind": "CALL",
+        "obj": "prices.set",
+        "requester": "agt_1",
+        "requirement": {"people": 2},
+    }
+    entry = {"type": "approval.requested", "call_id": "call_1", "agent": {"id": "agt_1"}, "approval": asked}
+    assert line(entry) == "apv_1  CALL prices.set, asked by agt_1: 2 people needed  call_1  (agt_1)"
+    vote = {"statement": '{"decision":"approve"}'}
+    entry = {"type": "vote", "person": "hum_1", "approval": {"id": "apv_1", "state": "PENDING"}, "vote": vote}
+    assert line(entry) == "apv_1  hum_1 says approve, then PENDING"
+    attested = {**entry, "type": "vote.attested", "channel": "slack"}
+    assert line(attested) == "apv_1  hum_1 says approve in slack, on a bot's word, then PENDING"
+    closed = {"id": "apv_1", "kind": "CALL", "state": "DENIED", "votes": [7]}
+    entry = {"type": "approval.closed", "approval": closed, "by": "hum_1", "call_id": "call_1"}
+    assert line(entry) == "DENIED  apv_1, CALL, on 1 vote by hum_1  call_1"
+    assert tone(entry) == "yellow"
+
+
+def test_what_became_of_keys_foundings_freezes_accounts_and_workflows() -> None:
+    key = {"id": "sha256:0123456789abcdef", "kind": "bot"}
+    lines = {
+        "key.enrolled": "key 0123456789ab of hum_1, bot, by hum_2 under apv_1",
+        "key.revoked": "revoked  key 0123456789ab of hum_1, by hum_2 under apv_1",
+        "account.mapped": "a chat account of hum_1, by hum_2 under apv_1",
+        "account.unmapped": "a chat account of hum_1, by hum_2 under apv_1",
+        "frozen": "tool shell.run, by hum_2 under apv_1",
+        "unfrozen": "tool shell.run, by hum_2 under apv_1",
+        "approver.accepted": "hum_1 accepts the founding aaaa",
+        "founding.completed": "the founding aaaa is accepted by 3 people",
+        "workflow.approved": "clean-up bbbb, tier 4, by apv_2",
+        "settings.changed": "tiers cccc, by apv_2",
+    }
+    for entry_type, wanted in lines.items():
+        entry = {
+            "type": entry_type,
+            "key": key,
+            "person": "hum_1",
+            "by": "hum_2",
+            "approval": "apv_1",
+            "scope": "tool",
+            "target": "shell.run",
+            "founding_digest": "sha256:aaaa",
+            "people": ["hum_1", "hum_2", "hum_3"],
+            "workflow": {"id": "clean-up", "version": "sha256:bbbb"},
+            "tier": 4,
+            "approvals": [{"id": "apv_2"}],
+            "in_force": {"tiers": "sha256:cccc"},
+        }
+        assert line(entry) == wanted, entry_type

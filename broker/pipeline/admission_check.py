@@ -1,0 +1,190 @@
+"""Checks of a request that ask the policy, the registry, the workflow and the freezes: what a call may do, or why not.
+
+The policy is asked before the arguments are looked at, so that a caller who may not use a tool learns nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.approvals.freezing import check_frozen
+from broker.domain.call import CallRequest, Decision, Lineage, PolicyRequest
+from broker.domain.identity import Caller, IdentityKind
+from broker.domain.ids import NAME_PATTERN
+from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.requirement import Requirement
+from broker.domain.tier import Tier
+from broker.domain.workflow import WorkflowSpec, run_tier
+from broker.errors import (
+    ConflictError,
+    FailedPreconditionError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from broker.identity.directory import Directory
+from broker.identity.lineage import prove
+from broker.pipeline.approving import call_requirement
+from broker.pipeline.blobs import Blobs
+from broker.pipeline.checks import (
+    check_carried,
+    check_classes,
+    check_paths,
+    check_sizes,
+    denied,
+    request_digest,
+    tool_tier,
+)
+from broker.pipeline.parts import Parts
+from broker.pipeline.workflows import approved_workflow, check_inside
+from broker.specs.catalogue import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that may be put on record."""
+
+    tool: Tool
+    decision: Decision
+    lineage: Lineage
+    blobs: tuple[VaultRow, ...]
+    data_classes: tuple[str, ...]
+    directory: Directory
+    tier: Tier
+    """The higher of the tool's and the workflow's."""
+    workflow: WorkflowSpec | None
+    requirement: Requirement | None
+    """Who has to agree to the call; ``None`` where nobody has to."""
+
+
+class RequestChecks:
+    """Looks at requests before anything is written.
+
+    Args:
+        parts: the broker's.
+        blobs: the files that a request names.
+    """
+
+    def __init__(self, parts: Parts, blobs: Blobs) -> None:
+        self._parts = parts
+        self._blobs = blobs
+
+    async def check(self, caller: Caller, request: CallRequest) -> Checked | CallRow:
+        """What a call may do; or the call that the same request has become before.
+
+        Raises:
+            BrokerError: as ``Admission.admit``.
+        """
+        if caller.identity.kind is not IdentityKind.AGENT:
+            raise PermissionDeniedError(
+                "tools are called by agents; this certificate is a human's",
+                reason="NOT_AN_AGENT",
+                hint="Call under the certificate of an agent that you own.",
+            )
+        workspace = request.context.workspace
+        if not NAME_PATTERN.fullmatch(workspace):
+            why = "must be a name of lower-case letters, digits and hyphens"
+            field = "tool_call.context.workspace"
+            raise InvalidArgumentError(f"{field} {why}", violations=(FieldViolation(field, why),))
+        tool = self._parts.catalogue.get(request.tool)
+        tier = tool_tier(tool)
+        decision = self._parts.policy.snapshot.decide(
+            PolicyRequest(caller.subject, workspace, request.tool, "call", tier),
+        )
+        if not decision.allowed:
+            raise denied(caller, request.tool, workspace, decision)
+        if tool is None:
+            raise NotFoundError(
+                f"there is no tool {request.tool!r}", reason="TOOL_NOT_FOUND", hint="ListTools shows what there is."
+            )
+        if request.tool_version not in ("", tool.digest):
+            raise FailedPreconditionError(
+                f"{request.tool} is at version {tool.digest} now, and {request.tool_version} was meant",
+                reason="TOOL_VERSION_CHANGED",
+                hint="Get the tool again, and send its present version or none.",
+                metadata={"version": tool.digest},
+            )
+        if tool.spec.image not in self._parts.images:
+            raise UnavailableError(
+                f"the image {tool.spec.image!r} of {request.tool} is not built here",
+                reason="IMAGE_MISSING",
+                hint="Build it on the broker's host: make images",
+            )
+        tool.validate_arguments(request.arguments)
+        check_paths(tool, request.files)
+        return await self._prove(caller, request, tool, decision)
+
+    async def _prove(self, caller: Caller, request: CallRequest, tool: Tool, decision: Decision) -> Checked | CallRow:
+        directory = await self._parts.directory.current()
+        now = self._parts.clock()
+
+        def work(tx: Transaction) -> Checked | CallRow:
+            known = self.known(tx, caller, request)
+            if known is not None:
+                return known
+            workflow = approved_workflow(tx, self._parts, request.context.workflow)
+            tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
+            lineage = prove(
+                tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=self._parts.origin
+            )
+            blobs = tuple(self._blobs.visible(tx, caller, item.blob) for item in request.files)
+            labels = {label for blob in blobs for label in blob.data_classes}
+            workspace = self._parts.workspace_classes.get(request.context.workspace, ())
+            classes = {*tool.spec.data_classes, *workspace, *request.context.data_classes, *labels}
+            if workflow is not None:
+                check_inside(workflow, context=request.context, tool=request.tool, data_classes=classes)
+            check_carried(self._parts.tiers.row(tier).missing(request.context), tier)
+            agent = caller.identity.id
+            check_frozen(tx, agent=agent, tool=request.tool, workspace=request.context.workspace)
+            return Checked(
+                tool=tool,
+                decision=self._at_tier(caller, request, decision, tier),
+                lineage=lineage,
+                blobs=blobs,
+                data_classes=tuple(sorted(classes)),
+                directory=directory,
+                tier=tier,
+                workflow=workflow,
+                requirement=call_requirement(self._parts, tier),
+            )
+
+        checked = await self._parts.store.read(work)
+        if isinstance(checked, CallRow):
+            return checked
+        check_sizes(tool, checked.blobs)
+        check_classes(checked.data_classes)
+        return checked
+
+    def _at_tier(self, caller: Caller, request: CallRequest, decision: Decision, tier: Tier) -> Decision:
+        """The policy's word on the tier at which the call runs, where its workflow lifts it above the tool's."""
+        workspace = request.context.workspace
+        if decision.inputs.get("tier") == str(int(tier)):
+            return decision
+        lifted = self._parts.policy.snapshot.decide(
+            PolicyRequest(caller.subject, workspace, request.tool, "call", tier)
+        )
+        if not lifted.allowed:
+            raise denied(caller, request.tool, workspace, lifted)
+        return lifted
+
+    @staticmethod
+    def known(tx: Transaction, caller: Caller, request: CallRequest) -> CallRow | None:
+        """The call that a request of the same id and content has become before; ``None`` for none.
+
+        Raises:
+            ConflictError: the id stands for another request (``REQUEST_ID_REUSED``).
+        """
+        if not request.request_id:
+            return None
+        row = tx.calls.by_request(caller.identity.id, request.request_id)
+        if row is not None and row.request_digest != request_digest(request):
+            why = "whose content is another" if row.request_digest else "whose content has been erased"
+            raise ConflictError(
+                f"request id {request.request_id!r} stands for calls/{row.id}, {why}",
+                reason="REQUEST_ID_REUSED",
+                hint="Use a fresh request id for a new request.",
+                metadata={"call": f"calls/{row.id}"},
+            )
+        return row
