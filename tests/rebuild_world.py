@@ -283,6 +283,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database, cloc
         images={tool.spec.image: f"sha256:{'1' * 64}" for tool in catalogue.all()},
         workspace_classes={},
         tiers=load_tiers(paths.tool_specs),
+        counted_roles=frozenset(),
         held=(),
         workflows=load_workflows(paths.workflows),
         desk=Desk(

@@ -6,7 +6,7 @@ The comparison comes first, as it may take seconds; the approval is used in the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from broker.app.record import Keeper
@@ -33,7 +33,7 @@ class PolicyGate:
         desk: counts by the policy that is in force until then.
         path: of the policy file, for the hint.
         tools: name of a tool -> its tier.
-        counted: gives the roles of which approvals ask for so many people.
+        counted: the roles of which approvals ask for so many people.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PolicyGate:
         *,
         path: Path,
         tools: Mapping[str, Tier],
-        counted: Callable[[], Collection[str]],
+        counted: Collection[str],
     ) -> None:
         self._store = store
         self._keeper = keeper
@@ -62,7 +62,7 @@ class PolicyGate:
         """
         if not await self._store.read(self._desk.founded):
             return
-        change = await asyncio.to_thread(examine, old, new, tools=self._tools, counted=self._counted())
+        change = await asyncio.to_thread(examine, old, new, tools=self._tools, counted=self._counted)
         if not change.sensitive:
             self._harmless = (old.digest, new.digest)
         elif await self._store.read(lambda tx: self._agreed(tx, change.parameters)) is None:

@@ -35,7 +35,7 @@ from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.bell import Bell
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
-from broker.pipeline.policy_changes import counted_roles
+from broker.pipeline.policy_changes import counted_on_record
 from broker.policy.electorate import PolicyElectorate
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import AdministrationService, Boot
@@ -165,13 +165,14 @@ async def _parts(
     agreement = LedgerAgreement()
     await store.read(agreement.read_on)
     desk = Desk(ledger, vault, electorate, origin=origin, clock=now, agreement=agreement)
+    counted = await store.read(lambda tx: counted_on_record(tx, vault, tiers))
     gate = PolicyGate(
         store,
         keeper,
         desk,
         path=paths.policy / "policy.csv",
         tools={tool.spec.name: tool.spec.risk for tool in catalogue.all()},
-        counted=lambda: counted_roles(tiers),
+        counted=counted,
     )
     policy = LivePolicy(
         paths.policy / "policy.csv",
@@ -211,6 +212,7 @@ async def _parts(
         images=sandbox.images,
         workspace_classes=settings.workspace_data_classes,
         tiers=stands.tiers,
+        counted_roles=counted,
         held=stands.held,
         workflows=await asyncio.to_thread(load_workflows, paths.workflows),
         desk=desk,

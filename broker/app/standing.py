@@ -15,20 +15,17 @@ from broker.app.record import Keeper
 from broker.approvals.authority import find_approved, use_approved
 from broker.approvals.desk import Desk
 from broker.domain.administration import request_command
-from broker.domain.canonical import JsonObject, parse_object
+from broker.domain.canonical import JsonObject
 from broker.domain.ports import Transaction
 from broker.domain.tier import Tier
 from broker.errors import FailedPreconditionError
-from broker.ledger.in_force import newest_digest, sealed_text
 from broker.pipeline import standing
-from broker.pipeline.standing import SETTINGS, TOOLS, Held, hold, text_digest
+from broker.pipeline.standing import PARTS, SETTINGS, TOOLS, Held, hold, text_digest
 from broker.settings import Settings
 from broker.specs.tiers import Tiers
 from broker.store.base import SqlStore
 
 _log = structlog.get_logger(__name__)
-_MOST_TEXT = 16 << 20
-_PARTS = {TOOLS: "tools", SETTINGS: "settings"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ async def settle(
     return Standing(
         tools={name: tier for name, tier in standing.tool_tiers(tool_text).items() if name in tools},
         tiers=standing.table_of(settings_text) if settings_held is not None else tiers,
-        in_force={_PARTS[TOOLS]: text_digest(tool_text), _PARTS[SETTINGS]: text_digest(settings_text)},
+        in_force={PARTS[TOOLS]: text_digest(tool_text), PARTS[SETTINGS]: text_digest(settings_text)},
         held=held,
     )
 
@@ -89,13 +86,14 @@ class _Settling:
             return await self.store.write(lambda tx: self._settle(tx, using=False))
 
     def _settle(self, tx: Transaction, *, using: bool) -> tuple[JsonObject, Held | None]:
-        part = _PARTS[self.action]
-        known = newest_digest(tx, "settings.changed", ("in_force", part))
-        before = self._recorded(tx, known) if known else None
+        part = PARTS[self.action]
+        before = standing.recorded(tx, self.desk.vault, self.action)
         after = self.present(before)
-        if before is None or text_digest(after) == known:
-            if before is None:
-                self.keeper.record_standing(tx, part, after, before="", agreed=())
+        if before is None:
+            self.keeper.record_standing(tx, part, after, before="", agreed=())
+            return after, None
+        known = text_digest(before)
+        if text_digest(after) == known:
             return after, None
         strict = standing.strictest_tools(before, after) if self.action == TOOLS else before
         change = hold(self.action, strict, after)
@@ -109,7 +107,3 @@ class _Settling:
             agreed.append(use_approved(tx, self.desk, approval, change.parameters).body())
         self.keeper.record_standing(tx, part, after, before=known, agreed=agreed)
         return after, None
-
-    def _recorded(self, tx: Transaction, known: str) -> JsonObject:
-        text = sealed_text(tx, self.desk.vault, _PARTS[self.action], known)
-        return parse_object(text, field="record", max_bytes=_MOST_TEXT)

@@ -24,7 +24,7 @@ from broker.domain.canonical import JsonObject
 from broker.domain.ports import Transaction
 from broker.identity import files
 from broker.ledger.in_force import policy_in_force
-from broker.pipeline.policy_changes import ACTION, counted_roles, examine
+from broker.pipeline.policy_changes import ACTION, counted_on_record, examine
 from broker.policy.live import read_text
 from broker.policy.snapshot import Snapshot
 from broker.rpc.methods import served_methods
@@ -84,7 +84,8 @@ def apply(
             lambda tx: _Present(policy_in_force(tx, local.vault), local.registry.authority.founded(tx))
         )
         old = Snapshot.load(read_text(paths.policy / "policy.csv") if present.text is None else present.text)
-        counted = counted_roles(load_tiers(paths.tool_specs, **ALL_RISKS))
+        table = load_tiers(paths.tool_specs, **ALL_RISKS)
+        counted = local.read(lambda tx: counted_on_record(tx, local.vault, table))
         change = examine(old, new, tools=tiers, counted=counted)
         needs = present.founded and bool(change.sensitive)
         asked = _asked(local, change.parameters) if needs else ("", ApprovalState.APPROVED)

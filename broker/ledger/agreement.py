@@ -128,6 +128,9 @@ class _State:
             self.votes.entry(row.seq, row.data, entry)
         if self.votes.found != before:
             return
+        self._other(kind, entry)
+
+    def _other(self, kind: object, entry: JsonObject) -> None:
         match kind:
             case "workflow.approved":
                 said = entry.get("workflow")

@@ -161,7 +161,7 @@ class Approvals:
             return Shown(parameters)
         old, new = self._parts.policy.snapshot, await self._parts.policy.check(str(parameters["text"]))
         tools = {tool.spec.name: tool.spec.risk for tool in self._parts.catalogue.all()}
-        counted = policy_changes.counted_roles(self._parts.tiers)
+        counted = self._parts.counted_roles
         change = await asyncio.to_thread(policy_changes.examine, old, new, tools=tools, counted=counted)
         if not change.sensitive:
             raise FailedPreconditionError(

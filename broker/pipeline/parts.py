@@ -57,6 +57,8 @@ class Parts:
     workspace_classes: Mapping[str, tuple[str, ...]]
     """Workspace -> classes of data that every call in it touches."""
     tiers: Tiers
+    counted_roles: frozenset[str]
+    """Roles of which approvals ask for so many people, without ``role:``."""
     held: tuple[Held, ...]
     """Changes that the start didn't bring into force: two people have to agree to them first."""
     workflows: Mapping[str, WorkflowSpec]

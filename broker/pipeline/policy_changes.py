@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.domain.canonical import JsonObject
+from broker.domain.ports import Transaction, Vault
 from broker.domain.requirement import ADMINISTRATIVE
 from broker.domain.tier import Tier
 from broker.errors import InvalidArgumentError
+from broker.pipeline.standing import SETTINGS, recorded, table_of
 from broker.policy.difference import PolicyDifference, compare
 from broker.policy.rows import ALLOW, APPROVE
 from broker.policy.snapshot import Snapshot
@@ -44,6 +46,12 @@ def counted_roles(tiers: Tiers) -> frozenset[str]:
         call = row.call_requirement()
         asked += [row.workflow_requirement(), *([] if call is None else [call])]
     return frozenset(item.role for requirement in asked for item in requirement.roles)
+
+
+def counted_on_record(tx: Transaction, vault: Vault, tiers: Tiers) -> frozenset[str]:
+    """The same, of a table and of the one on record: either may be the one in force."""
+    before = recorded(tx, vault, SETTINGS)
+    return counted_roles(tiers) | (frozenset() if before is None else counted_roles(table_of(before)))
 
 
 def parameters_of(old: Snapshot, new: Snapshot) -> JsonObject:

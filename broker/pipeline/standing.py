@@ -7,18 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest, parse_object
+from broker.domain.ports import Transaction, Vault
 from broker.domain.requirement import Requirement, weaker
 from broker.domain.tier import Tier
 from broker.errors import NotFoundError
+from broker.ledger.in_force import newest_digest, sealed_text
 from broker.pipeline.admin_actions import Shown
 from broker.specs.tiers import TierRow, Tiers, tiers_of
 
 TOOLS = "tools.change"
 SETTINGS = "settings.change"
+PARTS = MappingProxyType({TOOLS: "tools", SETTINGS: "settings"})
+"""Action -> what its entries call that which it changes."""
 UNSAFE = ("unsafe_chat_only_quorum", "unsafe_slack_approves_tier4")
 """Settings that weaken the two-person rule."""
+
+
+_MOST_TEXT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,17 @@ def hold(action: str, before: JsonObject, after: JsonObject) -> Held:
     return Held(
         action, parameters, less, (*(f"WIDENS, and touches the two-person rule: {item}" for item in less), *rest)
     )
+
+
+def recorded(tx: Transaction, vault: Vault, action: str) -> JsonObject | None:
+    """What is on record as in force of one sort; ``None`` before the first start.
+
+    Raises:
+        DataLossError: it can't be read (``RECORD_DIFFERS``).
+    """
+    part = PARTS[action]
+    known = newest_digest(tx, "settings.changed", ("in_force", part))
+    return parse_object(sealed_text(tx, vault, part, known), field="record", max_bytes=_MOST_TEXT) if known else None
 
 
 def text_digest(text: JsonObject) -> str:

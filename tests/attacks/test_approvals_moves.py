@@ -48,7 +48,7 @@ def paths(start: CallState, avoided: CallState) -> frozenset[CallState]:
 
 def test_what_waits_for_people_never_acts_without_their_agreement() -> None:
     assert not paths(CallState.PENDING_APPROVAL, CallState.APPROVED) & ACTING
-    assert ACTING < paths(CallState.PENDING_APPROVAL, CallState.QUEUED)
+    assert paths(CallState.PENDING_APPROVAL, CallState.QUEUED) > ACTING
     # Only the two states of which the start itself makes sure that nobody has to agree lead to an act around it.
     around = {state for state in CallState if LEGAL_MOVES[state] & ACTING}
     assert around == {CallState.QUEUED, CallState.APPROVED}
@@ -317,7 +317,9 @@ class TwoPeople(RuleBasedStateMachine):
 
     @rule(
         people=st.permutations(APPROVERS),
-        between=st.sampled_from(("", "", "key", "role", "role of another", "withdraw", "deny", "late", "freeze", "restart")),
+        between=st.sampled_from(
+            ("", "", "key", "role", "role of another", "withdraw", "deny", "late", "freeze", "restart")
+        ),
     )
     def story(self, people: list[str], between: str) -> None:
         """Two people agree, something happens or nothing, and it is used."""

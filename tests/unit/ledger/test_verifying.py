@@ -31,6 +31,8 @@ from tests.signing_support import ORIGIN, NumberedSigner, signed, text_of
 _SMALL = 1024
 """Entries of a run in these tests, so that a small ledger has several."""
 _LARGE = 5 * _SMALL + 300
+_WORLD = 39
+"""Entries of the small world."""
 
 
 def _grow(count: int, heads_every: int = 700) -> list[Row]:
@@ -334,8 +336,8 @@ def test_an_old_backup_is_rolled_back(path: Path) -> None:
 
 def test_an_end_cut_off_that_agents_still_name_is_truncated(path: Path) -> None:
     with open_ledger(path) as file:
-        assert file.beyond(33) == ""
-        assert "entry 32" in file.beyond(32)
+        assert file.beyond(_WORLD) == ""
+        assert f"entry {_WORLD - 1}" in file.beyond(_WORLD - 1)
     held_by_somebody = Known(held=(hold(rows_of(path)[:25], FIRST),))
     _rewrite(path, *_CUT[:2])
     for known in (held_by_somebody, Known()):
@@ -363,7 +365,7 @@ def test_tiles_of_more_entries_than_there_are(path: Path) -> None:
     _rewrite(path, "INSERT INTO ledger_tile VALUES (1, 0, zeroblob(64))")
     report = verify_file(path)
     assert report.place is not None
-    assert (report.verdict, report.place.seq) == (Verdict.TRUNCATED, 32)
+    assert (report.verdict, report.place.seq) == (Verdict.TRUNCATED, _WORLD - 1)
     assert "512" in report.place.why
 
 
@@ -422,7 +424,7 @@ def test_a_folder_without_its_newest_checkpoint(path: Path, tmp_path: Path) -> N
     rows, folder = rows_of(path), tmp_path / "checkpoints"
     folder.mkdir()
     stranger = hold(rows, NumberedSigner(7)).note.encode()
-    (folder / f"{33:016d}.note").write_bytes(stranger)
+    (folder / f"{_WORLD:016d}.note").write_bytes(stranger)
     with pytest.raises(InvalidArgumentError, match=r"no latest\.note") as refused:
         read_folder(folder)
     assert (refused.value.reason, bool(refused.value.hint)) == ("CHECKPOINT_MISSING", True)
@@ -439,11 +441,11 @@ def test_notes_from_files(path: Path, tmp_path: Path) -> None:
     assert read_folder(folder) == ()
     folder.mkdir()
     assert read_folder(folder) == ()
-    for name, note in (("latest", hold(rows)), (f"{10:016d}", hold(rows[:10], FIRST)), (f"{33:016d}", hold(rows))):
+    for name, note in (("latest", hold(rows)), (f"{10:016d}", hold(rows[:10], FIRST)), (f"{_WORLD:016d}", hold(rows))):
         (folder / f"{name}.note").write_bytes(note.note.encode())
     (folder / f"{12:016d}.lost-1.note").write_bytes(b"of another history")
     found = read_folder(folder)
-    assert [(item.checkpoint.size, item.required) for item in found] == [(33, True), (10, False), (33, True)]
+    assert [(item.checkpoint.size, item.required) for item in found] == [(_WORLD, True), (10, False), (_WORLD, True)]
     assert verify(rows, held=found).checkpoints == 2
     for content, reason in ((b"no note", "CHECKPOINT_MALFORMED"), (None, "CHECKPOINT_MISSING")):
         name = tmp_path / "x.note"
