@@ -9,14 +9,19 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from broker.cli import placing
+from broker.cli.local import named, open_local
 from broker.client import AsyncBroker, CallContext
 from broker.client.approval_models import Approval
 from broker.domain.approval import VoteDecision
+from broker.domain.identity import IdentityKind
+from broker.identity.directory import Directory
 from broker.signing import Ed25519Signer
 from tests.served import OPERATOR, Served, command, command_json, make_state, serving
 
@@ -85,11 +90,20 @@ def needed(error: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return action, parameters
 
 
+def issue(state: Path, people: Mapping[str, str]) -> None:
+    """Registers people and agents (name -> owner, empty for a human) by the operator, as commands would, in one process."""
+    with open_local(state) as local:
+        operator = next(iter(local.read(Directory.load).identities.values())).id
+        for name, owner in people.items():
+            kind = IdentityKind.AGENT if owner else IdentityKind.HUMAN
+            human = named(local.read(Directory.load), IdentityKind.HUMAN, owner, option="owner").id if owner else ""
+            placing.issue(local, placing.Issuing(kind, name, human, None, None, timedelta(days=30), operator))
+
+
 def make_approval_state(state: Path, *, settings: Mapping[str, Any] | None = None, tiers: str = "") -> None:
     """Makes a state directory with the people, the tool, the workflow and the policy; nobody has a key yet."""
     make_state(state, settings=settings)
-    for name in (*APPROVERS, SPONSOR):
-        command_json(state, "identity", "issue", "human", name)
+    issue(state, dict.fromkeys((*APPROVERS, SPONSOR), ""))
     policy = state / "policy" / "policy.csv"
     policy.write_text(policy.read_text("utf-8") + POLICY, "utf-8")
     specs = state / "tool_specs"

@@ -9,6 +9,7 @@ import pytest
 
 from broker.sandbox.engine import Engine
 from tests.approval_core import Core, Kept, copied, make_kept
+from tests.approval_scene import Scene, make_scene
 from tests.attacks.sandbox_probes import ENGINES
 
 
@@ -36,3 +37,17 @@ def core(_kept: tuple[Kept, Kept], tmp_path: Path) -> Iterator[Core]:
     """The two-person rule in force, and nothing asked for yet."""
     with copied(_kept[1], tmp_path / "core") as core:
         yield core
+
+
+@pytest.fixture(scope="session")
+def _scene_once(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("scene-home")))
+        return make_scene(tmp_path_factory.mktemp("scene") / "state")
+
+
+@pytest.fixture
+def scene(_scene_once: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """A state directory with everybody in it, for one test; nobody serves it yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    return _scene_once.copy(tmp_path / "state")
