@@ -56,9 +56,7 @@ class Scene:
 
     def delegated(self, agent: str, by: str) -> str:
         """A human's own word that an agent may act on their behalf."""
-        told = command(
-            self.state, "delegations", "sign", "--agent", agent, "--workspace", "demo", "--as", by, "--json"
-        )
+        told = command(self.state, "delegations", "sign", "--agent", agent, "--workspace", "demo", "--as", by, "--json")
         return str(json.loads(told.stdout)["token"])
 
 
@@ -145,8 +143,7 @@ class EngineBetween:
                 head = await self._changed(head, reader)
             if head.startswith(b"GET") and b"/json HTTP" in head and b"/containers/" in head:
                 self.asked.set()
-                while not self.held.wait(0):
-                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(self.held.wait)
             there, engine = await asyncio.open_unix_connection(engine_address("").removeprefix("unix://"))
             engine.write(head)
             await asyncio.gather(_pass(reader, engine), _pass(there, writer))

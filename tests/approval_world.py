@@ -23,7 +23,7 @@ from broker.domain.approval import VoteDecision
 from broker.domain.identity import IdentityKind
 from broker.identity.directory import Directory
 from broker.signing import Ed25519Signer
-from tests.served import OPERATOR, Served, command, command_json, make_state, serving
+from tests.served import OPERATOR, Served, command, make_state, serving
 
 APPROVERS = ("ada", "bob", "cyn")
 SPONSOR = "eve"

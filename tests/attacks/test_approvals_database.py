@@ -65,7 +65,7 @@ def expired(core: Core) -> Approval:
 
 def set_to(column: str, value: object) -> Callable[[Core, Approval], None]:
     """Changes a column of the approval's row."""
-    return lambda core, asked: core.sql(f"UPDATE approval SET {column} = ? WHERE id = ?", value, asked.id)
+    return lambda core, asked: core.sql(f"UPDATE approval SET {column} = ? WHERE id = ?", value, asked.id)  # noqa: S608 - our own names
 
 
 def both(*steps: Callable[[Core, Approval], None]) -> Callable[[Core, Approval], None]:
@@ -76,7 +76,7 @@ def both(*steps: Callable[[Core, Approval], None]) -> Callable[[Core, Approval],
 STATE = set_to("state", "APPROVED")
 
 
-def vote_row(core: Core, asked: Approval, person: str, number: int, seq: int, key: str = "") -> None:
+def vote_row(core: Core, asked: Approval, person: str, number: int, *, seq: int, key: str = "") -> None:
     core.sql(
         'INSERT INTO vote (approval, number, person, key, decision, channel, "cast", seq)'
         " VALUES (?, ?, ?, ?, 'approve', 'cli', ?, ?)",
@@ -90,24 +90,24 @@ def vote_row(core: Core, asked: Approval, person: str, number: int, seq: int, ke
 
 
 def made_up_vote(core: Core, asked: Approval) -> None:
-    vote_row(core, asked, "bob", 2, asked.requested_seq)
+    vote_row(core, asked, "bob", 2, seq=asked.requested_seq)
 
 
 def copied_vote(core: Core, asked: Approval) -> None:
     """Bob's vote on something else, with its own entry."""
     other = core.vote("bob", core.ask())
-    vote_row(core, asked, "bob", 2, core.read(lambda tx: tx.approvals.votes(other.id))[0].seq)
+    vote_row(core, asked, "bob", 2, seq=core.read(lambda tx: tx.approvals.votes(other.id))[0].seq)
 
 
 def twice(core: Core, asked: Approval) -> None:
     """Ada's vote a second time, as Bob's."""
-    vote_row(core, asked, "bob", 2, core.read(lambda tx: tx.approvals.votes(asked.id))[0].seq)
+    vote_row(core, asked, "bob", 2, seq=core.read(lambda tx: tx.approvals.votes(asked.id))[0].seq)
 
 
 def anothers(core: Core, asked: Approval) -> None:
     """Ada's row says that it is Bob's, beside her own."""
     row = core.read(lambda tx: tx.approvals.votes(asked.id))[0]
-    vote_row(core, asked, "bob", 2, row.seq, core.signers["ada"].id)
+    vote_row(core, asked, "bob", 2, seq=row.seq, key=core.signers["ada"].id)
 
 
 def turned(core: Core, asked: Approval) -> None:
@@ -200,12 +200,12 @@ def _sign_for(core: Core, asked: Approval, person: str, signer: Ed25519Signer, k
     core.write(work)
 
 
-def revived_key(core: Core, asked: Approval) -> None:
+def revived_key(core: Core, _: Approval) -> None:
     core.revoke_key("ada", core.signers["bob"])
     core.sql("UPDATE voter_key SET revoked = NULL WHERE id = ?", core.signers["bob"].id)
 
 
-def revived_person(core: Core, asked: Approval) -> None:
+def revived_person(core: Core, _: Approval) -> None:
     core.revoke_person("bob")
     core.sql("UPDATE identity SET revoked = NULL WHERE id = ?", core.people["bob"].id)
 
@@ -247,7 +247,7 @@ def another_request(core: Core, asked: Approval) -> None:
     set_to("requirement", canonical(WEAK.json()).decode())(core, asked)
 
 
-def freeze_taken_away(core: Core, asked: Approval) -> None:
+def freeze_taken_away(core: Core, _: Approval) -> None:
     from broker.approvals.freezing import freeze  # noqa: PLC0415 - this attack's own
 
     core.write(

@@ -130,11 +130,9 @@ async def test_a_signer_in_the_lineage_of_the_use_does_not_count_and_the_call_wa
             for _ in range(10):
                 assert (await agent.get_call(call)).state in {CallState.QUEUED, CallState.PENDING_APPROVAL}
             await world.vote("cyn", made)
-            states = []
             async with asyncio.timeout(WITHIN_S):
-                async for event in agent.watch(call):
-                    if isinstance(event, StateChanged):
-                        states.append(event.state)
+                events = [event async for event in agent.watch(call)]
+            states = [event.state for event in events if isinstance(event, StateChanged)]
             assert (await agent.get_call(call)).state is CallState.SUCCEEDED
     assert states.count(CallState.APPROVED) == 1, "it was not tried before it could succeed"
     (intent,) = [item for item in ledger(scene.state) if item["type"] == "intent"]

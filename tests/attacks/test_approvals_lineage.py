@@ -87,9 +87,13 @@ async def test_a_bot_reads_content_for_who_may_decide_and_is_known_by_an_account
             assert call.name in [item.name async for item in bot.list_approvals()]
             assert not (await bot.get_approval(call.name)).rendering, "without a voter"
             assert (await bot.get_approval(call.name, voter=ids["ada"])).rendering
-            for who, why in ((OPERATOR, "in the lineage"), (SPONSOR, "without the role"), ("dan", "without an account")):
+            for who, why in (
+                (OPERATOR, "in the lineage"),
+                (SPONSOR, "without the role"),
+                ("dan", "without an account"),
+            ):
                 shown = await bot.get_approval(call.name, voter=ids[who])
-                assert not (shown.rendering or shown.envelope), why
+                assert (shown.rendering, shown.envelope) == ("", b""), why
             assert not (await bot.get_approval(call.name, voter="hum_01k00000000000000000000001")).rendering
         for other in (world.agent(ROVER, session=scene.sessions[ROVER]), world.served.human(BYSTANDER)):
             async with other as client:
