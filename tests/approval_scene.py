@@ -127,7 +127,7 @@ class EngineBetween:
     """While it isn't set, nobody is told what a container is."""
     asked: threading.Event = field(default_factory=threading.Event)
     """Set as soon as somebody asks what a container is."""
-    made: int = 0
+    tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
 
     @property
     def address(self) -> str:
@@ -137,6 +137,7 @@ class EngineBetween:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of the broker's."""
         engine = None
+        self.tasks.add(asyncio.current_task())  # nobody else holds it
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             if head.startswith(b"POST") and b"/containers/create" in head.split(b"\r\n", 1)[0]:
@@ -146,10 +147,13 @@ class EngineBetween:
                 await asyncio.to_thread(self.held.wait)
             there, engine = await asyncio.open_unix_connection(engine_address("").removeprefix("unix://"))
             engine.write(head)
-            await asyncio.gather(_pass(reader, engine), _pass(there, writer))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pass(reader, engine))
+                both.create_task(_pass(there, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
+            self.tasks.discard(asyncio.current_task())
             for stream in (writer, engine):
                 if stream is not None:
                     stream.close()
@@ -159,17 +163,16 @@ class EngineBetween:
         length = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length"))
         body = json.loads(await reader.readexactly(length))
         self.change(body)
-        self.made += 1
         data = json.dumps(body).encode()
         kept = [line for line in lines if line and not line.lower().startswith(b"content-length")]
         return b"\r\n".join([*kept, b"Content-Length: %d" % len(data), b"", b""]) + data
 
 
 async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    while data := await source.read(65536):
-        target.write(data)
-        await target.drain()
     with suppress(OSError):
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
         target.write_eof()
 
 
@@ -185,8 +188,10 @@ def engine_between(folder: Path, change: Callable[[dict[str, Any]], None] = lamb
         ready.set()
         await stop.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
             task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(run(stop)))
@@ -198,5 +203,4 @@ def engine_between(folder: Path, change: Callable[[dict[str, Any]], None] = lamb
         between.held.set()
         loop.call_soon_threadsafe(stop.set)
         thread.join(WITHIN_S)
-        loop.run_until_complete(asyncio.sleep(0))
         loop.close()

@@ -7,7 +7,6 @@ that another process took is seen at the next look all the same.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from broker.approvals.freezing import frozen
@@ -75,10 +74,10 @@ class Waiting:
         try:
             await asyncio.wait({heard, asked}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (heard, asked):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            heard.cancel()
+            asked.cancel()
+            # Theirs are swallowed, and never one of this task's own: a broker that stops cancels it, and it must end.
+            await asyncio.gather(heard, asked, return_exceptions=True)
 
     def _look(self, tx: Transaction, active: ActiveCall) -> _Look:
         approval = self._parts.desk.find(tx, active.approval)
