@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from broker.cli.local import open_local
-from broker.client.models import Call
+from broker.client.models import Call, InputFile
 from broker.domain.approval import ApprovalState
 from broker.domain.call import CallState
+from broker.domain.canonical import digest
 from broker.domain.events import REQUEST, REQUEST_TEXTS, decode_request, encode_request
 from broker.domain.ports import Transaction
 from tests.approval_scene import CHANGED, TURN, EngineBetween, Scene, agreed, end_of, engine_between, until
@@ -151,6 +152,35 @@ async def test_what_is_sealed_and_stored_is_changed_while_the_broker_is_stopped(
             assert (ended.state, output) == (CallState.SUCCEEDED, b"changed\n"), "two people's signatures were there"
     assert len([item for item in ledger(scene.state) if item["type"] == "intent"]) == 2
     assert command_json(scene.state, "ledger", "verify")["verdict"] == "ok"
+
+
+async def test_an_input_file_is_changed_in_the_vault(scene: Scene) -> None:
+    code = {"code": "print(open('in.txt').read())"}
+    async with scene.open() as world, world.agent() as agent:
+        calls, blobs = {}, {}
+        for name in ("content", "content and digest", "untouched"):
+            blobs[name] = await agent.upload(f"good {len(name):4}".encode())
+            calls[name] = await agent.create_call("python.run", code, files=[InputFile("in.txt", blobs[name])])
+            await world.vote("ada", await world.pending(calls[name].name))
+        waiting = {name: await world.pending(call.name) for name, call in calls.items()}
+    for name in ("content", "content and digest"):
+        which = blobs[name].name.removeprefix("blobs/")
+        sql(scene, "DELETE FROM vault_chunk WHERE object_id = ?", which)
+        with open_local(scene.state) as local:
+            local.write(lambda tx, which=which: local.vault.open(tx, which).put(tx, {0: b"evil    "}))  # type: ignore[misc]  # bound now
+        if "digest" in name:
+            sql(scene, "UPDATE vault_object SET digest = ? WHERE id = ?", digest(b"evil    "), which)
+    async with scene.open() as world, world.agent() as agent:
+        for approval in waiting.values():
+            await world.vote("bob", approval)
+        for name, call in calls.items():
+            ended, output = await end_of(agent, call)
+            assert b"evil" not in output
+            assert (ended.state is CallState.SUCCEEDED) == (name == "untouched"), name
+            assert ended.outcome is not None
+            if name != "untouched":
+                assert re.search(r"files\[[^]]*\]", ended.outcome.detail), ended.outcome.detail
+                assert len(set(re.findall(r"sha256:[0-9a-f]{64}", ended.outcome.detail))) == 2
 
 
 async def test_the_specification_on_disk_is_changed(scene: Scene) -> None:
