@@ -237,7 +237,9 @@ async def test_the_policy_is_changed(scene: Scene) -> None:
         await world.vote("ada", approval)
         # An edit that has nothing to do with it stops nothing, though the policy's digest is another.
         plain = policy.read_text("utf-8")
-        policy.write_text(plain + "p, s-other, role:agent, elsewhere, world.change, call, 4, deny, not there\n", "utf-8")
+        policy.write_text(
+            plain + "p, s-other, role:agent, elsewhere, world.change, call, 4, deny, not there\n", "utf-8"
+        )
         await world.operator.reload_policy()
         await world.vote("bob", approval)
         assert (await end_of(agent, call))[0].state is CallState.SUCCEEDED
