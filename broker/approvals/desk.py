@@ -33,6 +33,9 @@ FOUNDERS = 3
 """People who must have accepted the founding before anything is approved."""
 
 
+_WINDOW = timedelta(hours=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked for; ids and digests only, beside the texts."""
@@ -137,8 +140,8 @@ class Desk:
         Raises:
             FailedPreconditionError: the two-person rule isn't in force yet (``FOUNDING_INCOMPLETE``).
             PermissionDeniedError: too few may vote on it at all (``NOBODY_ELIGIBLE``): says who is missing.
-            ResourceExhaustedError: too many of the requester's are open (``TOO_MANY_PENDING``), or one of theirs has been
-                denied just now (``COOLING_DOWN``).
+            ResourceExhaustedError: too many of the requester's are open (``TOO_MANY_PENDING``) or were withdrawn
+                (``ASKING_TOO_OFTEN``), or one of theirs has been denied just now (``COOLING_DOWN``).
         """
         self.check_founded(tx)
         now = self.clock()
@@ -195,6 +198,15 @@ class Desk:
                 reason="TOO_MANY_PENDING",
                 hint="Wait until some are decided, or cancel those that are no longer wanted.",
                 metadata={"limit": str(most)},
+            )
+        if tx.approvals.cancelled(request.requester, now - _WINDOW) >= 2 * most:
+            # Each has told people that something waits: who asks and withdraws again and again tires those who decide.
+            raise ResourceExhaustedError(
+                f"{2 * most} requests of this caller were withdrawn within the last hour",
+                reason="ASKING_TOO_OFTEN",
+                hint="Ask for what is really wanted, and leave it until people have decided.",
+                metadata={"limit": str(2 * most)},
+                retry_after_s=60.0,
             )
         denied = tx.approvals.last_denied(request.requester)
         if denied is None or request.kind is not ApprovalKind.CALL:

@@ -61,6 +61,9 @@ class ApprovalTable(Protocol):
     def pending(self, requester: str) -> int:
         """How many of a requester's are open, reviews apart."""
 
+    def cancelled(self, requester: str, since: datetime) -> int:
+        """How many of a requester's were withdrawn, or came to nothing with their call, since a moment."""
+
     def last_denied(self, requester: str) -> datetime | None:
         """When a call of a requester's was last denied by a person."""
 

@@ -38,6 +38,11 @@ _CLOSE = (
 _PENDING = select(func.count()).where(
     _A.requester == bindparam("which"), _A.state.in_(_OPEN), _A.kind != ApprovalKind.REVIEW.value
 )
+_CANCELLED = select(func.count()).where(
+    _A.requester == bindparam("which"),
+    _A.state == ApprovalState.CANCELLED.value,
+    _A.closed >= bindparam("since"),
+)
 _LAST_DENIED = select(func.max(_A.closed)).where(
     _A.requester == bindparam("which"),
     _A.state == ApprovalState.DENIED.value,
@@ -134,6 +139,11 @@ class SqlApprovalTable:
     def pending(self, requester: str) -> int:
         """How many of a requester's are open, reviews apart."""
         return int(self._connection.execute(_PENDING, {"which": requester}).scalar_one())
+
+    def cancelled(self, requester: str, since: datetime) -> int:
+        """How many of a requester's were withdrawn, or came to nothing with their call, since a moment."""
+        values = {"which": requester, "since": time_text(since)}
+        return int(self._connection.execute(_CANCELLED, values).scalar_one())
 
     def last_denied(self, requester: str) -> datetime | None:
         """When a call of a requester's was last denied by a person."""

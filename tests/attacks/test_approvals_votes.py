@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.domain.approval import ApprovalState, VoteDecision
+from broker.domain.approval import Approval, ApprovalState, VoteDecision
 from broker.domain.canonical import canonical, digest
 from broker.domain.statement import (
     MAX_REASON_BYTES,
@@ -265,6 +265,21 @@ def test_after_a_denial_it_cools_down(core: Core) -> None:
     assert caught.value.reason == "COOLING_DOWN"
     assert caught.value.retry_after_s is not None
     core.later(31)
+    core.ask()
+
+
+def test_asking_and_withdrawing_does_not_go_on_for_ever(core: Core) -> None:
+    def withdraw(asked: Approval) -> None:
+        core.write(
+            lambda tx: core.desk.close(tx, core.desk.find(tx, asked.id), ApprovalState.CANCELLED, why="withdrawn")
+        )
+
+    for _ in range(2 * core.ask().requirement.max_pending):
+        withdraw(core.ask())
+    with pytest.raises(ResourceExhaustedError) as caught:
+        core.ask()
+    assert caught.value.reason == "ASKING_TOO_OFTEN"
+    core.later(3601)
     core.ask()
 
 
