@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from broker.approvals.founding import check_approver
 from broker.domain.approval import Freeze, FreezeScope
@@ -77,19 +77,31 @@ def target_id(tx: Transaction, scope: FreezeScope, target: str) -> str:
     return target
 
 
-def frozen(tx: Transaction, *, agent: str, tool: str, workspace: str) -> Freeze | None:
-    """The freeze that holds up a call, if there is one; ``agent`` by id."""
+def frozen(
+    tx: Transaction, *, agent: str, tool: str, workspace: str, known: frozenset[tuple[str, str]] = frozenset()
+) -> Freeze | None:
+    """The freeze that holds up a call, if there is one: in the table, or ``known`` from the ledger; ``agent`` by id."""
     found = tx.freezes.all()  # most times there is none
+    if known:
+        never = datetime.min.replace(tzinfo=UTC)
+        found = [*found, *(Freeze(FreezeScope(scope), target, "", never, -1) for scope, target in sorted(known))]
     return next((item for item in found if covers(item, agent=agent, tool=tool, workspace=workspace)), None)
 
 
-def check_frozen(tx: Transaction, *, agent: str, tool: str, workspace: str) -> None:
-    """Lets a call pass that no freeze holds up.
+def check_frozen(
+    tx: Transaction,
+    *,
+    agent: str,
+    tool: str,
+    workspace: str,
+    known: frozenset[tuple[str, str]] = frozenset(),
+) -> None:
+    """Lets a call pass that no freeze holds up: neither one in the table, nor one that is ``known`` from the ledger.
 
     Raises:
         FailedPreconditionError: ``FROZEN``.
     """
-    found = frozen(tx, agent=agent, tool=tool, workspace=workspace)
+    found = frozen(tx, agent=agent, tool=tool, workspace=workspace, known=known)
     if found is not None:
         raise FailedPreconditionError(
             f"{in_words(found)}: nothing of it starts",
@@ -115,7 +127,8 @@ def covers(freeze: Freeze, *, agent: str, tool: str, workspace: str) -> bool:
 def in_words(freeze: Freeze) -> str:
     """What is frozen, for a person."""
     what = "everything" if freeze.scope is FreezeScope.ALL else f"{freeze.scope.value} {freeze.target}"
-    return f"{what} is frozen since {freeze.since.isoformat(timespec='seconds')}"
+    since = f" since {freeze.since.isoformat(timespec='seconds')}" if freeze.seq >= 0 else ", says the ledger"
+    return f"{what} is frozen{since}"
 
 
 def _bad_target(why: str) -> InvalidArgumentError:

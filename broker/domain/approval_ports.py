@@ -146,6 +146,9 @@ class Agreement(Protocol):
     def founding(self, tx: Transaction) -> str:
         """Digest of the founding that the ledger has seen completed; empty before."""
 
+    def frozen(self) -> frozenset[tuple[str, str]]:
+        """(scope, target) of what was frozen, and freed by nobody, as far as has been read."""
+
     def check_use(self, tx: Transaction, approval: str, votes: Sequence[int]) -> None:
         """Lets an approval pass that the ledger has as open and agreed to by these votes, by their entries' numbers.
 

@@ -47,7 +47,12 @@ class LedgerAgreement:
 
     def founding(self, tx: Transaction) -> str:
         """Digest of the founding that the ledger has seen completed; empty before."""
-        return self._at(tx).votes.founding
+        # Once it is complete it is so for good: no further entry changes that.
+        return self._state.votes.founding or self._at(tx).votes.founding
+
+    def frozen(self) -> frozenset[tuple[str, str]]:
+        """(scope, target) of what was frozen, and freed by nobody, as far as has been read; asked at each call."""
+        return self._state.frozen
 
     def check_use(self, tx: Transaction, approval: str, votes: Sequence[int]) -> None:
         """Lets an approval pass that the ledger has as open, not denied, and agreed to by these votes.
@@ -73,7 +78,8 @@ class LedgerAgreement:
         Raises:
             DataLossError: it doesn't (``AGREEMENT_DIFFERS``).
         """
-        if (name, digest) not in self._at(tx).workflows:
+        # Asked at each call that names one: what has been read before is not looked for again.
+        if (name, digest) not in self._state.workflows and (name, digest) not in self._at(tx).workflows:
             raise _differs(f"nobody has approved workflow {name} {digest}")
 
     def check_agent(self, tx: Transaction, agent: str, owner: str, registrar: str) -> None:

@@ -137,7 +137,13 @@ class RequestChecks:
                 check_inside(workflow, context=request.context, tool=request.tool, data_classes=classes)
             check_carried(self._parts.tiers.row(tier).missing(request.context), tier)
             agent = caller.identity.id
-            check_frozen(tx, agent=agent, tool=request.tool, workspace=request.context.workspace)
+            check_frozen(
+                tx,
+                agent=agent,
+                tool=request.tool,
+                workspace=request.context.workspace,
+                known=self._parts.desk.agreement.frozen(),
+            )
             return Checked(
                 tool=tool,
                 decision=self._at_tier(caller, request, decision, tier),

@@ -104,10 +104,9 @@ class ApprovalViews:
             for vote in votes
         ]
 
-    @staticmethod
-    def _held(tx: Transaction, approval: Approval) -> str:
-        agent = approval.requester
-        found = frozen(tx, agent=agent, tool=approval.obj, workspace=approval.workspace)
+    def _held(self, tx: Transaction, approval: Approval) -> str:
+        agent, known = approval.requester, self._desk.agreement.frozen()
+        found = frozen(tx, agent=agent, tool=approval.obj, workspace=approval.workspace, known=known)
         # Administration goes on: an unfreezing is one.
         return "" if found is None or approval.kind is ApprovalKind.ADMINISTRATION else in_words(found)
 

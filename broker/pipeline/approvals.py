@@ -71,6 +71,7 @@ class Approvals:
 
         view = await self._parts.store.write(work)
         # What it changed may be a freeze, or a workflow: everybody looks again.
+        await self._parts.store.read(self._desk.agreement.read_on)
         self._parts.bell.ring()
         return view
 
@@ -117,6 +118,7 @@ class Approvals:
             return len(due)
 
         # What it has read it needn't read again in the step in which something is used.
+        await self._parts.store.read(self._desk.agreement.read_on)
         await self._parts.store.read(self._desk.agreement.read_on)
         ended = await self._parts.store.write(work)
         if ended:

@@ -94,6 +94,7 @@ class Safeguards:
         made = await self._parts.store.write(
             lambda tx: freeze(tx, self._parts.ledger, caller, scope=scope, target=target, now=self._parts.clock())
         )
+        await self._parts.store.read(self._parts.desk.agreement.read_on)
         ended = 0
         for active in list(self._active.values()):
             row = active.row

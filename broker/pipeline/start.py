@@ -302,7 +302,13 @@ class Starter:
             raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
         caller = Caller(identity, certificate)
         self._check_workflow(tx, active)
-        check_frozen(tx, agent=active.row.agent, tool=active.row.tool, workspace=active.row.workspace)
+        check_frozen(
+            tx,
+            agent=active.row.agent,
+            tool=active.row.tool,
+            workspace=active.row.workspace,
+            known=parts.desk.agreement.frozen(),
+        )
         tier = Tier(active.row.tier)
         lineage = prove(tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=parts.origin)
         if lineage != request.lineage:

@@ -82,8 +82,9 @@ class Waiting:
     def _look(self, tx: Transaction, active: ActiveCall) -> _Look:
         approval = self._parts.desk.find(tx, active.approval)
         row = active.row
-        held = frozen(tx, agent=row.agent, tool=row.tool, workspace=row.workspace)
-        self._parts.desk.agreement.read_on(tx)
+        agreement = self._parts.desk.agreement
+        agreement.read_on(tx)
+        held = frozen(tx, agent=row.agent, tool=row.tool, workspace=row.workspace, known=agreement.frozen())
         ready = False
         if approval.state is ApprovalState.APPROVED and held is None:
             # Counted as the use will count: else it would be tried, and fail, and be tried again without end.

@@ -68,8 +68,13 @@ async def test_a_freeze_that_is_taken_out_of_the_database_stays(scene: Scene) ->
             connection.execute("DELETE FROM freeze")
         connection.close()
         await world.vote("bob", approval)
-        ended, output = await end_of(agent, call)
-    assert (ended.state, output) == (CallState.CANCELLED, b"")
+        assert "frozen" in (await world.operator.get_approval(approval.name)).held
+        assert (await agent.get_call(call)).state is CallState.PENDING_APPROVAL
+    async with scene.open() as world, world.agent() as agent:
+        with pytest.raises(FailedPreconditionError) as frozen:
+            await agent.create_call(TOOL, CHANGED)
+        assert frozen.value.reason == "FROZEN"
+        assert (await agent.get_call(call)).state is CallState.PENDING_APPROVAL
     assert not [item for item in ledger(scene.state) if item["type"] == "intent"]
 
 
