@@ -541,10 +541,10 @@ def test_names_that_lead_elsewhere(scene: Scene, name: str) -> None:
     assert scene.verdict(reseal({**scene.bundles["full"], name: b"x"}, scene.signer)) == "malformed"
 
 
-def test_an_approval_that_the_manifest_lists_is_taken(scene: Scene) -> None:
+def test_an_approval_that_no_entry_asked_for_is_not_taken(scene: Scene) -> None:
     files = {**scene.bundles["full"], "approvals/apr_1.json": b"{}"}
-    assert scene.verdict(reseal(files, scene.signer)) == "ok"
-    assert scene.verdict(files) == "malformed"
+    assert scene.verdict(reseal(files, scene.signer)) == "malformed", "listed, and of no entry"
+    assert scene.verdict(files) == "malformed", "not even listed"
 
 
 def test_a_cut_file(scene: Scene, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _labels(prefix: str, count: int) -> tuple[str, ...]:
 
 
 async def test_a_request_sized_to_the_limit_of_an_entry_runs_to_its_end(served: Served) -> None:
-    texts = dict.fromkeys(("workflow", "model", "prompt_version", "feature", "team"), _WIDE)
+    texts = dict.fromkeys(("model", "prompt_version", "feature", "team"), _WIDE)
     async with served.client() as client:
         labelled = await client.upload(b"x", data_classes=_labels("b", 32))
         context = CallContext(purpose=_WIDE * 16, data_classes=_labels("a", 32), **texts)
