@@ -6,6 +6,7 @@ nowhere else. A modal carries one vote; the bot's own note of what it was opened
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable
@@ -43,6 +44,8 @@ _DONE = {
     VoteDecision.DENY: "It is denied.",
     VoteDecision.WITHDRAW: "Your vote is taken back.",
 }
+_ANSWERED_S = 0.5
+"""Within that Slack has shown what a submission was answered with."""
 _log = structlog.get_logger(__name__)
 
 
@@ -156,7 +159,7 @@ class Desk:
 
     async def cast(self, vote: Vote) -> None:
         """Casts a vote that ``receive`` gave, and tells the person what came of it."""
-        ticket = vote.ticket
+        ticket, began = vote.ticket, time.monotonic()
         cast, refusal = False, ""
         try:
             await self._vote(vote)
@@ -176,6 +179,8 @@ class Desk:
             self._memory.settle(vote.view, cast=cast)
             self._changed(ticket.approval)
         _log.info("slack.vote", approval=ticket.approval, decision=vote.decision.value, cast=cast, refusal=refusal)
+        # What Slack was answered at once must be in its window first: an update that overtakes it would be overwritten.
+        await asyncio.sleep(max(0.0, began + _ANSWERED_S - time.monotonic()))
         try:
             await self._show(vote.view, told)
         except Exception as error:  # noqa: BLE001 - the vote stands as it does; the message in the channel shows it too
