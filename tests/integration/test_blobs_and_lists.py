@@ -76,17 +76,19 @@ async def test_quota_and_size_of_blobs_are_kept(tmp_path: Path) -> None:
 
 
 async def test_calls_are_listed_by_pages_and_filters(served: Served) -> None:
-    async with served.client("rover", workflow="pages") as client:
+    began = datetime.now(UTC)
+    async with served.client("rover") as client:
         made = [(await client.run("python.run", {"code": f"import sys; sys.exit({n % 2})"})).name for n in range(5)]
-        listed = [call.name async for call in client.list_calls(CallFilter(workflow="pages"), page_size=2)]
+        listed = [call.name async for call in client.list_calls(CallFilter(created_from=began), page_size=2)]
         assert listed == made[::-1]
-        failed = CallFilter(workflow="pages", states=(CallState.FAILED,))
+        failed = CallFilter(created_from=began, states=(CallState.FAILED,))
         assert [call.name async for call in client.list_calls(failed)] == [made[3], made[1]]
-        assert [call.name async for call in client.list_calls(CallFilter(workflow="pages", tool="data.query"))] == []
+        assert [call.name async for call in client.list_calls(CallFilter(created_from=began, tool="data.query"))] == []
+        assert [call.name async for call in client.list_calls(CallFilter(workflow="none"))] == []
         later = CallFilter(created_from=datetime.now(UTC) + timedelta(hours=1))
         assert [call.name async for call in client.list_calls(later)] == []
     async with served.human() as owner:
-        seen = [call.name async for call in owner.list_calls(CallFilter(workflow="pages", agent="rover"))]
+        seen = [call.name async for call in owner.list_calls(CallFilter(created_from=began, agent="rover"))]
         assert seen == made[::-1]
 
 

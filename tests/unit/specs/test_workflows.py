@@ -314,7 +314,9 @@ def test_the_documented_example_is_the_shipped_one(repository: Path, tmp_path: P
     text = (repository / "docs" / "workflows.md").read_text("utf-8")
     write(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
     documented = load_workflows(tmp_path)
-    assert documented == load_workflows(repository / "examples" / "workflows")
+    shipped = load_workflows(repository / "examples" / "workflows")
+    assert len(documented) == 1
+    assert documented.items() <= shipped.items()
     fields = re.search(r"\| field \|.*?\n\n", text, re.DOTALL)
     assert fields is not None
     named = set(re.findall(r"`([a-z_]+)`", "".join(line.split("|")[1] for line in fields[0].splitlines() if line)))
