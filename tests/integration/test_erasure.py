@@ -145,7 +145,9 @@ async def test_no_text_of_a_person_is_in_any_entry(served: Served) -> None:
         "genesis", "identity.issued", "identity.revoked", "session.started", "decision", "intent", "outcome", "erased",
         "spec.registered", "policy.changed", "heartbeat",
     }  # fmt: skip
-    found = {(json.loads(entry)["type"], match.group()) for entry in entries for match in MARK.finditer(ID.sub(b"", entry))}
+    found = {
+        (json.loads(entry)["type"], match.group()) for entry in entries for match in MARK.finditer(ID.sub(b"", entry))
+    }
     assert found == set()
     verified(state)
 
