@@ -119,3 +119,24 @@ async def test_what_lies_outside_the_workflow_is_refused_with_its_field(state: P
                 with pytest.raises(InvalidArgumentError) as missing:
                     await agent.create_call(TOOL, _CODE, context=world.context(purpose=" "))
                 assert missing.value.violations[0].field == "tool_call.context.purpose"
+
+
+async def test_a_tool_that_is_gone_at_a_start_ends_the_call_with_its_approval(state: Path) -> None:
+    with serving(state) as served:
+        async with World(served) as world:
+            await world.ready()
+            async with world.agent() as agent:
+                call = await agent.create_call(TOOL, _CODE)
+                approval = await world.pending(call.name)
+            served.kill()
+            signers, session = world.signers, world.session
+    (state / "tool_specs" / "world.change.yaml").unlink()
+    policy = state / "policy" / "policy.csv"
+    lines = policy.read_text("utf-8").splitlines(keepends=True)
+    policy.write_text("".join(line for line in lines if TOOL not in line), "utf-8")
+    with serving(state) as served:
+        async with World(served, signers) as world:
+            world.session = session
+            async with world.agent() as agent:
+                assert (await agent.get_call(call)).state is CallState.DENIED
+            assert (await world.operator.get_approval(approval.name)).state is ApprovalState.CANCELLED
