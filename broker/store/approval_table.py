@@ -13,11 +13,12 @@ from sqlalchemy.exc import IntegrityError
 
 from broker.domain.approval import OPEN_STATES, Approval, ApprovalKind, ApprovalState, Vote, VoteDecision
 from broker.domain.approval_ports import ApprovalQuery
+from broker.domain.call import CallState
 from broker.domain.canonical import canonical
 from broker.domain.requirement import Channel, parse
 from broker.errors import ConflictError, NotFoundError
 from broker.store.columns import list_text, optional_time_text, read_optional_time, read_time, time_text
-from broker.store.tables import APPROVAL, VOTE
+from broker.store.tables import APPROVAL, CALL, VOTE
 
 _A, _V = APPROVAL.c, VOTE.c
 _OPEN = sorted(state.value for state in OPEN_STATES)
@@ -42,6 +43,8 @@ _CANCELLED = select(func.count()).where(
     _A.requester == bindparam("which"),
     _A.state == ApprovalState.CANCELLED.value,
     _A.closed >= bindparam("since"),
+    # What the broker itself refused at the use is no withdrawal of the requester's.
+    _A.subject.not_in(select(CALL.c.id).where(CALL.c.id == _A.subject, CALL.c.state == CallState.DENIED.value)),
 )
 _LAST_DENIED = select(func.max(_A.closed)).where(
     _A.requester == bindparam("which"),
