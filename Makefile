@@ -7,8 +7,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 PYTHON_CODE := broker benchmarks examples sandboxes scripts tests
 ARGS ?=
+# As many tests side by side as there are processors, and one more: half of them wait for containers and disks.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup venv demo test lint fmt protos images bench lock wheels docker clean
+.PHONY: help setup venv demo test cover lint fmt protos images bench lock wheels docker clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +24,11 @@ venv:
 demo: setup ## the broker's main job on real input, start to end
 	@.venv/bin/python examples/demo.py $(ARGS)
 
-test: setup lint ## all checks, then all tests with coverage; ARGS="-k name" picks tests
-	@.venv/bin/python -m pytest --cov=broker --cov-report=term $(ARGS)
+test: setup lint ## all checks, then all tests, several at a time; ARGS="-k name" picks tests, WORKERS=0 takes turns
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+cover: setup ## all tests with coverage of broker/, which takes about twice as long
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal --cov=broker --cov-report=term $(ARGS)
 
 lint: venv ## ruff, mypy, import layers, buf lint and breaking changes, tool specs
 	ruff check $(PYTHON_CODE)

@@ -18,8 +18,8 @@ from broker.client.models import Call, Stdout
 from broker.domain.call import CallState
 from broker.sandbox.address import engine_address
 from broker.signing import Ed25519Signer
-from tests.approval_world import APPROVERS, OPERATOR, SPEC, SPONSOR, WORKFLOW_SPEC, World, issue, make_approval_state
-from tests.served import command, serving
+from tests.approval_world import APPROVERS, OPERATOR, SPEC, SPONSOR, WORKFLOW_SPEC, World, make_approval_state
+from tests.served import command, issue, serving
 
 BOT, ROVER, BYSTANDER = "carrier", "rover", "gus"
 TURN = "world.turn"

@@ -9,21 +9,16 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from broker.cli import placing
-from broker.cli.local import named, open_local
 from broker.client import AsyncBroker, CallContext
 from broker.client.approval_models import Approval
 from broker.domain.approval import VoteDecision
-from broker.domain.identity import IdentityKind
-from broker.identity.directory import Directory
 from broker.signing import Ed25519Signer
-from tests.served import OPERATOR, Served, command, make_state, serving
+from tests.served import OPERATOR, Served, command, issue, make_state, serving
 
 APPROVERS = ("ada", "bob", "cyn")
 SPONSOR = "eve"
@@ -88,16 +83,6 @@ def needed(error: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     assert words[:4] == ["broker", "approvals", "request", action]
     assert json.loads(words[words.index("--parameters") + 1]) == parameters
     return action, parameters
-
-
-def issue(state: Path, people: Mapping[str, str]) -> None:
-    """Registers people and agents (name -> owner, empty for a human) by the operator, as commands would, in one process."""
-    with open_local(state) as local:
-        operator = next(iter(local.read(Directory.load).identities.values())).id
-        for name, owner in people.items():
-            kind = IdentityKind.AGENT if owner else IdentityKind.HUMAN
-            human = named(local.read(Directory.load), IdentityKind.HUMAN, owner, option="owner").id if owner else ""
-            placing.issue(local, placing.Issuing(kind, name, human, None, None, timedelta(days=30), operator))
 
 
 def make_approval_state(state: Path, *, settings: Mapping[str, Any] | None = None, tiers: str = "") -> None:

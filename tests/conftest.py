@@ -16,6 +16,8 @@ from tests.postgres_server import PostgresServer, postgres_server
 settings.register_profile("broker", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("broker")
 
+pytest_plugins = ["tests.alone"]
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

@@ -10,12 +10,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from broker.cli import placing
+from broker.cli.init import create_state
+from broker.cli.local import named, open_local
 from broker.client import AsyncBroker, CallContext, RetryPolicy
+from broker.domain.identity import IdentityKind
+from broker.identity.directory import Directory
 
 OPERATOR = "olivia"
 AGENT = "scout"
@@ -43,13 +49,22 @@ def command_json(state: Path, *arguments: str, **env: str) -> dict[str, Any]:
     return answer
 
 
+def issue(state: Path, people: Mapping[str, str]) -> None:
+    """Registers people and agents (name -> owner, empty for a human) by the operator, as commands would, in one process."""
+    with open_local(state) as local:
+        operator = next(iter(local.read(Directory.load).identities.values())).id
+        for name, owner in people.items():
+            kind = IdentityKind.AGENT if owner else IdentityKind.HUMAN
+            human = named(local.read(Directory.load), IdentityKind.HUMAN, owner, option="owner").id if owner else ""
+            placing.issue(local, placing.Issuing(kind, name, human, None, None, timedelta(days=30), operator))
+
+
 def make_state(
     state: Path, *, agents: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Makes a state directory with an operator and agents (name -> owner)."""
-    command_json(state, "init", "--operator", OPERATOR)
-    for name, owner in (agents or {AGENT: OPERATOR}).items():
-        command_json(state, "identity", "issue", "agent", name, "--owner", owner)
+    """Makes a state directory with an operator and agents (name -> owner), as commands would, in this process."""
+    create_state(state, operator=OPERATOR, hosts=())
+    issue(state, agents or {AGENT: OPERATOR})
     merged = {"listen": "127.0.0.1:0", **(settings or {})}
     (state / "settings.yaml").write_text(yaml.safe_dump(merged), "utf-8")
 
@@ -138,5 +153,9 @@ def serving(state: Path, **env: str) -> Iterator[Served]:
 
 def ledger(state: Path, *options: str) -> list[dict[str, Any]]:
     """All entries of a state's ledger, read from the file."""
-    answer = command_json(state, "ledger", "show", "--limit", "10000", *options)
-    return [item["entry"] for item in answer["items"]]
+    arguments = ("ledger", "show", "--limit", "10000", *options, "--json")
+    result = command(state, *arguments, check=False)
+    if "LEDGER_BUSY" in result.stdout:  # between two writes nobody has the file open: this read met the next one
+        result = command(state, *arguments, check=False)
+    assert result.returncode == 0, f"{arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return [item["entry"] for item in json.loads(result.stdout)["items"]]

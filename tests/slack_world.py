@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,20 @@ from tests.slack_server import APP_TOKEN, BOT_TOKEN, CHANNEL, SIGNING_SECRET, TE
 PASSPHRASE = "a passphrase of the bot"  # noqa: S105 - of a key that a test makes
 
 
+@contextmanager
+def _logger_put_back() -> Iterator[None]:
+    """Slack's library gives its handlers and its level to the logger of its app's name, which is ours: in a test's process
+    they would stay.
+    """
+    logger = logging.getLogger("broker")
+    level, handlers, filters = logger.level, logger.handlers[:], logger.filters[:]
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.filters[:] = handlers, filters
+        logger.setLevel(level)
+
+
 @dataclass
 class BotWorld:
     """A Slack, and a bot that can be stopped and started again, before any broker."""
@@ -33,6 +48,7 @@ class BotWorld:
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def start(self) -> None:
+        self._stack.enter_context(_logger_put_back())
         self.bot = await self._stack.enter_async_context(serving(self.settings, self.failed.set))
         self.slack.bot = self.bot.address
 

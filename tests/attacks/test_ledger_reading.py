@@ -25,7 +25,7 @@ from broker.errors import (
 from broker.v1 import ledger_pb2 as pb
 from broker.v1.ledger_pb2_grpc import LedgerStub
 from tests.log_world import publish, write
-from tests.served import OPERATOR, Served, command_json, make_state, serving
+from tests.served import OPERATOR, Served, command_json, issue, make_state, serving
 
 PUBLIC = {"genesis", "heads"}
 
@@ -35,8 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A broker with two owners of agents: scout is olivia's, spy is eve's."""
     state = tmp_path_factory.mktemp("broker") / "state"
     make_state(state, settings={"checkpoint_interval_s": 86400})
-    command_json(state, "identity", "issue", "human", "eve")
-    command_json(state, "identity", "issue", "agent", "spy", "--owner", "eve")
+    issue(state, {"eve": "", "spy": "eve"})
     with serving(state) as broker:
         yield broker
 

@@ -15,7 +15,7 @@ from broker.client import CallFilter
 from broker.errors import NotFoundError, PermissionDeniedError
 from broker.v1 import call_pb2, sessions_pb2, tool_broker_pb2
 from tests.integration.test_wire import channel, facts
-from tests.served import AGENT, OPERATOR, Served, command_json, ledger, make_state, serving
+from tests.served import AGENT, OPERATOR, Served, command_json, issue, ledger, make_state, serving
 
 pytestmark = pytest.mark.docker
 
@@ -36,8 +36,7 @@ _NAMES = {"agent": AGENT, "human": OPERATOR}
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     state = tmp_path_factory.mktemp("broker") / "state"
     make_state(state)
-    command_json(state, "identity", "issue", "human", "hugo")
-    command_json(state, "identity", "issue", "agent", "theirs", "--owner", "hugo")
+    issue(state, {"hugo": "", "theirs": "hugo"})
     closed = [
         f"p, closed-{number}, *, closed, {method}, rpc, 4, deny, the workspace is closed\n"
         for number, method in enumerate([*_ACTING, f"{_TOOL_BROKER}/ListToolCalls"])

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from broker.cli.main import run as run_program
-from tests.served import OPERATOR, Served, command_json, ledger, make_state, serving
+from tests.served import OPERATOR, Served, issue, ledger, make_state, serving
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.docker
@@ -70,8 +70,7 @@ class People:
 def people(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[People]:
     root = tmp_path_factory.mktemp("people")
     make_state(root / "broker")
-    for name in PEOPLE:
-        command_json(root / "broker", "identity", "issue", "human", name)
+    issue(root / "broker", dict.fromkeys(PEOPLE, ""))
     policy = root / "broker" / "policy" / "policy.csv"
     policy.write_text(policy.read_text("utf-8") + POLICY, "utf-8")
     (root / "passphrase").write_text(PASSPHRASE)

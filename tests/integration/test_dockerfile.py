@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
     from docker.models.volumes import Volume
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]  # it builds in the project's own folder
 
 HARDENED = {
     "read_only": True,

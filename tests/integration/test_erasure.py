@@ -17,7 +17,7 @@ from broker.client import CallContext, InputFile
 from broker.client.models import CompletedCall, Source
 from broker.errors import BrokerError, NotFoundError, PermissionDeniedError
 from broker.vault.sealing import KEYS_BYTES
-from tests.served import Served, command, command_json, ledger, make_state, serving
+from tests.served import Served, command, command_json, issue, ledger, make_state, serving
 
 pytestmark = pytest.mark.docker
 
@@ -51,10 +51,7 @@ class Acted:
 def state(tmp_path: Path) -> Path:
     path = tmp_path / "state"
     make_state(path)
-    for human in (OWNER, DELEGATOR):
-        command_json(path, "identity", "issue", "human", human)
-    for agent in (AGENT, OTHER):
-        command_json(path, "identity", "issue", "agent", agent, "--owner", OWNER)
+    issue(path, {OWNER: "", DELEGATOR: "", AGENT: OWNER, OTHER: OWNER})
     return path
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone  # it sets the project's own folder up
+
 PRIVATE = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/docker 2>/dev/null; "
 MAY_START = os.geteuid() == 0 and Path("/etc/debian_version").exists() and Path("/usr/sbin/dockerd").exists()
 NEEDS = "needs root on Debian with dockerd installed, where the script may start an engine"

@@ -20,6 +20,7 @@ def build(repository: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, script, *options], check=False, capture_output=True, text=True, timeout=250)
 
 
+@pytest.mark.alone
 def test_images_that_are_there_are_not_built_again(repository: Path) -> None:
     assert build(repository).returncode == 0
     began = time.monotonic()
