@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -22,6 +22,7 @@ from broker.cli.local import named, open_local
 from broker.client import AsyncBroker, CallContext, RetryPolicy
 from broker.domain.identity import IdentityKind
 from broker.identity.directory import Directory
+from tests.forked import Forked, fork
 
 OPERATOR = "olivia"
 AGENT = "scout"
@@ -30,15 +31,24 @@ DEADLINE_S = 120
 
 def command(state: Path, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs the `broker` command on a state directory."""
-    return subprocess.run(
-        [sys.executable, "-m", "broker.cli.main", *arguments],
-        env={**os.environ, "BROKER_STATE": str(state), **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=check,
-    )
+    with TemporaryFile() as stdout, TemporaryFile() as stderr:
+        process = fork(
+            arguments,
+            {**os.environ, "BROKER_STATE": str(state), **env},
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+        )
+        try:
+            code = process.wait(DEADLINE_S)
+        finally:
+            process.kill()
+            process.wait(DEADLINE_S)
+        for file in (stdout, stderr):
+            file.seek(0)
+        done = subprocess.CompletedProcess(arguments, code, stdout.read().decode(), stderr.read().decode())
+    if check:
+        done.check_returncode()
+    return done
 
 
 def command_json(state: Path, *arguments: str, **env: str) -> dict[str, Any]:
@@ -74,7 +84,7 @@ class Served:
     """A broker that serves."""
 
     state: Path
-    process: subprocess.Popen[str]
+    process: Forked
     ready: dict[str, Any]
     log: Path
     killed: bool = field(default=False)
@@ -125,14 +135,7 @@ def serving(state: Path, **env: str) -> Iterator[Served]:
     """Runs `broker serve` until the block ends; its log is in the state's parent folder."""
     log = state.parent / f"{state.name}.log"
     with log.open("a", encoding="utf-8") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "broker.cli.main", "serve", "--json"],
-            env={**os.environ, "BROKER_STATE": str(state), **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
+        process = fork(["serve", "--json"], {**os.environ, "BROKER_STATE": str(state), **env}, stderr=stderr.fileno())
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
