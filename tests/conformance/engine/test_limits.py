@@ -129,6 +129,7 @@ async def test_open_files(engine: Engine) -> None:
     assert b"Too many open files" in done.stderr
 
 
+@pytest.mark.alone
 async def test_processor_time(engine: Engine) -> None:
     # By the time that passes: a kernel of the sandbox's own counts as used what passed on its clock while it was held up.
     code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
