@@ -16,17 +16,16 @@ from broker.sandbox.address import Endpoint
 from broker.sandbox.docker_events import ContainerWatch
 from broker.sandbox.docker_lease import DockerLease
 from broker.sandbox.docker_stream import attach
-from broker.sandbox.wire import FILES, FrameKind, encode
+from broker.sandbox.wire import FILES, ON_FILES, FrameKind, encode
 
 EXIT = {"exit": 0, "signal": None, "detail": "", "cpu_s": 0.1, "full": {}}
 _HEADER = struct.Struct(">BII")
-_ON_FILES = {FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END}
 
 
 def said(kind: FrameKind, payload: bytes | dict[str, object] = b"", channel: int | None = None) -> bytes:
     """A frame on its usual channel."""
     data = json.dumps(payload).encode() if isinstance(payload, dict) else payload
-    return encode(kind, data, channel if channel is not None else FILES if kind in _ON_FILES else 0)
+    return encode(kind, data, channel if channel is not None else FILES if kind in ON_FILES else 0)
 
 
 class Puppet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +25,11 @@ from broker.domain.run import (
     Result,
     RunEvent,
     Started,
+    TreeFileStart,
+    TreeLinkMade,
+    TreeMode,
+    TreeRemoved,
+    TreeRules,
 )
 from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import Capabilities, EgressGate, Engine, Lease
@@ -66,6 +72,8 @@ class Finished:
     stderr: bytes = b""
     result: bytes | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    changes: dict[str, tuple[bytes, int] | str | int | None] = field(default_factory=dict)
+    """What was told of the tree, by path: bytes and mode, a link's target, a mode alone, or ``None`` for removed."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -101,16 +109,22 @@ async def gather(lease: Lease, events: AsyncIterator[RunEvent]) -> Finished:
     kinds: list[type] = []
     streams = {"stdout": bytearray(), "stderr": bytearray()}
     files: dict[str, bytearray] = {}
-    name, result, ended = "", None, None
+    trees: dict[str, bytearray] = {}
+    made: dict[str, int] = {}
+    changes: dict[str, tuple[bytes, int] | str | int | None] = {}
+    content, result, ended = bytearray(), None, None
     async for event in events:
         kinds.append(type(event))
         if isinstance(event, Output):
             streams[event.stream] += event.data
         elif isinstance(event, FileStart):
-            name = event.path
-            files[name] = bytearray()
+            content = files[event.path] = bytearray()
         elif isinstance(event, FileData):
-            files[name] += event.data
+            content += event.data
+        elif isinstance(event, TreeFileStart):
+            content, made[event.path] = trees.setdefault(event.path, bytearray()), event.mode
+        elif isinstance(event, TreeLinkMade | TreeMode | TreeRemoved):
+            changes[event.path] = _change(event)
         elif isinstance(event, Result):
             result = event.data
         elif isinstance(event, Ended):
@@ -120,10 +134,21 @@ async def gather(lease: Lease, events: AsyncIterator[RunEvent]) -> Finished:
     assert kinds.index(Ended) == len(kinds) - 1
     # Who kills a run may strike in the middle of a file.
     cut = {0, 1} if ended.cause_source is EvidenceSource.BROKER else {0}
-    assert kinds.count(FileStart) - kinds.count(FileEnd) in cut
+    assert kinds.count(FileStart) + kinds.count(TreeFileStart) - kinds.count(FileEnd) in cut
     assert Started not in kinds or kinds[0] is Started
     stdout, stderr = bytes(streams["stdout"]), bytes(streams["stderr"])
-    return Finished(ended, stdout, stderr, result, {path: bytes(content) for path, content in files.items()})
+    changes |= {path: (bytes(data), made[path]) for path, data in trees.items()}
+    return Finished(ended, stdout, stderr, result, {path: bytes(data) for path, data in files.items()}, changes)
+
+
+def _change(event: TreeLinkMade | TreeMode | TreeRemoved) -> str | int | None:
+    match event:
+        case TreeLinkMade(_, target):
+            return target
+        case TreeMode(_, mode):
+            return mode
+        case TreeRemoved():
+            return None
 
 
 def python(code: str, **more: object) -> Job:
@@ -148,6 +173,17 @@ def given(path: str, content: bytes, *, executable: bool = False, piece: int = 6
             yield content[at : at + piece]
 
     return JobFile(path, len(content), executable, pieces)
+
+
+def in_tree(path: str, content: bytes, mode: int = 0o644) -> JobFile:
+    """A file of the tree that a job works on."""
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return replace(given(path, content), digest=digest, mode=mode)
+
+
+def written(*patterns: str, max_changes: int = 100, max_bytes: int = 2**20) -> TreeRules:
+    """What a tool may change of its tree."""
+    return TreeRules(patterns, max_changes, max_bytes)
 
 
 def wanted(*patterns: str, max_files: int = 16, max_bytes: int = 2**20) -> OutputRules:

@@ -152,6 +152,34 @@ class JobFile:
     open: Callable[[], AsyncIterator[bytes]]
     digest: str = ""
     """``sha256:...`` that its bytes must have, or the tool doesn't start; empty where nobody has said so."""
+    mode: int | None = None
+    """Its nine permission bits, where it is part of the job's tree; ``None`` where it is an ordinary input file, whose
+    bits follow from ``executable``."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLink:
+    """A symbolic link of the job's tree, put into the working folder after all files; nobody but the tool follows it."""
+
+    path: str
+    target: str
+    """Any text without NUL, at most 4095 bytes of UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRules:
+    """What a tool may change of the tree that went in with it, and how much.
+
+    The tree of a job is its files with a mode and its links. After the run the runner tells what differs at the paths
+    that ``patterns`` name, and nothing where that is more than the limits or can't be told as a whole.
+    """
+
+    patterns: tuple[str, ...] = ()
+    """Of the paths that may be written, relative to the working folder; elsewhere a change is ignored, with a warning."""
+    max_changes: int = 1000
+    """Paths that may be added, changed or removed, together."""
+    max_bytes: int = 64 * 2**20
+    """Of the files that are added or changed, together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +212,10 @@ class Job:
     """Whether the runner offers the HTTP proxy on the sandbox's loopback (``http_proxy`` and the like name it)."""
     forwards: tuple[int, ...] = ()
     """Ports on the sandbox's loopback that the broker forwards."""
+    links: tuple[JobLink, ...] = ()
+    """Of a job with a tree only."""
+    tree: TreeRules | None = None
+    """Whether the tool works on a tree; then what it changed there is told, as ``Tree...`` events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +246,49 @@ class FileStart:
 
 @dataclass(frozen=True, slots=True)
 class FileData:
-    """Bytes of the result file that began last."""
+    """Bytes of the result file, or the file of the tree, that began last."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FileEnd:
-    """The result file that began last is complete."""
+    """The file that began last is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFileStart:
+    """A file of the tree that was added, or has other bytes, begins: ``FileData`` with its bytes and one ``FileEnd``
+    follow. Of all ``Tree...`` events: the path may be written, comes once, and lies below no other path of the new tree.
+    """
+
+    path: str
+    size: int
+    mode: int
+    """Its nine permission bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLinkMade:
+    """A symbolic link was added to the tree, or points elsewhere now."""
+
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRemoved:
+    """What went in at this path is there no more."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMode:
+    """The file that went in at this path has other permission bits and the same bytes."""
+
+    path: str
+    mode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +324,22 @@ class Ended:
     memory_peak_bytes: int | None = None
     oom_kills: int | None = None
     warnings: tuple[str, ...] = ()
+    tree_complete: bool = False
+    """Whether the job had a tree, and all that the tool changed there has been told. Unless it is so, what was told of
+    the tree is a part at best, and good for nothing."""
 
 
-RunEvent: TypeAlias = Started | Output | Exited | FileStart | FileData | FileEnd | Result | Ended
+RunEvent: TypeAlias = (
+    Started
+    | Output
+    | Exited
+    | FileStart
+    | FileData
+    | FileEnd
+    | TreeFileStart
+    | TreeLinkMade
+    | TreeRemoved
+    | TreeMode
+    | Result
+    | Ended
+)

@@ -23,6 +23,7 @@ from broker.sandbox.job_frames import JobFrames, encode_job, listening, send_job
 from broker.sandbox.jobs import check_job
 from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
+from broker.sandbox.tree_changes import TreeChanges
 from broker.sandbox.verdict import Kill
 from broker.sandbox.wire import ProtocolViolation
 
@@ -140,7 +141,12 @@ class DockerLease:
         ports = listening(job)
         if ports and egress is None:
             raise InternalError("a job whose tool may open connections needs somebody who serves them")
-        self._transcript = Transcript(job.outputs, output_limit=limits.output_bytes, wants_result=job.wants_result)
+        self._transcript = Transcript(
+            job.outputs,
+            output_limit=limits.output_bytes,
+            wants_result=job.wants_result,
+            tree=TreeChanges.of(job),
+        )
         if egress is not None and ports:
             self._connections = Connections(egress, ports, self._stream.write)
         self._conversation.begin(self._transcript, self._connections)

@@ -115,6 +115,7 @@ class Witness:
             counters=counters,
             oom_event=self._watch.oom.is_set(),
             over=transcript.over,
+            partial=transcript.tree_partial,
             isolated=self._isolated,
         )
         warnings = list(transcript.warnings)
@@ -138,6 +139,7 @@ class Witness:
             memory_peak_bytes=counters.memory_peak_bytes,
             oom_kills=counters.oom_kills,
             warnings=tuple(warnings),
+            tree_complete=transcript.tree_complete and kill is None,
         )
 
     async def close(self) -> None:

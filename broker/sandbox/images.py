@@ -13,7 +13,7 @@ LABEL_INPUTS = "broker.inputs"
 """Digest of all that an image was made from."""
 LABEL_WIRE = "broker.wire"
 """Version of the frames that its runner speaks."""
-WIRE_VERSION = "2"
+WIRE_VERSION = "3"
 CURRENT_TAG = "current"
 
 

@@ -29,7 +29,7 @@ def listening(job: Job) -> tuple[int, ...]:
 
 def job_header(job: Job) -> bytes:
     """The payload of a job's first frame: all that the runner is told, but arguments and files."""
-    header = {
+    header: dict[str, object] = {
         "kind": job.kind,
         "argv": list(job.argv),
         "code": job.code,
@@ -45,6 +45,12 @@ def job_header(job: Job) -> bytes:
         },
         "wants_result": job.wants_result,
     }
+    if job.tree is not None:
+        header["tree"] = {
+            "patterns": list(job.tree.patterns),
+            "max_changes": job.tree.max_changes,
+            "max_bytes": job.tree.max_bytes,
+        }
     return json.dumps(header).encode("ascii")
 
 
@@ -56,11 +62,13 @@ class JobFrames:
         head: the first frame.
         arguments: the arguments, which go in pieces.
         files: each file with the frame that announces it, in the order in which they go.
+        links: the frames of the symbolic links, which go after all files.
     """
 
     head: bytes
     arguments: bytes
     files: tuple[tuple[JobFile, bytes], ...]
+    links: tuple[bytes, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -72,6 +80,8 @@ class JobFrames:
             whole.update(frame)
         for _, announcement in self.files:
             whole.update(announcement)
+        for link in self.links:
+            whole.update(link)
         return f"sha256:{whole.hexdigest()}"
 
     def argument_frames(self) -> Iterator[bytes]:
@@ -92,7 +102,11 @@ class JobFrames:
 def encode_job(job: Job) -> JobFrames:
     """A job's frames. Its files are opened when they are sent."""
     announced = tuple((item, encode(FrameKind.FILE_BEGIN, _announcement(item))) for item in job.files)
-    return JobFrames(encode(FrameKind.JOB, job_header(job)), bytes(job.arguments), announced)
+    links = tuple(
+        encode(FrameKind.LINK, json.dumps({"path": link.path, "target": link.target}).encode("ascii"))
+        for link in job.links
+    )
+    return JobFrames(encode(FrameKind.JOB, job_header(job)), bytes(job.arguments), announced, links)
 
 
 def frame_digest(job: Job) -> str:
@@ -117,6 +131,8 @@ async def send_job(frames: JobFrames, stream: AttachedStream) -> None:
         await joined.put(announcement)
         await _send_content(item, joined)
         await joined.put(encode(FrameKind.FILE_END))
+    for link in frames.links:
+        await joined.put(link)
     await joined.put(encode(FrameKind.END_OF_INPUT))
     await joined.send()
 
@@ -156,7 +172,12 @@ async def _send_content(item: JobFile, joined: _Joined) -> None:
 
 
 def _announcement(item: JobFile) -> bytes:
-    return json.dumps({"path": item.path, "size": item.size, "executable": item.executable}).encode("ascii")
+    header: dict[str, object] = {"path": item.path, "size": item.size}
+    if item.mode is None:
+        header["executable"] = item.executable
+    else:  # the digest is what the runner compares with after the run
+        header |= {"mode": item.mode, "digest": item.digest}
+    return json.dumps(header).encode("ascii")
 
 
 def _changed(field: str, expected: str, found: str) -> FailedPreconditionError:

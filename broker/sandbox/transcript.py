@@ -20,9 +20,11 @@ from broker.domain.run import (
     RunEvent,
     Started,
     StreamSummary,
+    TreeFileStart,
 )
 from broker.errors import InvalidArgumentError
 from broker.sandbox.paths import check_path, matches
+from broker.sandbox.tree_changes import TreeChanges
 from broker.sandbox.wire import CONTROL, FILES, STDERR, STDOUT, Frame, FrameKind, ProtocolViolation
 
 MAX_RESULT_BYTES = 4 * 2**20
@@ -90,13 +92,16 @@ class _Tally:
 class Transcript:
     """Takes frames in the order in which they come; ``phase``, ``exit`` and the rest say what is known so far."""
 
-    def __init__(self, rules: OutputRules, *, output_limit: int, wants_result: bool) -> None:
+    def __init__(
+        self, rules: OutputRules, *, output_limit: int, wants_result: bool, tree: TreeChanges | None = None
+    ) -> None:
         self.phase = Phase.WAITING
         self.exit: ExitReport | None = None
         self.over = False
         """Whether a limit on results struck."""
         self.refusal = ""
         self.warnings: list[str] = []
+        self._tree = tree
         self._patterns = [pattern.split("/") for pattern in rules.patterns]
         self._files_left = rules.max_files
         self._bytes_left = rules.max_bytes
@@ -117,6 +122,14 @@ class Transcript:
             (Phase.COLLECTING, FrameKind.DATA, STDERR): self._stderr.take,
             (Phase.COLLECTING, FrameKind.END, CONTROL): self._on_end,
         }
+        if tree:
+            collecting |= {
+                (Phase.COLLECTING, FrameKind.TREE_FILE, FILES): self._on_change(tree.file),
+                (Phase.COLLECTING, FrameKind.TREE_LINK, FILES): self._on_change(tree.link),
+                (Phase.COLLECTING, FrameKind.TREE_REMOVED, FILES): self._on_change(tree.removed),
+                (Phase.COLLECTING, FrameKind.TREE_MODE, FILES): self._on_change(tree.mode),
+                (Phase.COLLECTING, FrameKind.TREE_PARTIAL, CONTROL): self._on_tree_partial(tree),
+            }
         self._handlers: Mapping[tuple[Phase, FrameKind, int], Callable[[bytes], Iterator[RunEvent]]] = {
             (Phase.WAITING, FrameKind.STARTED, CONTROL): self._on_started,
             (Phase.WAITING, FrameKind.REFUSED, CONTROL): self._on_refused,
@@ -136,6 +149,16 @@ class Transcript:
         if handler is None:
             raise ProtocolViolation(f"a frame {frame.kind.name} while {self.phase.value}")
         return handler(frame.payload)
+
+    @property
+    def tree_partial(self) -> bool:
+        """Whether the runner said that it can't tell all that the tool changed of its tree."""
+        return self._tree is not None and self._tree.partial
+
+    @property
+    def tree_complete(self) -> bool:
+        """Whether there is a tree, and all that changed there has been told."""
+        return self._tree is not None and not self._tree.partial and self.phase is Phase.DONE
 
     def stdout(self) -> StreamSummary:
         """Standard output so far."""
@@ -160,7 +183,7 @@ class Transcript:
         yield Exited()
 
     def _on_result(self, payload: bytes) -> Iterator[RunEvent]:
-        if not self._wants_result or self._seen:
+        if not self._wants_result or self._seen or (self._tree and self._tree.begun):
             raise ProtocolViolation("a result that nobody asked for, or not before the files")
         if not payload:
             raise ProtocolViolation("a piece of a result without bytes")
@@ -191,6 +214,28 @@ class Transcript:
         self._file_left = size
         yield FileStart(path, size)
 
+    def _on_change(self, read: Callable[[Mapping[str, object]], RunEvent]) -> Callable[[bytes], Iterator[RunEvent]]:
+        """What takes a frame of the tree that stands for itself; a file's bytes follow it."""
+
+        def take(payload: bytes) -> Iterator[RunEvent]:
+            if self._file_left is not None:
+                raise ProtocolViolation("a change of the tree in the middle of a file")
+            event = read(_object(payload))
+            if isinstance(event, TreeFileStart):
+                self._file_left = event.size
+            yield event
+
+        return take
+
+    def _on_tree_partial(self, tree: TreeChanges) -> Callable[[bytes], Iterator[RunEvent]]:
+        def take(_: bytes) -> Iterator[RunEvent]:
+            if self._file_left is not None:
+                raise ProtocolViolation("a tree that is given up in the middle of a file")
+            tree.cut()
+            return iter(())
+
+        return take
+
     def _on_file_data(self, payload: bytes) -> Iterator[RunEvent]:
         if self._file_left is None or not payload or len(payload) > self._file_left:
             raise ProtocolViolation("file data that was not announced")
@@ -218,6 +263,8 @@ class Transcript:
     def _on_end(self, _: bytes) -> Iterator[RunEvent]:
         if self._file_left is not None:
             raise ProtocolViolation("an end in the middle of a file")
+        if self._tree:
+            self._tree.end()
         self.phase = Phase.DONE
         if self._result is not None:
             yield Result(bytes(self._result))

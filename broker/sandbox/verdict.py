@@ -35,6 +35,7 @@ def decide(
     counters: Counters,
     oom_event: bool,
     over: bool,
+    partial: bool = False,
     isolated: bool = True,
 ) -> Verdict:
     """Weighs the evidence.
@@ -46,6 +47,7 @@ def decide(
         counters: the host's counters.
         oom_event: whether the engine reported that the kernel killed for memory.
         over: whether the limit on result files struck.
+        partial: whether what the tool changed of its tree can't be told as a whole.
         isolated: whether the tool can't speak in the runner's place. Where it can, a report of success counts for nothing
             against a limit that struck.
     """
@@ -58,6 +60,9 @@ def decide(
         return struck
     if over:
         return Verdict(EndCause.OUTPUT, EvidenceSource.SANDBOX, "result files or the result exceed their limits")
+    if partial:
+        text = "what the tool changed of its tree can't be taken as a whole, so none of it is; the warnings say why"
+        return Verdict(EndCause.OUTPUT, EvidenceSource.SANDBOX, text)
     return Verdict(EndCause.TOOL, EvidenceSource.SANDBOX, report.detail or _ending(report))
 
 

@@ -26,8 +26,11 @@ class FrameKind(enum.IntEnum):
     ARGUMENTS = 0x05
     END_OF_INPUT = 0x06
     PING = 0x07
+    LINK = 0x08
     PONG = 0x10
     STARTED = 0x11
+    TREE_FILE = 0x12
+    TREE_LINK = 0x13
     EXIT = 0x14
     RESULT = 0x15
     OUT_BEGIN = 0x16
@@ -36,6 +39,9 @@ class FrameKind(enum.IntEnum):
     WARNING = 0x19
     OVER = 0x1A
     REFUSED = 0x1B
+    TREE_REMOVED = 0x1C
+    TREE_MODE = 0x1D
+    TREE_PARTIAL = 0x1E
     END = 0x1F
     DATA = 0x20
     OPEN = 0x21
@@ -71,6 +77,8 @@ MAX_PAYLOAD: Mapping[int, int] = MappingProxyType(
     {
         FrameKind.PONG: _PING_BYTES,
         FrameKind.STARTED: 0,
+        FrameKind.TREE_FILE: _SHORT,
+        FrameKind.TREE_LINK: PIECE,
         FrameKind.EXIT: _SHORT,
         FrameKind.RESULT: PIECE,
         FrameKind.OUT_BEGIN: _SHORT,
@@ -79,6 +87,9 @@ MAX_PAYLOAD: Mapping[int, int] = MappingProxyType(
         FrameKind.WARNING: PIECE,
         FrameKind.OVER: 0,
         FrameKind.REFUSED: PIECE,
+        FrameKind.TREE_REMOVED: _SHORT,
+        FrameKind.TREE_MODE: _SHORT,
+        FrameKind.TREE_PARTIAL: 0,
         FrameKind.END: 0,
         FrameKind.DATA: PIECE,
         FrameKind.OPEN: _NUMBER_BYTES,
@@ -90,9 +101,21 @@ MAX_PAYLOAD: Mapping[int, int] = MappingProxyType(
 )
 """Type byte of a frame that may come out -> its longest payload in bytes."""
 
-COUNTED = frozenset({FrameKind.DATA, FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END})
+ON_FILES = frozenset(
+    {
+        FrameKind.RESULT,
+        FrameKind.OUT_BEGIN,
+        FrameKind.OUT_DATA,
+        FrameKind.OUT_END,
+        FrameKind.TREE_FILE,
+        FrameKind.TREE_LINK,
+        FrameKind.TREE_REMOVED,
+        FrameKind.TREE_MODE,
+    }
+)
+"""Frames whose channel is that of the files."""
+COUNTED = ON_FILES | {FrameKind.DATA}
 """Frames that count against their channel's window; how many of the others may come follows from their order."""
-_ON_FILES = frozenset({FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END})
 _ON_CONNECTIONS = frozenset({FrameKind.OPEN, FrameKind.END_OF_DATA, FrameKind.RESET, FrameKind.CLOSE, FrameKind.CREDIT})
 
 _FRAME = struct.Struct(">BII")
@@ -175,7 +198,7 @@ class FrameParser:
 def _has_place(kind: int, channel: int) -> bool:
     if kind == FrameKind.DATA:
         return channel in {STDOUT, STDERR} or channel >= FIRST_CONNECTION
-    if kind in _ON_FILES:
+    if kind in ON_FILES:
         return channel == FILES
     return channel >= FIRST_CONNECTION if kind in _ON_CONNECTIONS else channel == CONTROL
 

@@ -50,8 +50,11 @@ def until_job(wire: Wire, idle_s: float | None = None) -> tuple[int, bytes] | No
     return None
 
 
-def read_job(wire: Wire, first: tuple[int, bytes], work: str, arguments_path: str) -> dict[str, object]:
-    """Takes frames up to the end of input, after the first; returns the job's header once all its files lie in place.
+def read_job(
+    wire: Wire, first: tuple[int, bytes], work: str, arguments_path: str
+) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
+    """Takes frames up to the end of input, after the first; returns the job's header once all its files lie in place,
+    and the header of every file and link by its path.
 
     Raises:
         Refusal: a frame that has no place here, or a file that can't be put into the working folder.
@@ -61,6 +64,8 @@ def read_job(wire: Wire, first: tuple[int, bytes], work: str, arguments_path: st
     if kind != frames.JOB:
         raise Refusal(f"frame {kind:#x} where the job was due")
     job: dict[str, object] = read_json(payload)  # type: ignore[assignment]  # the broker made this JSON
+    came: dict[str, dict[str, object]] = {}
+    linked = False
     root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     arguments = os.open(arguments_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     try:
@@ -68,10 +73,17 @@ def read_job(wire: Wire, first: tuple[int, bytes], work: str, arguments_path: st
             kind, _, payload = wire.receive()
             if kind == frames.ARGUMENTS:
                 _write(arguments, payload, "the arguments")
-            elif kind == frames.FILE_BEGIN:
-                _receive_file(wire, root, read_json(payload))  # type: ignore[arg-type]  # the same
+            elif kind == frames.FILE_BEGIN and not linked:  # so that no file is ever written through a link
+                header: dict[str, object] = read_json(payload)  # type: ignore[assignment]  # the same
+                _receive_file(wire, root, header)
+                came[str(header["path"])] = header
+            elif kind == frames.LINK:
+                header = read_json(payload)  # type: ignore[assignment]  # the same
+                _make_link(root, header)
+                came[str(header["path"])] = header
+                linked = True
             elif kind == frames.END_OF_INPUT:
-                return job
+                return job, came
             else:
                 raise Refusal(f"frame {kind:#x} where a file was due")
     finally:
@@ -81,7 +93,8 @@ def read_job(wire: Wire, first: tuple[int, bytes], work: str, arguments_path: st
 
 def _receive_file(wire: Wire, root: int, header: dict[str, object]) -> None:
     path = str(header["path"])
-    mode = 0o755 if header["executable"] else 0o644
+    exact = "mode" in header  # else it is an ordinary file, and what the tool's user usually gets
+    mode = 0o600 if exact else 0o755 if header["executable"] else 0o644
     parts = split_path(path)
     try:
         target = _create(root, parts, mode)
@@ -91,6 +104,8 @@ def _receive_file(wire: Wire, root: int, header: dict[str, object]) -> None:
         while True:
             kind, _, payload = wire.receive()
             if kind == frames.FILE_END:
+                if exact:
+                    os.fchmod(target, int(header["mode"]))  # type: ignore[call-overload]  # the broker made this JSON
                 return
             if kind != frames.FILE_DATA:
                 raise Refusal(f"frame {kind:#x} in the middle of a file")
@@ -99,11 +114,33 @@ def _receive_file(wire: Wire, root: int, header: dict[str, object]) -> None:
         os.close(target)
 
 
+def _make_link(root: int, header: dict[str, object]) -> None:
+    path = str(header["path"])
+    parts = split_path(path)
+    try:
+        folder = _folder(root, parts[:-1])
+        try:
+            os.symlink(str(header["target"]).encode(), parts[-1], dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise Refusal(f"{path!r} can't be made: {error.strerror}") from None
+
+
 def _create(root: int, parts: list[str], mode: int) -> int:
     """Opens a new file below ``root``, following no link on the way."""
+    folder = _folder(root, parts[:-1])
+    try:
+        return os.open(parts[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _folder(root: int, parts: list[str]) -> int:
+    """Opens a folder below ``root``, made where it isn't there, following no link on the way."""
     folder = os.dup(root)
     try:
-        for part in parts[:-1]:
+        for part in parts:
             try:
                 os.mkdir(part, 0o755, dir_fd=folder)
             except FileExistsError:
@@ -112,9 +149,10 @@ def _create(root: int, parts: list[str], mode: int) -> int:
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = inner
-        return os.open(parts[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
-    finally:
+    except OSError:
         os.close(folder)
+        raise
+    return folder
 
 
 def _write(target: int, data: bytes, name: str) -> None:

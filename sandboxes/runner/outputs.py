@@ -38,6 +38,11 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 def matches(parts: list[str], pattern: list[str]) -> bool:
     """Whether a path fits a pattern, both given part by part."""
+    return len(pattern) in reach(parts, pattern)
+
+
+def reach(parts: list[str], pattern: list[str]) -> set[int]:
+    """How many parts of a pattern may stand for the parts of a path; empty where nothing below the path can fit."""
     reached = {0}
     for part in parts:
         reached = _close(reached, pattern)
@@ -48,7 +53,7 @@ def matches(parts: list[str], pattern: list[str]) -> bool:
             elif at < len(pattern) and fnmatch.fnmatchcase(part, pattern[at]):
                 moved.add(at + 1)
         reached = moved
-    return len(pattern) in _close(reached, pattern)
+    return _close(reached, pattern)
 
 
 def _close(reached: set[int], pattern: list[str]) -> set[int]:
@@ -114,7 +119,7 @@ class Collector:
             elif facts.st_size > limit:
                 yield from self.over(f"the result was not fetched: its {facts.st_size} bytes exceed {limit}")
             else:
-                for piece in _pieces(handle, facts.st_size):
+                for piece in pieces(handle, facts.st_size):
                     yield frames.RESULT, frames.FILES, piece
         finally:
             os.close(handle)
@@ -199,14 +204,15 @@ class Collector:
                 self._files -= 1
                 self._bytes -= facts.st_size
                 yield frames.OUT_BEGIN, frames.FILES, as_json({"path": name, "size": facts.st_size})
-                for piece in _pieces(handle, facts.st_size):
+                for piece in pieces(handle, facts.st_size):
                     yield frames.OUT_DATA, frames.FILES, piece
                 yield frames.OUT_END, frames.FILES, b""
         finally:
             os.close(handle)
 
 
-def _pieces(handle: int, size: int) -> Iterator[bytes]:
+def pieces(handle: int, size: int) -> Iterator[bytes]:
+    """The first bytes of a file, up to a size."""
     while size and (piece := os.read(handle, min(size, frames.PIECE))):
         yield piece
         size -= len(piece)

@@ -54,7 +54,7 @@ def serve() -> str:
         first = first or inputs.until_job(wire)
         if first is None:
             raise EOFError
-        job = inputs.read_job(wire, first, WORK, ARGUMENTS)
+        job, came = inputs.read_job(wire, first, WORK, ARGUMENTS)
         traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
     except Refusal as refusal:
         wire.send(frames.REFUSED, frames.as_text(str(refusal)))
@@ -69,7 +69,9 @@ def serve() -> str:
     relay = Relay(wire, running, wake, traffic)
     ending = relay.until_exit()
     wire.send(frames.EXIT, _report(running, ending))
-    relay.rest(_hand_back(job))
+    if "tree" in job:
+        wire.flush()  # the search may take its time, and the tool's is over
+    relay.rest(_hand_back(job, came))
     wire.send(frames.END)
     wire.flush()
     _wait_for_end(wire)
@@ -111,11 +113,18 @@ def _report(running: Tool, ending: Ending) -> bytes:
     )
 
 
-def _hand_back(job: dict[str, object]) -> Iterator[tuple[int, int, bytes]]:
-    """The frames of the structured result and the result files."""
+def _hand_back(job: dict[str, object], came: dict[str, dict[str, object]]) -> Iterator[tuple[int, int, bytes]]:
+    """The frames of the structured result, the result files, and what the tool changed of its tree."""
     rules: dict[str, object] = job["outputs"]  # type: ignore[assignment]  # the broker made this JSON
-    if not job["wants_result"] and not rules["patterns"]:
-        return
+    if job["wants_result"] or rules["patterns"]:
+        yield from _collect(job, rules)
+    if "tree" in job:
+        from runner.tree import Tree  # noqa: PLC0415  # few jobs have one
+
+        yield from Tree(job["tree"], came, rules["patterns"]).tell(WORK)  # type: ignore[arg-type]  # the same
+
+
+def _collect(job: dict[str, object], rules: dict[str, object]) -> Iterator[tuple[int, int, bytes]]:
     from runner import outputs  # noqa: PLC0415  # many jobs leave nothing to collect
 
     collector = outputs.Collector(

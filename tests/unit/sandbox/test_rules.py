@@ -36,7 +36,7 @@ SANDBOX_FULL = ExitReport(exit_code=1, signal=None, detail="", cpu_s=0.1, disk_f
 def runner() -> Iterator[dict[str, ModuleType]]:
     """The runner's own modules, loaded under a name that nothing else uses."""
     loaded = {}
-    for name in ("", ".frames", ".inputs", ".outputs"):
+    for name in ("", ".frames", ".light", ".inputs", ".outputs", ".tree"):
         path = SANDBOXES / "runner" / f"{name.lstrip('.') or '__init__'}.py"
         spec = importlib.util.spec_from_file_location(f"runner{name}", path)
         assert spec is not None

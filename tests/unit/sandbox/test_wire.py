@@ -26,6 +26,7 @@ from broker.sandbox.wire import (
     FILES,
     FIRST_CONNECTION,
     MAX_PAYLOAD,
+    ON_FILES,
     PIECE,
     STDERR,
     STDOUT,
@@ -54,7 +55,7 @@ def channels_of(kind: FrameKind) -> st.SearchStrategy[int]:
     connections = st.integers(FIRST_CONNECTION, 2**32 - 1)
     if kind is FrameKind.DATA:
         return st.sampled_from([STDOUT, STDERR]) | connections
-    if kind in {FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END}:
+    if kind in ON_FILES:
         return st.just(FILES)
     if kind >= FrameKind.OPEN:
         return connections
@@ -118,13 +119,20 @@ def _accepted(kind: int, channel: int) -> bool:
     return True
 
 
+CONTROL_NAMES = ("PONG", "STARTED", "EXIT", "WARNING", "OVER", "REFUSED", "TREE_PARTIAL", "END")
+FILES_NAMES = (
+    *("RESULT", "OUT_BEGIN", "OUT_DATA", "OUT_END"),
+    *("TREE_FILE", "TREE_LINK", "TREE_REMOVED", "TREE_MODE"),
+)
+
+
 def test_each_frame_has_its_channels() -> None:
     numbers = (CONTROL, STDOUT, STDERR, FILES, 4, FIRST_CONNECTION - 1, FIRST_CONNECTION, 2**32 - 1)
     found = {FrameKind(kind).name: [number for number in numbers if _accepted(kind, number)] for kind in OUTGOING}
     connections = [FIRST_CONNECTION, 2**32 - 1]
     expected: dict[str, list[int]] = {}
-    expected |= {name: [CONTROL] for name in ("PONG", "STARTED", "EXIT", "WARNING", "OVER", "REFUSED", "END")}
-    expected |= {name: [FILES] for name in ("RESULT", "OUT_BEGIN", "OUT_DATA", "OUT_END")}
+    expected |= {name: [CONTROL] for name in CONTROL_NAMES}
+    expected |= {name: [FILES] for name in FILES_NAMES}
     expected |= dict.fromkeys(("OPEN", "END_OF_DATA", "RESET", "CLOSE", "CREDIT"), connections)
     assert found == expected | {"DATA": [STDOUT, STDERR, *connections]}
 
@@ -164,7 +172,7 @@ def tell(to: Transcript, *frames: Said) -> list[RunEvent]:
     events: list[RunEvent] = []
     for kind, payload, *channel in frames:
         data = json.dumps(payload).encode() if isinstance(payload, dict) else payload
-        usual = FILES if kind in {FrameKind.RESULT, FrameKind.OUT_BEGIN, FrameKind.OUT_DATA, FrameKind.OUT_END} else 0
+        usual = FILES if kind in ON_FILES else 0
         events.extend(to.take(Frame(kind, data, *(channel or [usual]))))
     return events
 
