@@ -57,7 +57,7 @@ def envelope(
         tool_version: digest of the specification in force.
         profile: image digest, runtime, limits, and the hosts that the tool may reach, each with the secret that goes there.
         job: kind of run, argument vector, code, environment, files, what comes out, and the ports on its loopback.
-        file_digests: path of each input file -> ``sha256:...`` of its bytes.
+        file_digests: path of each input file -> ``sha256:...`` of its bytes. The files of a tree have their own.
         container: what the engine has to report for a container of this profile; at use, what it does report for the very
             container that the job goes to.
         job_frame_digest: ``sha256:...`` of the bytes by which the job is handed over, files aside.
@@ -77,9 +77,10 @@ def envelope(
         raise InternalError("an envelope needs the digest of its job's frames", reason="ENVELOPE_INVALID")
     if expires.tzinfo is None:
         raise InternalError("an envelope's expiry needs a time zone", reason="ENVELOPE_INVALID")
-    if {file.path for file in job.files} != set(file_digests) or len(file_digests) != len(job.files):
+    inputs = [file for file in job.files if file.mode is None]
+    if {file.path for file in inputs} != set(file_digests) or len(file_digests) != len(inputs):
         raise InternalError("the job's files and their digests don't match", reason="ENVELOPE_INVALID")
-    if any(file.digest not in ("", file_digests[file.path]) for file in job.files):
+    if any(file.digest not in ("", file_digests[file.path]) for file in inputs):
         raise InternalError("a file of the job is held to another digest", reason="ENVELOPE_INVALID")
     if job.arguments != request.arguments_bytes or canonical(request.arguments) != request.arguments_bytes:
         raise InternalError("the job's arguments are not the request's", reason="ENVELOPE_INVALID")
@@ -101,7 +102,7 @@ def envelope(
                 "size": file.size,
                 "executable": file.executable,
             }
-            for file in sorted(job.files, key=lambda file: file.path)
+            for file in sorted(inputs, key=lambda file: file.path)
         ],
         "image_digest": profile.image,
         "run": {
@@ -113,6 +114,7 @@ def envelope(
             "wants_result": job.wants_result,
             "proxy": job.proxy,
             "forwards": list(job.forwards),
+            **_tree(job),
         },
         "runtime": profile.runtime,
         "egress": [_rule(rule) for rule in profile.egress],
@@ -125,6 +127,30 @@ def envelope(
         "expires": expires.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
     return _joined(content, {"container": facts_bytes(container), "limits": _limits_bytes(profile.limits)})
+
+
+def _tree(job: Job) -> JsonObject:
+    """What a job's tree adds; a job without one has no such member."""
+    files: list[JsonObject] = [
+        {"path": file.path, "digest": file.digest, "size": file.size, "mode": file.mode}
+        for file in job.files
+        if file.mode is not None
+    ]
+    links: list[JsonObject] = [{"path": link.path, "target": link.target} for link in job.links]
+    if job.tree is None:
+        if files or links:
+            raise InternalError("a job without a tree has files or links of one", reason="ENVELOPE_INVALID")
+        return {}
+    return {
+        "tree": {
+            "patterns": list(job.tree.patterns),
+            "max_changes": job.tree.max_changes,
+            "max_bytes": job.tree.max_bytes,
+            "files": len(files),
+            "links": len(links),
+            "digest": digest(canonical(sorted([*files, *links], key=lambda entry: str(entry["path"])))),
+        }
+    }
 
 
 def _joined(content: Mapping[str, object], ready: Mapping[str, bytes]) -> bytes:

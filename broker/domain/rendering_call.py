@@ -144,6 +144,7 @@ class CallSections:
         sheet.words("Result as JSON", "yes" if run.flag("wants_result") else "no")
         sheet.words("HTTP proxy", "yes" if run.flag("proxy") else "no")
         sheet.value("Forwarded ports", run.items("forwards"))
+        self._tree(run)
         runtime = call.text("runtime")
         if runtime:
             sheet.field("Runtime", runtime)
@@ -163,6 +164,20 @@ class CallSections:
         sheet.field("Policy's rule", decision.text("rule"))
         sheet.field("Ready until (UTC)", call.text("expires"))
         sheet.field("Envelope's salt", call.text("salt"))
+
+    def _tree(self, run: Members) -> None:
+        if run.nothing("tree"):
+            return
+        sheet, tree = self._sheet, run.members("tree")
+        for pattern in tree.texts("patterns"):
+            sheet.field("May change the tree at", pattern)
+        if not tree.items("patterns"):
+            sheet.words("May change the tree at", "no path: it reads it only")
+        sheet.field("Most changed paths", str(tree.whole("max_changes")))
+        self._size("Bytes of changed files", tree.whole("max_bytes"))
+        sheet.field("Files of the tree", str(tree.whole("files")))
+        sheet.field("Links of the tree", str(tree.whole("links")))
+        sheet.field("Digest of what goes in", tree.text("digest"))
 
     def _container(self) -> None:
         # All of it is shown; user and network first, as they matter most.

@@ -15,7 +15,18 @@ from broker.domain.canonical import canonical
 from broker.domain.container_facts import ContainerFacts, Cpu, Mount, Namespaces, Security, Ulimit
 from broker.domain.envelope import envelope, envelope_digest, fresh_salt, salt_of
 from broker.domain.rendering import render
-from broker.domain.run import EgressKind, EgressRule, Job, JobFile, Limits, OutputRules, Profile, SecretUse
+from broker.domain.run import (
+    EgressKind,
+    EgressRule,
+    Job,
+    JobFile,
+    JobLink,
+    Limits,
+    OutputRules,
+    Profile,
+    SecretUse,
+    TreeRules,
+)
 from broker.domain.tier import Tier
 from broker.errors import InternalError
 from tests.approval_envelopes import approval_envelope
@@ -90,7 +101,13 @@ JOBS: dict[str, Any] = {
     "wants_result": True,
     "proxy": False,
     "forwards": (15433,),
+    "tree": TreeRules(),
 }
+TREES: dict[str, Any] = {"patterns": ("t/**",), "max_changes": 2, "max_bytes": 3}
+TREE_FILE = JobFile("t/f", 4, executable=False, open=content, digest="sha256:t", mode=0o644)
+TREE_FILES: dict[str, Any] = {"path": "t/g", "size": 5, "digest": "sha256:u", "mode": 0o600}
+LINK = JobLink("t/l", "f")
+LINKS: dict[str, Any] = {"path": "t/m", "target": "g"}
 CPUS: dict[str, Any] = {"nano": 7, "quota": 7, "period": 7, "shares": 7, "cores": "0"}
 NAMESPACES: dict[str, Any] = {field.name: "host" for field in dataclasses.fields(Namespaces)}
 SECURITY: dict[str, Any] = {
@@ -148,7 +165,9 @@ PARTS: list[tuple[type, dict[str, Any], set[str]]] = [
     (Ulimit, ULIMITS, set()),
     (ContainerFacts, FACTS, {"security", "mounts", "namespaces", "cpu", "ulimits"}),  # changed by their own fields
     (OutputRules, OUTPUTS, set()),
-    (Job, JOBS, {"arguments"}),  # these change with those of the request
+    (Job, JOBS, {"arguments", "links"}),  # changed with those of the request, and with the tree
+    (TreeRules, TREES, set()),
+    (JobLink, LINKS, set()),
 ]
 
 
@@ -175,6 +194,19 @@ def all_facts() -> list[ContainerFacts]:
         inner.append({name: (part,)})
     changes = [*({name: value} for name, value in FACTS.items()), *inner]
     return [dataclasses.replace(CONTAINER, **change) for change in changes]
+
+
+def with_tree(rules: TreeRules | None = None, file: JobFile = TREE_FILE, link: JobLink = LINK) -> dict[str, Any]:
+    return changed("job", tree=rules or TreeRules(("t/*",), 1, 2), files=(FILE, file), links=(link,))
+
+
+def all_trees() -> list[dict[str, Any]]:
+    return [
+        with_tree(),
+        *(with_tree(dataclasses.replace(TreeRules(("t/*",), 1, 2), **{name: value})) for name, value in TREES.items()),
+        *(with_tree(file=dataclasses.replace(TREE_FILE, **{name: value})) for name, value in TREE_FILES.items()),
+        *(with_tree(link=dataclasses.replace(LINK, **{name: value})) for name, value in LINKS.items()),
+    ]
 
 
 def all_changes() -> list[dict[str, Any]]:
@@ -214,6 +246,7 @@ def all_changes() -> list[dict[str, Any]]:
         changed("job", forwards=()),
         changed("job", files=(dataclasses.replace(FILE, size=5),)),
         {**changed("job", files=(dataclasses.replace(FILE, path="b"),)), "file_digests": {"b": "sha256:file"}},
+        *all_trees(),
         changed("decision", rule="r2"),
         changed("decision", allowed=False),
     ]
@@ -269,6 +302,9 @@ def test_files_may_come_in_any_order() -> None:
         changed("job", files=(FILE, FILE)),
         changed("job", files=(dataclasses.replace(FILE, digest="sha256:other"),)),
         {**BASE, "job_frame_digest": ""},
+        changed("job", files=(FILE, TREE_FILE)),
+        changed("job", links=(LINK,)),
+        {**with_tree(), "file_digests": {"a.csv": "sha256:file", "t/f": "sha256:t"}},
         changed("job", arguments=b'{"a":2}'),
         changed("request", arguments={"a": 2}),
         {**BASE, "expires": datetime(2030, 1, 1)},  # noqa: DTZ001 - the very thing that is refused
@@ -301,3 +337,14 @@ def test_approvers_are_shown_every_member_by_its_name() -> None:
     text = render(approval_envelope() | {"call": call})
     assert "NOT KNOWN HERE" not in text
     assert "65534:65534" in text
+
+
+def test_approvers_are_shown_the_tree() -> None:
+    job = dataclasses.replace(with_tree()["job"], files=(TREE_FILE,))
+    call = json.loads(envelope(**{**BASE, "job": job, "file_digests": {}}))
+    text = render(approval_envelope() | {"call": call})
+    assert all(part in text for part in ("May change the tree at", "t/*", call["run"]["tree"]["digest"]))
+
+
+def test_a_call_without_a_tree_says_nothing_of_one() -> None:
+    assert "tree" not in json.loads(envelope(**BASE))["run"]
