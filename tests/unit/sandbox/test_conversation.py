@@ -16,6 +16,7 @@ from broker.sandbox.connections import Connections
 from broker.sandbox.conversation import Conversation
 from broker.sandbox.engine import Duplex
 from broker.sandbox.transcript import Phase, Transcript
+from broker.sandbox.tree_changes import TreeChanges
 from broker.sandbox.wire import (
     CONNECTION_WINDOW,
     FRAME_COST,
@@ -30,8 +31,10 @@ from broker.sandbox.wire import (
     encode_number,
 )
 from tests.puppet_runner import EXIT, said
+from tests.sandbox_support import in_tree, python, written
 
 PORT = 5000
+TREE = python("", files=(in_tree("a", b"x"),), tree=written("*"))
 STARTED, ENDED, END = said(FrameKind.STARTED), said(FrameKind.EXIT, dict(EXIT)), said(FrameKind.END)
 
 
@@ -52,7 +55,7 @@ class Told:
         self.conversation = Conversation(self.sent.append, self.phases.append)
         rules = OutputRules(("*.out",), max_files=3, max_bytes=1000)
         self.connections = Connections(Silent(), (PORT,), self.sent.append)
-        transcript = Transcript(rules, output_limit=100, wants_result=True)
+        transcript = Transcript(rules, output_limit=100, wants_result=True, tree=TreeChanges.of(TREE))
         self.conversation.begin(transcript, self.connections)
 
     def feed(self, pieces: Sequence[bytes]) -> list[RunEvent] | None:
@@ -101,6 +104,11 @@ late = st.sampled_from(
         said(FrameKind.OUT_END),
         said(FrameKind.WARNING, b"w"),
         said(FrameKind.OVER),
+        said(FrameKind.TREE_FILE, {"path": "a", "size": 2, "mode": 0o644}),
+        said(FrameKind.TREE_LINK, {"path": "b", "target": "a"}),
+        said(FrameKind.TREE_REMOVED, {"path": "a"}),
+        said(FrameKind.TREE_MODE, {"path": "a", "mode": 0o600}),
+        said(FrameKind.TREE_PARTIAL),
     ]
 )
 anything = st.one_of(outputs, traffic, late, st.sampled_from([STARTED, ENDED, END]), st.binary(max_size=20))
@@ -118,7 +126,8 @@ def valid(draw: st.DrawFn) -> list[bytes]:
             said(FrameKind.OUT_END),
         ]
     result = [said(FrameKind.RESULT, b"{}")] if draw(st.booleans()) else []
-    rest = [*result, *files]
+    tree = [said(FrameKind.TREE_REMOVED, {"path": "a"}), said(FrameKind.TREE_LINK, {"path": "b", "target": "a"})]
+    rest = [*result, *files, *(tree if draw(st.booleans()) else [])]
     for item in draw(st.lists(outputs, max_size=4)):
         rest.insert(draw(st.integers(0, len(rest))), item)
     opened = [encode_number(FrameKind.OPEN, PORT, 16), said(FrameKind.DATA, b"abc", 16)]
