@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from broker.domain.run import Job, JobFile, OutputRules
+from broker.domain.run import Job, JobFile, JobLink, OutputRules, TreeRules
 from broker.errors import FailedPreconditionError
 from broker.sandbox.job_frames import encode_job, frame_digest
 from broker.sandbox.wire import PIECE, FrameKind, encode
 from tests.puppet_runner import EXIT, Puppet, puppet, said
-from tests.sandbox_support import argv, finish, given, python
+from tests.sandbox_support import argv, finish, given, in_tree, python
 
 WITHIN_S = 20
 OTHER = f"sha256:{'0' * 64}"
@@ -109,6 +109,43 @@ def test_ports_and_proxy_are_in_the_digest_and_openers_are_not() -> None:
     digests = {frame_digest(job) for job in (JOB, replace(JOB, proxy=True), replace(JOB, forwards=(5000,)))}
     assert len(digests) == 3
     assert frame_digest(replace(JOB, files=(given("in.csv", b"DATA"),))) == frame_digest(JOB)  # held to a digest itself
+
+
+def test_all_of_a_tree_is_in_the_digest() -> None:
+    rules, file, link = TreeRules(("d/*",), 1, 2), in_tree("d/f", b"data"), JobLink("d/l", "f")
+    tree = replace(JOB, files=(file,), links=(link,), tree=rules)
+    jobs = [
+        JOB,
+        tree,
+        *(
+            replace(tree, tree=other)
+            for other in (TreeRules(), replace(rules, max_changes=2), replace(rules, max_bytes=3))
+        ),
+        *(replace(tree, files=(other,)) for other in (replace(file, path="d/g"), replace(file, size=5))),
+        *(replace(tree, files=(other,)) for other in (replace(file, mode=0o600), in_tree("d/f", b"DATA"))),
+        *(replace(tree, links=(other,)) for other in (replace(link, path="d/m"), replace(link, target="g"))),
+        replace(tree, links=()),
+    ]
+    assert len({frame_digest(job) for job in jobs}) == len(jobs)
+
+
+async def test_the_digest_of_a_tree_is_that_of_the_very_bytes(tmp_path: Path) -> None:
+    files = (in_tree("d/f", b"data"), given("in.csv", b"x"))
+    job = replace(JOB, files=files, links=(JobLink("d/l", "f"), JobLink("a", "b")), tree=TreeRules(("d/*",)))
+    heard = Heard()
+    async with puppet(tmp_path, heard) as (lease, _), asyncio.timeout(WITHIN_S):
+        await finish(lease, job)
+    apart = {FrameKind.FILE_DATA, FrameKind.FILE_END, FrameKind.END_OF_INPUT}
+    sent = b"".join(encode(kind, payload) for kind, payload in heard.frames if kind not in apart)
+    assert frame_digest(job) == sha256(sent)
+    assert heard.kinds[-3:] == [FrameKind.LINK, FrameKind.LINK, FrameKind.END_OF_INPUT]
+
+
+async def test_another_file_of_a_tree_than_was_approved_stops_the_job(tmp_path: Path) -> None:
+    file = replace(given("d/f", b"DATA"), digest=sha256(b"data"), mode=0o644)
+    job = python("", files=(file,), tree=TreeRules(("d/*",)))
+    error, _ = await refusal(tmp_path, job, frame_digest(job))
+    assert error.metadata["field"] == "files[d/f]"
 
 
 def test_what_is_compared_stays_what_it_was() -> None:

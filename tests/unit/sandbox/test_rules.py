@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,3 +290,51 @@ async def test_an_engine_that_names_no_container_has_failed(tmp_path: Path, body
         with pytest.raises(UnavailableError) as caught:
             await EngineApi(Endpoint(path=path), "1.41").create({})
     assert caught.value.reason == "ENGINE_FAILED"
+
+
+def frame(kind: FrameKind, body: bytes) -> bytes:
+    return wire.encode(kind, body)
+
+
+FILE = frame(FrameKind.FILE_BEGIN, b'{"path": "d/f", "size": 1, "mode": 384}')
+CONTENT = frame(FrameKind.FILE_DATA, b"x") + frame(FrameKind.FILE_END, b"")
+
+
+@pytest.mark.parametrize(
+    ("frames", "refused"),
+    [
+        (FILE + CONTENT + frame(FrameKind.LINK, b'{"path": "d/l", "target": "/etc"}'), ""),
+        (frame(FrameKind.LINK, b'{"path": "d", "target": "../"}') + FILE + CONTENT, "where a file was due"),
+        (frame(FrameKind.LINK, b'{"path": "d", "target": "../"}') * 2, "can't be made"),
+        (
+            frame(FrameKind.LINK, b'{"path": "d", "target": "../"}')
+            + frame(FrameKind.LINK, b'{"path": "d/x", "target": "y"}'),
+            "can't be made",
+        ),
+        (frame(FrameKind.LINK, b'{"path": "../x", "target": "y"}'), "must be relative"),
+        (frame(FrameKind.LINK, b'{"path": "x", "target": "%b"}' % (b"y" * 5000)), "can't be made"),
+    ],
+)
+def test_the_runner_writes_nothing_through_a_link(
+    runner: dict[str, ModuleType], tmp_path: Path, frames: bytes, refused: str
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    source, sink = os.pipe()
+    os.write(sink, frames + frame(FrameKind.END_OF_INPUT, b""))
+    os.close(sink)
+    try:
+        take = runner["inputs"].read_job
+        run = runner["frames"].Wire(source, source)
+        first = (FrameKind.JOB, b"{}")
+        if refused:
+            with pytest.raises(runner["frames"].Refusal, match=refused):
+                take(run, first, str(work), str(tmp_path / "arguments"))
+        else:
+            _, came = take(run, first, str(work), str(tmp_path / "arguments"))
+            assert set(came) == {"d/f", "d/l"}
+            assert (work / "d/f").stat().st_mode & 0o777 == 0o600
+            assert (work / "d/l").readlink() == Path("/etc")
+    finally:
+        os.close(source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arguments", "work"]

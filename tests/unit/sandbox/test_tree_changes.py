@@ -167,6 +167,13 @@ def test_what_no_runner_says_is_a_violation(frames: list[Said]) -> None:
         hear(*frames)
 
 
+def test_an_input_file_is_no_part_of_the_tree() -> None:
+    job = replace(JOB, files=(given("d/in.csv", b"i"),), links=())
+    for said in (removed("d/in.csv"), mode("d/in.csv")):
+        with pytest.raises(ProtocolViolation):
+            hear(*BEGUN, said, job=job)
+
+
 @pytest.mark.parametrize(
     "said",
     [
