@@ -3,7 +3,8 @@
 Every process of the tool has ended by now, so that nothing moves any more. First all of it is looked at, then all of it
 is sent: where something is there that a tree can't hold, or more than the limits allow, not even a part is.
 
-Bytes are compared by their digest, not by a file's times: a write through ``mmap`` leaves them as they were.
+Bytes are compared by their digest, not by a file's times: gVisor leaves them alone when a file is written through a map
+of memory, and a write within the tick of the clock in which the file went in has its very times.
 """
 
 from __future__ import annotations
