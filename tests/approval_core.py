@@ -22,7 +22,7 @@ from broker.approvals.founding import accept, enrol_key, revoke_key
 from broker.approvals.voting import Cast, cast
 from broker.cli.init import create_state
 from broker.cli.local import Local, load_ca, open_local
-from broker.domain.approval import Approval, ApprovalKind, ApprovalState, ChatAccount, KeyKind, VoteDecision
+from broker.domain.approval import Approval, ApprovalKind, ApprovalState, KeyKind, VoteDecision
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Caller, Identity, IdentityKind
 from broker.domain.ids import new_id
@@ -37,6 +37,7 @@ from broker.ledger.ledger import Ledger
 from broker.ledger.source import Row
 from broker.ledger.verdict import Report
 from broker.ledger.verifier import verify
+from broker.pipeline.admin_actions import EFFECTS, Context, Done
 from broker.policy.electorate import PolicyElectorate
 from broker.policy.snapshot import Snapshot
 from broker.signing import Ed25519Signer
@@ -146,19 +147,21 @@ class Core:
         code: str = "print(1)",
         lasts: float = 3600.0,
         action: str = "key.enroll",
+        caller: Caller | None = None,
     ) -> Approval:
         """Asks for an approval; ``excluded`` are names."""
         which, expires = new_id("apv"), self.now + timedelta(seconds=lasts)
+        who = caller or self.caller(by)
         subject = new_id("call") if kind is ApprovalKind.CALL else action
         obj, workspace = ("world.change", "demo") if kind is ApprovalKind.CALL else ("broker.admin", "-")
 
         def work(tx: Transaction) -> Approval:
             shown = envelope(
                 tx,
-                Matter(action={"name": subject, "parameters": {"code": code}}, people={self.people[by].id}),
+                Matter(action={"name": subject, "parameters": {"code": code}}, people={who.identity.id}),
                 approval=which,
                 kind=ApprovalKind.ADMINISTRATION,
-                caller=self.caller(by),
+                caller=who,
                 requirement=requirement,
                 expires=expires,
                 tier=4,
@@ -174,7 +177,7 @@ class Core:
                     workspace=workspace,
                     obj=obj,
                     tier=4,
-                    requester=self.people[by].id,
+                    requester=who.identity.id,
                     excluded=frozenset(self.people[name].id for name in excluded),
                     requirement=requirement,
                     texts=Texts.of(shown),
@@ -264,13 +267,31 @@ class Core:
             )
         )
 
-    def enrol_by_people(self, name: str, signer: Ed25519Signer, voters: tuple[str, ...]) -> None:
-        """Enrols a key as the broker does it: by an approval that is used for it."""
-        asked = self.ask(kind=ApprovalKind.ADMINISTRATION, by=OPERATOR, excluded=(OPERATOR, name), code=signer.id)
+    def by_people(
+        self,
+        action: str,
+        work: Callable[[Transaction, str], object],
+        voters: tuple[str, ...] = ("ada", "bob"),
+        *,
+        about: str = "",
+        code: str = "",
+    ) -> None:
+        """Does something as the broker does it: by an approval, given by its id, that is used for it."""
+        excluded = (OPERATOR, about) if about else (OPERATOR,)
+        asked = self.ask(kind=ApprovalKind.ADMINISTRATION, by=OPERATOR, excluded=excluded, code=code, action=action)
         for voter in voters:
             self.vote(voter, asked)
 
-        def work(tx: Transaction) -> None:
+        def both(tx: Transaction) -> None:
+            work(tx, asked.id)
+            self.desk.use(tx, asked.id, subject=asked.subject, check=lambda _: None)
+
+        self.write(both)
+
+    def enrol_by_people(self, name: str, signer: Ed25519Signer, voters: tuple[str, ...]) -> None:
+        """Enrols a key by an approval."""
+
+        def work(tx: Transaction, approval: str) -> None:
             enrol_key(
                 tx,
                 self.desk.recorder,
@@ -278,12 +299,17 @@ class Core:
                 vkey=str(signer.vkey(name)),
                 kind=KeyKind.APPROVER,
                 by=self.people[OPERATOR].id,
-                approval=asked.id,
+                approval=approval,
                 now=self.now,
             )
-            self.desk.use(tx, asked.id, subject=asked.subject, check=lambda _: None)
 
-        self.write(work)
+        self.by_people("key.enroll", work, voters, about=name, code=signer.id)
+
+    def administrate(self, action: str, parameters: JsonObject) -> None:
+        """Has ada and bob agree to an action that the broker does itself."""
+        context = Context(self.desk.recorder, self.local.vault, self.desk)
+        who = self.people[OPERATOR].id
+        self.by_people(action, lambda tx, approval: EFFECTS[action](tx, context, parameters, Done(who, approval)))
 
     def revoke_key(self, by: str, signer: Ed25519Signer) -> None:
         """Somebody revokes a key."""
@@ -380,10 +406,14 @@ def make_unfounded(folder: Path, database: str = "") -> Core:
 
 
 def _map(core: Core, tx: Transaction, name: str) -> None:
-    person = core.people[name].id
-    body: JsonObject = {"person": person, "by": core.people[OPERATOR].id, "approval": "", "sealed": {}}
-    seq = core.desk.recorder.append(tx, "account.mapped", body)
-    tx.voters.map_account(ChatAccount(*account_of(name), person), seq)
+    context = Context(core.desk.recorder, core.local.vault, core.desk)
+    EFFECTS["account.map"](tx, context, mapped_to(name), Done(core.people[OPERATOR].id, ""))
+
+
+def mapped_to(name: str, team: str = TEAM) -> JsonObject:
+    """Parameters by which somebody's account is mapped."""
+    service, _, user = account_of(name, team)
+    return {"service": service, "team": team, "user": user, "person": name}
 
 
 def make_kept(folder: Path) -> tuple[Kept, Kept]:

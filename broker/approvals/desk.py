@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from broker.approvals import content, evidence
 from broker.approvals.electorate import Electorate, ballots, voters
 from broker.approvals.quorum import Tally, possible, standing, tally
+from broker.approvals.registered import RowCheck
 from broker.domain.approval import (
     OPEN_STATES,
     Approval,
@@ -105,6 +106,10 @@ class Desk:
         self.clock = clock
         self.agreement = agreement
 
+    def rows(self, tx: Transaction) -> RowCheck:
+        """Compares rows about people, agents, certificates and accounts with the ledger."""
+        return RowCheck(tx, self.vault, self.agreement)
+
     def founded(self, tx: Transaction) -> bool:
         """Is the two-person rule in force?
 
@@ -142,8 +147,13 @@ class Desk:
             PermissionDeniedError: too few may vote on it at all (``NOBODY_ELIGIBLE``): says who is missing.
             ResourceExhaustedError: too many of the requester's are open (``TOO_MANY_PENDING``) or were withdrawn
                 (``ASKING_TOO_OFTEN``), or one of theirs has been denied just now (``COOLING_DOWN``).
+            DataLossError: the requester's row, or that of somebody kept out, isn't what the ledger says
+                (``IDENTITY_CHANGED``).
         """
         self.check_founded(tx)
+        rows = self.rows(tx)
+        for which in {request.requester, *request.excluded}:
+            rows.identity(which)
         now = self.clock()
         if patient:
             self._check_patience(tx, request, now)
@@ -330,8 +340,13 @@ class Desk:
         check(envelope)
         if needed is not None:
             check_still_enough(approval, needed)
+        rows = self.rows(tx)
+        rows.identity(approval.requester)
         for vote in standing(tx.approvals.votes(approval.id)):
             evidence.check_vote(tx, approval, vote, self.origin)
+            key = tx.voters.key(vote.key)
+            for which in {vote.person, vote.person if key is None else key.holder}:
+                rows.identity(which)
         counted = self.count(tx, approval, barred)
         if not counted.met:
             raise FailedPreconditionError(

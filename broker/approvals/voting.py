@@ -11,6 +11,7 @@ from broker.approvals import content, evidence
 from broker.approvals.desk import Desk, check_open
 from broker.approvals.electorate import why_not_key, why_not_person
 from broker.approvals.quorum import standing
+from broker.approvals.registered import RowCheck
 from broker.domain.approval import Approval, ApprovalKind, ApprovalState, KeyKind, Vote, VoteDecision
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Caller, IdentityKind
@@ -62,21 +63,26 @@ def cast(tx: Transaction, desk: Desk, caller: Caller, given: Cast) -> Approval:
             ``FOUNDING_INCOMPLETE``.
         ConflictError: ``ALREADY_VOTED``.
         NotFoundError: ``APPROVAL_NOT_FOUND``.
+        DataLossError: a row that it is decided by isn't what the ledger says (``IDENTITY_CHANGED``,
+            ``CERTIFICATE_CHANGED``, ``ACCOUNT_CHANGED``, ``KEY_CHANGED``, ``VOTE_CHANGED``).
     """
     desk.check_founded(tx)
     statement = parse_vote(given.statement)
     _check_kind(caller, statement)
+    rows = desk.rows(tx)
+    rows.caller(caller.identity.id, caller.certificate.fingerprint)
     approval = desk.find(tx, given.approval)
     _check_signature(tx, caller, statement, given)
     _check_about(desk, approval, statement, given)
     if statement.attested:
-        _check_account(tx, statement, given)
+        _check_account(tx, rows, statement, given)
     votes = tx.approvals.votes(approval.id)
     if any(_is_same(tx, vote, given) for vote in votes):
         return approval
     check_open(approval, desk.clock())
+    evidence.check_request(tx, approval)
     _check_time(desk, statement, votes)
-    _check_voter(tx, desk, approval, statement)
+    _check_voter(desk, rows, approval, statement)
     _check_sense(approval, statement, votes)
     return _record(tx, desk, approval, given, statement=statement, number=len(votes) + 1)
 
@@ -131,7 +137,7 @@ def _check_about(desk: Desk, approval: Approval, statement: VoteStatement, given
             )
 
 
-def _check_account(tx: Transaction, statement: VoteStatement, given: Cast) -> None:
+def _check_account(tx: Transaction, rows: RowCheck, statement: VoteStatement, given: Cast) -> None:
     account = given.account
     found = None if account is None else tx.voters.account(*account)
     text = "\n".join(account or ())
@@ -143,6 +149,7 @@ def _check_account(tx: Transaction, statement: VoteStatement, given: Cast) -> No
             reason="ACCOUNT_UNKNOWN",
             hint="Have it mapped, by service, team and user: broker accounts map --help",
         )
+    rows.account(found)
 
 
 def _check_time(desk: Desk, statement: VoteStatement, votes: Sequence[Vote]) -> None:
@@ -165,11 +172,11 @@ def _check_time(desk: Desk, statement: VoteStatement, votes: Sequence[Vote]) -> 
         )
 
 
-def _check_voter(tx: Transaction, desk: Desk, approval: Approval, statement: VoteStatement) -> None:
-    person = tx.identities.get(statement.approver)
-    why = why_not_person(desk.electorate(), approval, person, frozenset())
+def _check_voter(desk: Desk, rows: RowCheck, approval: Approval, statement: VoteStatement) -> None:
+    person, behind = rows.identity(statement.approver), rows.behind(approval)
+    why = why_not_person(desk.electorate(), approval, person, behind)
     if why:
-        inside = statement.approver in approval.excluded
+        inside = statement.approver in behind.union(approval.excluded)
         raise PermissionDeniedError(
             f"the vote is refused: {why}",
             reason="VOTER_IN_LINEAGE" if inside else "NOT_ELIGIBLE",

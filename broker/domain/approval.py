@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
@@ -197,6 +197,8 @@ class ChatAccount:
     team: str
     user: str
     person: str
+    seq: int = field(default=-1, compare=False)
+    """Number of the ledger entry that mapped it; -1 for one that is yet to be mapped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from broker.domain.approval import (
     Vote,
     VoterKey,
 )
+from broker.domain.registered import Registered
 
 if TYPE_CHECKING:
     from broker.domain.ports import Transaction
@@ -156,12 +157,8 @@ class Agreement(Protocol):
             DataLossError: it hasn't (``AGREEMENT_DIFFERS``).
         """
 
-    def check_agent(self, tx: Transaction, agent: str, owner: str, registrar: str) -> None:
-        """Lets an agent pass whose owner and registrar are those that the ledger last named.
-
-        Raises:
-            DataLossError: they aren't (``AGREEMENT_DIFFERS``).
-        """
+    def registered(self, tx: Transaction) -> Registered:
+        """Everybody as the ledger has them: identities, certificates, chat accounts."""
 
     def check_workflow(self, tx: Transaction, name: str, digest: str) -> None:
         """Lets a version of a workflow pass whose approval stands in the ledger.

@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import StoredEntry, Transaction
+from broker.domain.registered import Registered
 from broker.errors import DataLossError
+from broker.ledger import registrations
 from broker.ledger.encoding import NotCanonicalError, decode
+from broker.ledger.registrations import Registrations
 from broker.ledger.votes import ALWAYS, Votes
 from broker.ledger.votes_reading import FindingError
 
 _PAGE = 2000
-_MORE = frozenset({"frozen", "identity.issued", "identity.revoked"})
+_MORE = frozenset({"frozen"}) | registrations.TYPES
 # Bytes in canonical form have no space here; the same words inside a text stand behind a backslash.
 _NAMED = re.compile(rb'"type":"(?:' + b"|".join(re.escape(item.encode()) for item in sorted(ALWAYS | _MORE)) + rb')"')
 
@@ -28,7 +31,7 @@ class LedgerAgreement:
     """Implements ``broker.domain.approval_ports.Agreement``. Any thread may ask.
 
     It remembers how far it has read; what a writing transaction has added itself is read for that answer alone, since it
-    may yet be taken back.
+    may yet be taken back. What it has come to so far is never changed, but exchanged for another once there is more.
     """
 
     def __init__(self) -> None:
@@ -40,9 +43,7 @@ class LedgerAgreement:
         """Reads what has been added, in a reading transaction: all that it sees is there for good."""
         with self._lock:
             head = tx.ledger.head()
-            for row in _rows(tx, self._next):
-                self._state.entry(row)
-                self._next = row.seq + 1
+            self._state, self._next = _read(tx, self._state, self._next)
             self._next = max(self._next, 0 if head is None else head.seq + 1)
 
     def founding(self, tx: Transaction) -> str:
@@ -82,24 +83,26 @@ class LedgerAgreement:
         if (name, digest) not in self._state.workflows and (name, digest) not in self._at(tx).workflows:
             raise _differs(f"nobody has approved workflow {name} {digest}")
 
-    def check_agent(self, tx: Transaction, agent: str, owner: str, registrar: str) -> None:
-        """Lets an agent pass whose owner and registrar are those that the ledger last named.
-
-        Raises:
-            DataLossError: they aren't (``AGREEMENT_DIFFERS``): somebody else's vote would count as an outsider's.
-        """
-        said = self._at(tx).answerable.get(agent)
-        if said != (owner, registrar):
-            raise _differs(f"{agent} is answered for by {said}, not by {(owner, registrar)}")
+    def registered(self, tx: Transaction) -> Registered:
+        """Everybody as the ledger has them at the end of what a transaction sees."""
+        return self._at(tx).registrations.registered
 
     def _at(self, tx: Transaction) -> _State:
         """The state at the end of what a transaction sees; not to be changed."""
         with self._lock:
-            # A copy: whoever reads on meanwhile changes what is remembered.
-            state = self._state.copy()
-            for row in _rows(tx, self._next):
-                state.entry(row)
-            return state
+            known, seen = self._state, self._next
+        return _read(tx, known, seen)[0]
+
+
+def _read(tx: Transaction, known: _State, first: int) -> tuple[_State, int]:
+    """A state that has read on from an entry's number, and the number of the next; the very same one where there is nothing."""
+    state = known
+    for row in _rows(tx, first):
+        if state is known:
+            state = known.copy()  # others are looking at it
+        state.entry(row)
+        first = row.seq + 1
+    return state, first
 
 
 class _State:
@@ -110,14 +113,13 @@ class _State:
         self.workflows: frozenset[tuple[str, str]] = frozenset()
         self.frozen: frozenset[tuple[str, str]] = frozenset()
         self.revoked: frozenset[str] = frozenset()
-        self.answerable: dict[str, tuple[str, str]] = {}
-        """Identity -> its owner and its registrar, as last named."""
+        self.registrations = Registrations()
 
     def copy(self) -> _State:
         made = _State()
         made.votes = self.votes.copy()
         made.workflows, made.frozen, made.revoked = self.workflows, self.frozen, self.revoked
-        made.answerable = dict(self.answerable)
+        made.registrations = self.registrations.copy()
         return made
 
     def entry(self, row: StoredEntry) -> None:
@@ -135,6 +137,8 @@ class _State:
         if self.votes.found != before:
             return
         self._other(kind, entry)
+        if kind in registrations.TYPES:
+            self.registrations.entry(row.seq, entry)
 
     def _other(self, kind: object, entry: JsonObject) -> None:
         match kind:
@@ -146,10 +150,6 @@ class _State:
                 self.frozen |= {_scope(entry)}
             case "unfrozen":
                 self.frozen -= {_scope(entry)}
-            case "identity.issued":
-                said = entry.get("lineage")
-                if isinstance(said, dict):
-                    self.answerable[str(entry.get("identity"))] = (str(said.get("owner")), str(said.get("registrar")))
             case "identity.revoked" if entry.get("change") == "revoked":
                 self.revoked |= {str(entry.get("identity"))}
 

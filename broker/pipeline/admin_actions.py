@@ -103,7 +103,7 @@ def _concerned(tx: Transaction, action: str, parameters: JsonObject) -> frozense
             return frozenset({_human(tx, _text(parameters, "person")).id})
         case administration.OWNER:
             agent = _agent(tx, _text(parameters, "agent"))
-            return frozenset({_human(tx, _text(parameters, "owner")).id, agent.owner})
+            return frozenset({_human(tx, _text(parameters, "owner")).id, agent.id, agent.owner})
         case administration.ISSUE:
             return _issued_to(tx, parameters)
         case "unfreeze":

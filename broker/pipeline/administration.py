@@ -51,6 +51,8 @@ def request(
     """
     if caller.identity.kind is not IdentityKind.HUMAN:
         raise PermissionDeniedError("only people ask for administration", reason="NOT_A_HUMAN")
+    if context.desk.founded(tx):
+        context.desk.rows(tx).caller(caller.identity.id, caller.certificate.fingerprint)
     parameters = shown.parameters
     people = concerned(tx, action, shown)
     approval_id = new_id("apv")

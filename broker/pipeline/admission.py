@@ -259,7 +259,7 @@ class Admission:
 
     def _wait_for_people(self, tx: Transaction, active: ActiveCall, asked: Asked) -> None:
         """Puts the request for approval on record with the call that it is about."""
-        approval = file_request(tx, self._parts.desk, asked, active.row)
+        approval = file_request(tx, self._parts.desk, asked, active.row, active.request)
         sealed = self._parts.vault.open(tx, active.row.id)
         state = CallState.PENDING_APPROVAL
         waits = StateChanged(state, f"waits for approvals/{approval.id}, until {approval.expires.isoformat()}")

@@ -47,6 +47,7 @@ class ApprovalSight:
         Raises:
             NotFoundError: ``APPROVAL_NOT_FOUND``: there is none, or it is none of the caller's business.
             PermissionDeniedError: only bots ask for others (``NOT_A_BOT``).
+            DataLossError: the account by which the bot knows the person isn't the one in the ledger (``ACCOUNT_CHANGED``).
         """
 
         def work(tx: Transaction) -> ApprovalView:
@@ -58,11 +59,17 @@ class ApprovalSight:
             person = tx.identities.get(voter) if voter else caller.identity
             # A bot sees content only while it asks for somebody who may decide on it, and whom it can know by an account.
             bot = caller.identity.kind is IdentityKind.AGENT and approval.requester != caller.identity.id
-            known = bool(voter) and bool(tx.voters.accounts(person=voter))
+            known = bool(voter) and self._has_account(tx, voter)
             with_content = not bot or (known and not self.views.why_not(approval, person))
             return self.views.view(tx, approval, person, with_content=with_content)
 
         return await self._parts.store.read(work)
+
+    def _has_account(self, tx: Transaction, person: str) -> bool:
+        rows, accounts = self._parts.desk.rows(tx), tx.voters.accounts(person=person)
+        for account in accounts:
+            rows.account(account)
+        return bool(accounts)
 
     async def search(self, caller: Caller, wanted: Wanted) -> list[ApprovalView]:
         """Approvals that the caller may see, newest first, without content."""

@@ -119,7 +119,6 @@ class Approvals:
 
         # What it has read it needn't read again in the step in which something is used.
         await self._parts.store.read(self._desk.agreement.read_on)
-        await self._parts.store.read(self._desk.agreement.read_on)
         ended = await self._parts.store.write(work)
         if ended:
             self._parts.bell.ring()
@@ -196,6 +195,7 @@ class Approvals:
         approval_id = new_id("apv")
 
         def work(tx: Transaction) -> ApprovalView:
+            self._check_caller(tx, caller)
             if tx.workflows.get(name, version) is not None:
                 raise FailedPreconditionError(f"workflow {name} {version} is approved", reason="WORKFLOW_APPROVED")
             owner = tx.identities.by_name(IdentityKind.HUMAN, workflow.owner)
@@ -248,12 +248,18 @@ class Approvals:
         """
 
         def work(tx: Transaction) -> ApprovalView:
+            self._check_caller(tx, caller)
             approval = create(tx, self._parts, self._blobs, caller, asked)
             return self._views.view(tx, approval, caller.identity, with_content=False)
 
         view = await self._parts.store.write(work)
         self._parts.bell.ring(view.approval.id)
         return view
+
+    def _check_caller(self, tx: Transaction, caller: Caller) -> None:
+        """Who asks has no vote: it must be known who that is."""
+        self._desk.check_founded(tx)
+        self._desk.rows(tx).caller(caller.identity.id, caller.certificate.fingerprint)
 
     def _approve_workflow(self, tx: Transaction, approval: Approval) -> Approval:
         shown = content.read_envelope(tx, self._parts.vault, approval)

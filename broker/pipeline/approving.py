@@ -12,6 +12,7 @@ from broker.approvals.envelopes import Matter, envelope
 from broker.domain.approval import Approval, ApprovalKind
 from broker.domain.call import CallRequest, Decision, InputFile, Lineage
 from broker.domain.canonical import JsonObject, JsonValue, canonical, digest, parse_object
+from broker.domain.events import StoredRequest
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import CallRow, Transaction, VaultRow
@@ -182,12 +183,24 @@ def ask(
     return Asked(approval_id, requirement, excluded, expires, Texts.of(shown))
 
 
-def file_request(tx: Transaction, desk: Desk, asked: Asked, row: CallRow) -> Approval:
+def check_rows(tx: Transaction, desk: Desk, request: StoredRequest) -> None:
+    """Lets a call pass whose lineage and certificate are those that the ledger names, whatever the tables say.
+
+    Raises:
+        DataLossError: ``IDENTITY_CHANGED``, ``CERTIFICATE_CHANGED``.
+    """
+    rows = desk.rows(tx)
+    rows.caller(request.lineage.agent, request.fingerprint)
+    rows.lineage(request.lineage)
+
+
+def file_request(tx: Transaction, desk: Desk, asked: Asked, row: CallRow, request: StoredRequest) -> Approval:
     """Puts a call's request for approval on record, with the call.
 
     Raises:
-        BrokerError: as ``Desk.request``.
+        BrokerError: as ``Desk.request`` and ``check_rows``.
     """
+    check_rows(tx, desk, request)
     return desk.request(
         tx,
         Request(

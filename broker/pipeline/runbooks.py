@@ -88,6 +88,7 @@ def create(tx: Transaction, parts: Parts, blobs: Blobs, caller: Caller, asked: R
     agent = tx.identities.by_name(IdentityKind.AGENT, asked.agent)
     if agent is None or agent.revoked is not None:
         raise NotFoundError(f"there is no agent {asked.agent[:64]!a}", reason="IDENTITY_UNKNOWN")
+    parts.desk.rows(tx).identity(agent.id)
     workflow = approved_workflow(tx, parts, asked.workflow)
     tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
     requirement = _requirement(parts, tier, asked.expires)

@@ -35,7 +35,7 @@ from broker.identity.directory import Directory
 from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
-from broker.pipeline.approving import call_requirement, kept_out_now, same_call
+from broker.pipeline.approving import call_requirement, check_rows, kept_out_now, same_call
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.checks import denied
 from broker.pipeline.envelope_check import envelope_changed
@@ -203,8 +203,7 @@ class Starter:
     ) -> Used:
         """Uses what people agreed to, once: counted again now, and compared with what is about to run."""
         barred = kept_out_now(tx, self._parts, active)
-        lineage = active.request.lineage
-        self._parts.desk.agreement.check_agent(tx, lineage.agent, lineage.owner, lineage.registrar)
+        check_rows(tx, self._parts.desk, active.request)
         if active.request.context.runbook:
             return self._use_runbook(tx, active, envelope, requirement, barred)
         return self._parts.desk.use(

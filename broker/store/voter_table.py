@@ -21,7 +21,7 @@ _REVOKE = update(VOTER_KEY).where(_K.id == bindparam("which"), _K.revoked.is_(No
 _ACCEPTANCES = select(*ACCEPTANCE.columns).where(_A.founding_digest == bindparam("which")).order_by(_A.seq)
 _ACCEPTED = select(_A.seq).where(_A.founding_digest == bindparam("which"), _A.person == bindparam("whose"))
 _FOUNDING = select(_F.digest).order_by(_F.seq).limit(1)
-_ACCOUNTS = select(_C.service, _C.team, _C.user, _C.person).order_by(_C.seq)
+_ACCOUNTS = select(_C.service, _C.team, _C.user, _C.person, _C.seq).order_by(_C.seq)
 _IS = (_C.service == bindparam("service"), _C.team == bindparam("team"), _C.user == bindparam("user"))
 
 

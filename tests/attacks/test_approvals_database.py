@@ -19,7 +19,7 @@ from broker.domain.statement import key_id
 from broker.errors import BrokerError, DataLossError, FailedPreconditionError, NotFoundError
 from broker.ledger.verdict import Verdict
 from broker.signing import Ed25519Signer
-from tests.approval_core import AGENT, APPROVERS, OPERATOR, REQUIREMENT, Core
+from tests.approval_core import APPROVERS, OPERATOR, REQUIREMENT, Core
 
 WEAK: Requirement = replace(REQUIREMENT, people=1, roles=(RoleCount("approver", 1),), min_signed=0)
 
@@ -395,14 +395,3 @@ def test_a_workflow_that_nobody_approved_is_none(core: Core) -> None:
 def test_everybody_in_these_tests_is_somebody(core: Core) -> None:
     assert {core.people[name].id for name in APPROVERS} < {item.id for item in core.people.values()}
     assert json.loads(canonical(WEAK.json()))["people"] == 1
-
-
-def test_an_agent_is_answered_for_by_those_whom_the_ledger_names(core: Core) -> None:
-    """Else an owner whose row names another would vote on their own agent's action, as an outsider."""
-    agent, other = core.people[AGENT], core.people["ada"].id
-    check = core.desk.agreement.check_agent
-    core.read(lambda tx: check(tx, agent.id, agent.owner, agent.registrar))
-    for owner, registrar in ((other, agent.registrar), (agent.owner, other), (other, other)):
-        with pytest.raises(DataLossError) as caught:
-            core.read(lambda tx, owner=owner, registrar=registrar: check(tx, agent.id, owner, registrar))  # type: ignore[misc]  # bound now
-        assert caught.value.reason == "AGREEMENT_DIFFERS"

@@ -17,7 +17,7 @@ from broker.errors import (
     PermissionDeniedError,
 )
 from broker.signing import Ed25519Signer
-from tests.approval_core import BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of
+from tests.approval_core import BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of, mapped_to
 
 
 def refused(
@@ -79,11 +79,8 @@ def test_one_person_with_two_accounts_counts_once(core: Core) -> None:
     with pytest.raises(PermissionDeniedError) as unknown:
         core.give(BOT, core.attested("ada", asked, team="T0OTHER"))
     assert unknown.value.reason == "ACCOUNT_UNKNOWN"
-    core.sql(
-        "INSERT INTO chat_account VALUES ('slack', 'T0OTHER', ?, ?, 1)",
-        account_of("ada", "T0OTHER")[2],
-        core.people["ada"].id,
-    )
+    core.administrate("account.map", mapped_to("ada", "T0OTHER"))
+    core.later()
     with pytest.raises(ConflictError) as twice:
         core.give(BOT, core.attested("ada", asked, team="T0OTHER"))
     assert twice.value.reason == "ALREADY_VOTED"
@@ -131,7 +128,8 @@ def test_an_agent_has_no_vote_whatever_it_signs(core: Core) -> None:
 
 def test_nobody_without_the_role_has_a_vote(core: Core) -> None:
     asked = core.ask(excluded=())
-    refused(core, PermissionDeniedError, "NOT_ELIGIBLE", OPERATOR, asked)
+    core.approvers -= {"dan"}
+    refused(core, PermissionDeniedError, "NOT_ELIGIBLE", "dan", asked)
 
 
 def test_roles_are_counted_as_they_are_at_the_use(core: Core) -> None:
