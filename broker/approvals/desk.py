@@ -178,8 +178,10 @@ class Desk:
         )
         missing = possible(approval.requirement, voters(tx, self.electorate(), approval))
         if missing and patient:
+            out = self._kept_out(tx, approval)
             raise PermissionDeniedError(
-                f"nobody could approve this: of those who may, there is missing {'; '.join(missing)}",
+                f"nobody could approve this: of those who may, there is missing {'; '.join(missing)}"
+                + (f"; kept out of it, as it is theirs or concerns them: {', '.join(out)}" if out else ""),
                 reason="NOBODY_ELIGIBLE",
                 hint="Grant the roles to people outside the request's lineage, and have their keys enrolled: "
                 "broker approvers --help",
@@ -199,6 +201,11 @@ class Desk:
         approval = replace(approval, requested_seq=seq)
         tx.approvals.insert(approval)
         return approval
+
+    def _kept_out(self, tx: Transaction, approval: Approval) -> list[str]:
+        """Names of those who could vote on it if it weren't theirs, and didn't concern them."""
+        found = [tx.identities.get(which) for which, _ in voters(tx, self.electorate(), replace(approval, excluded=()))]
+        return [item.name for item in found if item is not None and item.id in approval.excluded]
 
     def _check_patience(self, tx: Transaction, request: Request, now: datetime) -> None:
         most = request.requirement.max_pending

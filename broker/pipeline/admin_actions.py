@@ -112,7 +112,14 @@ def _concerned(tx: Transaction, action: str, parameters: JsonObject) -> frozense
             found = next((item for item in tx.freezes.all() if (item.scope, item.target) == (scope, which)), None)
             if found is None:
                 raise NotFoundError(f"{scope.value} {target} is not frozen", reason="NOT_FROZEN")
+            return _behind_frozen(tx, scope, which)
     return frozenset()
+
+
+def _behind_frozen(tx: Transaction, scope: FreezeScope, which: str) -> frozenset[str]:
+    """Who answers for a frozen agent doesn't let it go on; a tool's owner is told by its specification, see ``Shown``."""
+    agent = tx.identities.get(which) if scope is FreezeScope.AGENT else None
+    return frozenset() if agent is None else frozenset({agent.id, agent.owner, agent.registrar} - {""})
 
 
 def _issued_to(tx: Transaction, parameters: JsonObject) -> frozenset[str]:

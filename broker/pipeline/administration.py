@@ -121,12 +121,18 @@ def settle(tx: Transaction, context: Context, approval: Approval) -> Approval:
     shown = content.read_envelope(tx, context.vault, approval)
     parameters = parameters_of(shown, approval.subject)
     try:
+        # Whom it concerns by now has no vote either, whoever that was when it was asked for.
+        barred = concerned(tx, approval.subject, Shown(parameters))
+        if not context.desk.count(tx, approval, barred).met:
+            return approval
         result = effect(tx, context, parameters, Done(approval.requester, approval.id))
     except BrokerError as error:
         content.keep_result(tx, context.vault, approval.id, {"failed": error.reason, "message": error.message})
         return context.desk.close(tx, approval, ApprovalState.CANCELLED, why=error.reason)
     content.keep_result(tx, context.vault, approval.id, result)
-    used = context.desk.use(tx, approval.id, subject=approval.subject, needed=ADMINISTRATIVE, check=lambda _: None)
+    used = context.desk.use(
+        tx, approval.id, subject=approval.subject, barred=barred, needed=ADMINISTRATIVE, check=lambda _: None
+    )
     return used.approval
 
 

@@ -15,6 +15,7 @@ from broker.domain.approval import (
     ApprovalKind,
     ApprovalState,
     ApprovedWorkflow,
+    FreezeScope,
 )
 from broker.domain.call import RESTING_STATES
 from broker.domain.canonical import JsonObject, canonical
@@ -158,6 +159,8 @@ class Approvals:
         """What people are shown: of a change, what the broker itself finds that it changes, and never the requester's word."""
         if action in {standing.TOOLS, standing.SETTINGS}:
             return standing.held_change(self._parts.held, action, str(parameters["digest"])).shown()
+        if action == "unfreeze":
+            return Shown(parameters, concerned=self._owner_of_frozen(parameters))
         if action != policy_changes.ACTION:
             return Shown(parameters)
         old, new = self._parts.policy.snapshot, await self._parts.policy.check(str(parameters["text"]))
@@ -172,6 +175,12 @@ class Approvals:
             )
         policy_changes.check_length(change)
         return Shown(change.parameters, change.sentences, change.concerned)
+
+    def _owner_of_frozen(self, parameters: JsonObject) -> frozenset[str]:
+        """Name of the owner of a frozen tool; whoever answers for a frozen agent is found in the registry."""
+        tool = self._parts.catalogue.get(str(parameters["target"]))
+        is_tool = parameters["scope"] == FreezeScope.TOOL.value
+        return frozenset({tool.spec.owner}) if is_tool and tool is not None else frozenset()
 
     async def submit_workflow(self, caller: Caller, name: str, digest: str, reason: str) -> ApprovalView:
         """Asks the people of its tier to approve a workflow's present version.

@@ -11,7 +11,7 @@ from broker.client.models import StateChanged
 from broker.domain.approval import ApprovalKind, ApprovalState, FreezeScope, VoteDecision
 from broker.domain.call import CallState
 from broker.errors import BrokerError, FailedPreconditionError, PermissionDeniedError
-from tests.approval_scene import BYSTANDER, CHANGED, ROVER, WITHIN_S, Scene, agreed, end_of, until
+from tests.approval_scene import BYSTANDER, CHANGED, ROVER, TURN, WITHIN_S, Scene, agreed, end_of, until
 from tests.approval_world import OPERATOR, TOOL, World
 from tests.served import ledger
 
@@ -53,6 +53,24 @@ async def test_one_approver_stops_all_and_two_let_it_go_on(scene: Scene) -> None
             assert not await world.operator.list_freezes()
             ended, output = await end_of(agent, waits)
     assert (ended.state, output) == (CallState.SUCCEEDED, b"changed\n")
+
+
+async def test_whoever_answers_for_what_is_frozen_does_not_let_it_go_on(scene: Scene) -> None:
+    """The agent is ada's, and the operator registered it; the tool is cyn's."""
+    async with scene.open() as world:
+        for scope, target, theirs, others in (
+            (FreezeScope.AGENT, ROVER, ("ada", OPERATOR), ("bob", "cyn")),
+            (FreezeScope.TOOL, TURN, ("cyn",), ("ada", "bob")),
+        ):
+            await world.people["bob"].create_freeze(scope, target)
+            async with world.served.human(BYSTANDER) as gus:
+                asked = await gus.request_administration("unfreeze", {"scope": scope.value, "target": target})
+            for name in theirs:
+                with pytest.raises(PermissionDeniedError) as own:
+                    await world.vote(name, asked)
+                assert own.value.reason == "VOTER_IN_LINEAGE", name
+            await agreed(world, asked, *others)
+            assert not await world.operator.list_freezes()
 
 
 async def test_a_freeze_that_is_taken_out_of_the_database_stays(scene: Scene) -> None:

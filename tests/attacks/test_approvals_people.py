@@ -6,8 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from broker.approvals.authority import Agreed
 from broker.approvals.founding import parse_vkey
-from broker.domain.approval import ApprovalKind, ApprovalState
+from broker.approvals.freezing import freeze
+from broker.domain.administration import OWNER
+from broker.domain.approval import ApprovalKind, ApprovalState, FreezeScope
+from broker.domain.ports import Transaction
 from broker.domain.requirement import Channel, RoleCount
 from broker.errors import (
     BrokerError,
@@ -16,8 +20,11 @@ from broker.errors import (
     InvalidArgumentError,
     PermissionDeniedError,
 )
+from broker.identity.registry import Registry
+from broker.pipeline.admin_actions import Context, Shown
+from broker.pipeline.administration import request, settle
 from broker.signing import Ed25519Signer
-from tests.approval_core import BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of, mapped_to
+from tests.approval_core import AGENT, BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of, mapped_to
 
 
 def refused(
@@ -163,6 +170,46 @@ def test_too_few_eligible_people_are_told_at_once_and_named(core: Core, left: in
     assert caught.value.reason == "NOBODY_ELIGIBLE"
     people = "1 person" if left else "2 people"
     assert caught.value.metadata["missing"].startswith(f"{people} with the role approver")
+
+
+def test_whoever_is_kept_out_is_named_where_nobody_else_is_left(core: Core) -> None:
+    core.approvers = frozenset({"ada", "bob"})
+    with pytest.raises(PermissionDeniedError) as caught:
+        core.ask(excluded=(OPERATOR, "bob"))
+    assert caught.value.reason == "NOBODY_ELIGIBLE"
+    assert "1 person with the role approver" in caught.value.message
+    assert caught.value.message.endswith("kept out of it, as it is theirs or concerns them: bob")
+
+
+def test_whoever_a_frozen_agent_was_given_to_since_does_not_let_it_go_on(core: Core) -> None:
+    context = Context(core.desk.recorder, core.local.vault, core.desk)
+    shown = Shown({"scope": "agent", "target": AGENT})
+    core.write(
+        lambda tx: freeze(
+            tx, core.desk.recorder, core.caller("bob"), scope=FreezeScope.AGENT, target=AGENT, now=core.now
+        )
+    )
+    asked, _ = core.write(
+        lambda tx: request(tx, context, core.caller(OPERATOR), action="unfreeze", shown=shown, reason="mended")
+    )
+
+    def give_to_ada(tx: Transaction, approval: str) -> None:
+        agreed = Agreed(OWNER, {"agent": AGENT, "owner": "ada"}, approval)
+        agent, owner, by = (core.people[name].id for name in (AGENT, "ada", OPERATOR))
+        Registry(core.desk.recorder, core.local.vault, agreed).change_owner(
+            tx, agent=agent, owner=owner, by=by, now=core.now
+        )
+
+    def vote(name: str) -> ApprovalState:
+        core.vote(name, asked)
+        return core.write(lambda tx: settle(tx, context, core.desk.find(tx, asked.id))).state
+
+    assert vote("ada") is ApprovalState.PENDING
+    core.by_people(OWNER, give_to_ada, ("bob", "cyn"), about="ada")
+    assert vote("bob") is ApprovalState.APPROVED, "two have agreed, and one of them owns it by now"
+    assert core.read(lambda tx: tx.freezes.all())
+    assert vote("cyn") is ApprovalState.USED
+    assert not core.read(lambda tx: tx.freezes.all())
 
 
 def test_keys_that_are_revoked_make_nobody_eligible(core: Core) -> None:
