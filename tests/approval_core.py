@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from broker.approvals.content import Texts
 from broker.approvals.desk import Desk, Request, Used
 from broker.approvals.envelopes import Matter, envelope
-from broker.approvals.founding import accept, enrol_key, revoke_key
+from broker.approvals.founding import accept, enrol_key
+from broker.approvals.revoking import revoke_key
 from broker.approvals.voting import Cast, cast
 from broker.cli.init import create_state
 from broker.cli.local import Local, load_ca, open_local
@@ -314,7 +315,17 @@ class Core:
     def revoke_key(self, by: str, signer: Ed25519Signer) -> None:
         """Somebody revokes a key."""
         caller = self.caller(by)
-        self.write(lambda tx: revoke_key(tx, self.desk.recorder, caller, which=signer.id, reason="lost", now=self.now))
+        self.write(
+            lambda tx: revoke_key(
+                tx,
+                self.desk.recorder,
+                caller,
+                which=signer.id,
+                reason="lost",
+                founded=self.desk.founded(tx),
+                now=self.now,
+            )
+        )
 
     def revoke_person(self, name: str) -> None:
         """The operator revokes a person."""

@@ -24,7 +24,6 @@ from broker.errors import (
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
-    NotFoundError,
     PermissionDeniedError,
 )
 from broker.signing import verify
@@ -98,36 +97,6 @@ def enrol_key(
     key = VoterKey(which, holder.id, kind, public_key, now, seq)
     tx.voters.insert_key(key)
     return key
-
-
-def revoke_key(
-    tx: Transaction, recorder: Recorder, caller: Caller, *, which: str, reason: str, now: datetime
-) -> VoterKey:
-    """Revokes a key at once: by its holder, or by anybody with an approver's key that counts. Twice changes nothing.
-
-    Raises:
-        NotFoundError: there is no such key (``KEY_UNKNOWN``).
-        PermissionDeniedError: the caller may not (``NOT_AN_APPROVER``).
-        FailedPreconditionError: it would leave fewer keys than the founding needs, before it is complete.
-    """
-    key = tx.voters.key(which)
-    if key is None:
-        raise NotFoundError(f"there is no key {which[:80]!a}", reason="KEY_UNKNOWN")
-    if key.holder != caller.identity.id:
-        check_approver(tx, caller)
-    if key.revoked is not None:
-        return key
-    body: JsonObject = {
-        "key": {"id": key.id},
-        "person": key.holder,
-        "by": caller.identity.id,
-        "at": now.isoformat(),
-        "reason_given": bool(reason),
-    }
-    recorder.append(tx, "key.revoked", body)
-    tx.voters.revoke_key(key.id, now)
-    found = tx.voters.key(which)
-    return key if found is None else found
 
 
 def check_approver(tx: Transaction, caller: Caller) -> None:

@@ -13,6 +13,12 @@ OWNER = "identity.owner"
 """Another owner of an agent."""
 
 
+REVOKE = "identity.revoke"
+"""The end of a person, or of the last certificate of theirs, where too few would be left who can vote."""
+REVOKE_KEY = "key.revoke"
+"""The same of somebody's last key."""
+
+
 def issue_parameters(*, kind: str, name: str, owner: str, key_digest: str) -> JsonObject:
     """The parameters of ``identity.issue``.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from broker.domain.administration import approval_required
+from broker.domain.administration import REVOKE, approval_required
+from broker.domain.approvers import FEWEST, takes_two
 from broker.domain.canonical import JsonObject
+from broker.domain.identity import Identity
 from broker.domain.ports import Transaction
+from broker.errors import FailedPreconditionError
 
 
 class Authority(Protocol):
@@ -48,3 +51,27 @@ class NoApproval:
         raise approval_required(
             "the registry is not changed", action, parameters, who="" if human is None else human.name
         )
+
+
+def permit_revoke(
+    tx: Transaction, authority: Authority, target: Identity, fingerprint: str, by: str
+) -> JsonObject | None:
+    """Lets it pass that an identity, or one of its certificates, is revoked.
+
+    One person does that, unless it is somebody else and too few people would be left who can vote.
+
+    Raises:
+        FailedPreconditionError: nobody has agreed to it (``APPROVAL_REQUIRED``).
+        BrokerError: as ``Authority.permit``.
+    """
+    if by == target.id or not authority.founded(tx) or not takes_two(tx, fingerprint or target.id):
+        return None
+    parameters: JsonObject = {"kind": str(target.kind), "name": target.name, "fingerprint": fingerprint}
+    try:
+        return authority.permit(tx, REVOKE, parameters, by=by)
+    except FailedPreconditionError as error:
+        if error.reason != "APPROVAL_REQUIRED":
+            raise
+        who = tx.identities.get(by)
+        why = f"human {target.name} is not revoked, as fewer than {FEWEST} people would be left who can vote"
+        raise approval_required(why, REVOKE, parameters, who="" if who is None else who.name) from error

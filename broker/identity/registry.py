@@ -26,7 +26,7 @@ from broker.errors import (
     PermissionDeniedError,
 )
 from broker.identity import ca
-from broker.identity.authority import Authority, NoApproval
+from broker.identity.authority import Authority, NoApproval, permit_revoke
 from broker.identity.directory import parse_peer
 from broker.identity.keys import public_der
 from broker.identity.names import check_name, genesis, spiffe_uri, stamp
@@ -216,7 +216,8 @@ class Registry:
             InvalidArgumentError: the reason is longer than 4096 bytes (``TOO_LARGE``).
             NotFoundError: ``IDENTITY_UNKNOWN``.
             PermissionDeniedError: ``REGISTRAR_INVALID``, ``NOT_AN_APPROVER``.
-            FailedPreconditionError: it is the last valid human, without whom nobody could act (``LAST_HUMAN``).
+            FailedPreconditionError: it is the last valid human, without whom nobody could act (``LAST_HUMAN``); it is
+                somebody else, and fewer than three people would be left who can vote (``APPROVAL_REQUIRED``).
         """
         _check_reason(reason)
         self._actor(tx, by)
@@ -233,10 +234,11 @@ class Registry:
                 reason="LAST_HUMAN",
                 hint="Register another human first: broker identity issue human NAME",
             )
+        agreed = permit_revoke(tx, self.authority, target, "", by)
         revoked = replace(target, revoked=now)
         tx.identities.update(revoked)
         text: JsonObject = {"change": "revoked", "reason": reason}
-        self._record(tx, "identity.revoked", revoked, by=by, text=text, body={"at": stamp(now)})
+        self._record(tx, "identity.revoked", revoked, by=by, text=text, body={"at": stamp(now)}, agreed=agreed)
         return revoked
 
     def revoke_certificate(
@@ -248,6 +250,7 @@ class Registry:
             InvalidArgumentError: the reason is longer than 4096 bytes (``TOO_LARGE``).
             NotFoundError: no such identity, or not its certificate (``CERTIFICATE_UNKNOWN``).
             PermissionDeniedError: ``REGISTRAR_INVALID``, ``NOT_AN_APPROVER``.
+            FailedPreconditionError: as ``revoke_identity`` (``APPROVAL_REQUIRED``).
         """
         _check_reason(reason)
         self._actor(tx, by)
@@ -262,10 +265,11 @@ class Registry:
             )
         if found.revoked is not None:
             return found
+        agreed = permit_revoke(tx, self.authority, target, fingerprint, by)
         tx.identities.revoke_certificate(fingerprint, now)
         text: JsonObject = {"change": "certificate-revoked", "reason": reason}
         body: JsonObject = {"at": stamp(now), "fingerprint": fingerprint}
-        self._record(tx, "identity.revoked", target, by=by, text=text, body=body)
+        self._record(tx, "identity.revoked", target, by=by, text=text, body=body, agreed=agreed)
         return replace(found, revoked=now)
 
     def _permit_issue(

@@ -11,9 +11,9 @@ from broker.approvals.authority import Agreed
 from broker.approvals.desk import Desk
 from broker.approvals.founding import enrol_key, parse_vkey
 from broker.approvals.freezing import target_id, unfreeze
-from broker.domain import administration
-from broker.domain.administration import ISSUE, OWNER
-from broker.domain.approval import ChatAccount, FreezeScope, KeyKind
+from broker.approvals.revoking import end_key
+from broker.domain.administration import ISSUE, OWNER, REVOKE, REVOKE_KEY
+from broker.domain.approval import ChatAccount, FreezeScope, KeyKind, VoterKey
 from broker.domain.canonical import JsonObject, canonical
 from broker.domain.identity import Identity, IdentityKind
 from broker.domain.ports import Recorder, Transaction, Vault
@@ -60,6 +60,8 @@ PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
         "key.enroll": frozenset({"person", "vkey", "kind"}),
         ISSUE: frozenset({"kind", "name", "owner", "key_digest"}),
         OWNER: frozenset({"agent", "owner"}),
+        REVOKE: frozenset({"kind", "name", "fingerprint"}),
+        REVOKE_KEY: frozenset({"key"}),
         "account.map": frozenset({"service", "team", "user", "person"}),
         "account.unmap": frozenset({"service", "team", "user"}),
         "unfreeze": frozenset({"scope", "target"}),
@@ -94,32 +96,52 @@ def concerned(tx: Transaction, action: str, shown: Shown) -> frozenset[str]:
 
 
 def _concerned(tx: Transaction, action: str, parameters: JsonObject) -> frozenset[str]:
-    match action:
-        case "key.enroll":
-            holder = _holder(tx, parameters)
-            parse_vkey(_text(parameters, "vkey"), holder.name)
-            return frozenset({holder.id, holder.owner} - {""})
-        case "account.map":
-            return frozenset({_human(tx, _text(parameters, "person")).id})
-        case administration.OWNER:
-            agent = _agent(tx, _text(parameters, "agent"))
-            return frozenset({_human(tx, _text(parameters, "owner")).id, agent.id, agent.owner})
-        case administration.ISSUE:
-            return _issued_to(tx, parameters)
-        case "unfreeze":
-            scope, target = _scope(parameters), _text(parameters, "target")
-            which = target_id(tx, scope, target)
-            found = next((item for item in tx.freezes.all() if (item.scope, item.target) == (scope, which)), None)
-            if found is None:
-                raise NotFoundError(f"{scope.value} {target} is not frozen", reason="NOT_FROZEN")
-            return _behind_frozen(tx, scope, which)
-    return frozenset()
+    found = _CONCERNED.get(action)
+    return frozenset() if found is None else found(tx, parameters) - {""}
+
+
+def _enrolled(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
+    holder = _holder(tx, parameters)
+    parse_vkey(_text(parameters, "vkey"), holder.name)
+    return frozenset({holder.id, holder.owner})
+
+
+def _mapped(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
+    return frozenset({_human(tx, _text(parameters, "person")).id})
+
+
+def _owning(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
+    agent = _agent(tx, _text(parameters, "agent"))
+    return frozenset({_human(tx, _text(parameters, "owner")).id, agent.id, agent.owner})
+
+
+def _losing(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
+    return frozenset({_key(tx, parameters).holder})
+
+
+def _unfreezing(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
+    scope, target = _scope(parameters), _text(parameters, "target")
+    which = target_id(tx, scope, target)
+    found = next((item for item in tx.freezes.all() if (item.scope, item.target) == (scope, which)), None)
+    if found is None:
+        raise NotFoundError(f"{scope.value} {target} is not frozen", reason="NOT_FROZEN")
+    return _behind_frozen(tx, scope, which)
+
+
+def _revoked(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
+    if parameters["kind"] != IdentityKind.HUMAN.value:
+        raise _invalid("parameters.kind", "must be human: one person revokes an agent", "PARAMETERS_INVALID")
+    person, fingerprint = _human(tx, _text(parameters, "name")), _text(parameters, "fingerprint")
+    certificate = tx.identities.certificate(fingerprint) if fingerprint else None
+    if fingerprint and (certificate is None or certificate.identity != person.id):
+        raise _invalid("parameters.fingerprint", f"is none of {person.name}'s certificates", "PARAMETERS_INVALID")
+    return frozenset({person.id})
 
 
 def _behind_frozen(tx: Transaction, scope: FreezeScope, which: str) -> frozenset[str]:
     """Who answers for a frozen agent doesn't let it go on; a tool's owner is told by its specification, see ``Shown``."""
     agent = tx.identities.get(which) if scope is FreezeScope.AGENT else None
-    return frozenset() if agent is None else frozenset({agent.id, agent.owner, agent.registrar} - {""})
+    return frozenset() if agent is None else frozenset({agent.id, agent.owner, agent.registrar})
 
 
 def _issued_to(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
@@ -144,6 +166,20 @@ def _issued_to(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
     return frozenset({human.id} if known is None else {known.id, human.id})
 
 
+_CONCERNED: Mapping[str, Callable[[Transaction, JsonObject], frozenset[str]]] = MappingProxyType(
+    {
+        "key.enroll": _enrolled,
+        "account.map": _mapped,
+        OWNER: _owning,
+        ISSUE: _issued_to,
+        REVOKE: _revoked,
+        REVOKE_KEY: _losing,
+        "unfreeze": _unfreezing,
+    }
+)
+"""Action -> ids of whom it is about, and of nobody where there is no such member."""
+
+
 def _enrol(tx: Transaction, context: Context, parameters: JsonObject, done: Done) -> JsonObject:
     holder = _holder(tx, parameters)
     key = enrol_key(
@@ -165,6 +201,12 @@ def _change_owner(tx: Transaction, context: Context, parameters: JsonObject, don
     registry = Registry(context.recorder, context.vault, agreed)
     changed = registry.change_owner(tx, agent=agent.id, owner=owner.id, by=done.by, now=context.desk.clock())
     return {"agent": changed.id, "owner": changed.owner}
+
+
+def _end_key(tx: Transaction, context: Context, parameters: JsonObject, done: Done) -> JsonObject:
+    now, which = context.desk.clock(), _key(tx, parameters).id
+    key = end_key(tx, context.recorder, which=which, by=done.by, approval=done.approval, reason="agreed", now=now)
+    return {"key": key.id, "holder": key.holder}
 
 
 def _map(tx: Transaction, context: Context, parameters: JsonObject, done: Done) -> JsonObject:
@@ -213,6 +255,7 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
     {
         "key.enroll": _enrol,
         OWNER: _change_owner,
+        REVOKE_KEY: _end_key,
         "account.map": _map,
         "account.unmap": _unmap,
         "unfreeze": _unfreeze,
@@ -227,6 +270,14 @@ def _holder(tx: Transaction, parameters: JsonObject) -> Identity:
         raise _invalid("parameters.kind", "must be approver or bot", "PARAMETERS_INVALID")
     name = _text(parameters, "person")
     return _human(tx, name) if kind == KeyKind.APPROVER.value else _agent(tx, name)
+
+
+def _key(tx: Transaction, parameters: JsonObject) -> VoterKey:
+    which = _text(parameters, "key")
+    key = tx.voters.key(which)
+    if key is None or key.revoked is not None:
+        raise NotFoundError(f"there is no key {which[:80]!a}, or it has been revoked", reason="KEY_UNKNOWN")
+    return key
 
 
 def _human(tx: Transaction, name: str) -> Identity:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from broker.approvals.founding import Founding, accept, founding, revoke_key
+from broker.approvals.founding import Founding, accept, founding
 from broker.approvals.freezing import covers, freeze
+from broker.approvals.revoking import revoke_key
 from broker.domain.approval import ChatAccount, Freeze, FreezeScope, VoterKey
 from broker.domain.identity import Caller, Identity
 from broker.domain.ports import Transaction
@@ -74,11 +75,12 @@ class Safeguards:
         """Revokes a key at once.
 
         Raises:
-            BrokerError: as ``broker.approvals.founding.revoke_key``.
+            BrokerError: as ``broker.approvals.revoking.revoke_key``.
         """
 
         def work(tx: Transaction) -> tuple[VoterKey, str]:
-            key = revoke_key(tx, self._parts.ledger, caller, which=which, reason=reason, now=self._parts.clock())
+            founded, now = self._parts.desk.founded(tx), self._parts.clock()
+            key = revoke_key(tx, self._parts.ledger, caller, which=which, reason=reason, founded=founded, now=now)
             return key, _holders(tx, [key])[key.holder]
 
         key = await self._parts.store.write(work)

@@ -214,7 +214,7 @@ def test_whoever_a_frozen_agent_was_given_to_since_does_not_let_it_go_on(core: C
 
 def test_keys_that_are_revoked_make_nobody_eligible(core: Core) -> None:
     for name in ("bob", "cyn", "dan"):
-        core.revoke_key("ada", core.signers[name])
+        core.revoke_key(name, core.signers[name])
     with pytest.raises(PermissionDeniedError) as caught:
         core.ask()
     assert caught.value.reason == "NOBODY_ELIGIBLE"

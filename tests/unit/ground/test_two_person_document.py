@@ -39,7 +39,10 @@ def test_the_tests_are_there(repository: Path) -> None:
         assert test is None or test in names, f"{file}::{test}"
 
 
-@pytest.mark.parametrize("action", ["key.enroll", "identity.issue", "identity.owner", "account.map", "unfreeze"])
+@pytest.mark.parametrize(
+    "action",
+    ["key.enroll", "identity.issue", "identity.owner", "account.map", "unfreeze", "key.revoke", "identity.revoke"],
+)
 def test_the_actions_are_those_of_the_broker(repository: Path, action: str) -> None:
     from broker.pipeline.admin_actions import PARAMETERS  # noqa: PLC0415 - brings the broker along
 
