@@ -18,8 +18,8 @@ from broker.store.schema import schema_changed
 from broker.store.tables import ALEMBIC_VERSION, LEDGER_ENTRY, META, Base
 from broker.store.versions import check_version, write_version
 
-SCRUBBED_TABLES = ("vault_object", "vault_chunk", "workspace_key", "identity", "refusal")
-"""Tables from which deleted and older rows must go soon: they hold encrypted content, its keys, and names."""
+SCRUBBED_TABLES = ("vault_object", "vault_chunk", "workspace_key", "identity", "refusal", "chat_account")
+"""Tables from which deleted and older rows must go soon: they hold encrypted content, its keys, names and accounts."""
 
 REWRITTEN_TABLES = (*SCRUBBED_TABLES, "call")
 """Tables that an erasure touches: those, and the calls, from which it takes what their clients wrote as request ids."""
@@ -31,6 +31,8 @@ _UNSAMPLED = (
     ("vault_chunk", "sealed"),
     ("identity", "name"),
     ("refusal", "body"),
+    ("chat_account", "team"),
+    ("chat_account", "user"),
     ("call", "request_id"),
     ("call", "request_digest"),
 )
@@ -146,7 +148,7 @@ def protect(driver: PostgresDriver) -> None:
         soon = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0"
         driver.execute(f"ALTER TABLE {table} SET ({soon})".encode())
     for table, column in _UNSAMPLED:
-        driver.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STATISTICS 0".encode())
+        driver.execute(f'ALTER TABLE {table} ALTER COLUMN "{column}" SET STATISTICS 0'.encode())
 
 
 def grant(connection: Connection, role: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from broker.domain.approval import ChatAccount
 from broker.domain.ports import Transaction
 from broker.errors import FailedPreconditionError, UnavailableError
 from broker.store import postgres_rewriting
@@ -52,6 +53,11 @@ class Erased:
         return {name for name, value in bytes_of.items() if value in data}
 
 
+def account_of(number: int) -> ChatAccount:
+    """A person's account, as no other bytes of the database are."""
+    return ChatAccount("slack", "T0TEAM", f"U0{number:04d}ACCOUNTOFAPERSON", f"hum_{number}")
+
+
 async def _erased(server: PostgresServer, folder: Path, owner: str) -> Erased:
     name = f"rewritten_{next(_numbers)}"
     url, owners = server.url(name, owner=owner), server.url(name, owner, owner=owner)
@@ -73,6 +79,7 @@ async def _erased(server: PostgresServer, folder: Path, owner: str) -> Erased:
                 call=item,
             )
             made.put(tx, {0: b"content of " + item.encode()})
+            tx.voters.map_account(account_of(number), number)
 
     def bytes_of(number: int) -> dict[str, bytes]:
         queries = {
@@ -80,7 +87,7 @@ async def _erased(server: PostgresServer, folder: Path, owner: str) -> Erased:
             "content": (b"SELECT sealed FROM broker.vault_chunk WHERE object_id = %s", f"call_{number}"),
             "workspace key": (b"SELECT wrapped FROM broker.workspace_key WHERE workspace = %s", f"shop{number}"),
         }
-        found = {}
+        found = {"chat account": account_of(number).user.encode()}
         with server.superuser(name) as connection:
             for what, (query, key) in queries.items():
                 row = connection.execute(query, (key,)).fetchone()
@@ -96,6 +103,8 @@ async def _erased(server: PostgresServer, folder: Path, owner: str) -> Erased:
         gone, kept = bytes_of(LAST), bytes_of(8)
         destroyed = await store.write(lambda tx: destroy(tx, ids[LAST:], NOW).ids)
         await store.write(lambda tx: tx.workspace_keys.delete(f"shop{LAST}"))
+        last = account_of(LAST)
+        await store.write(lambda tx: tx.voters.unmap_account(last.service, last.team, last.user))
         await drop_all(store, destroyed)
         await store.scrub()
     return Erased(server, name, url, owners, gone, kept)
