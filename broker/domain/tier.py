@@ -33,5 +33,8 @@ class Tier(enum.IntEnum):
 LINEAGE_REQUIRED_FROM = Tier.REGULATED
 """From this tier up a call whose lineage isn't proved is refused."""
 
+WORKFLOW_REQUIRED_FROM = Tier.AUTONOMOUS
+"""From this tier up a call belongs to an approved workflow; code holds this floor, whatever data says."""
+
 APPROVAL_REQUIRED_FROM = Tier.AUTONOMOUS
 """From this tier up two people approve the very action; code holds this floor, whatever data says."""

@@ -39,7 +39,7 @@ from broker.pipeline.checks import denied
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
-from broker.pipeline.workflows import approved_workflow
+from broker.pipeline.workflows import approved_workflow, check_named
 from broker.specs.catalogue import Tool
 
 REVIEW = Requirement(
@@ -91,6 +91,7 @@ def create(tx: Transaction, parts: Parts, blobs: Blobs, caller: Caller, asked: R
     parts.desk.rows(tx).identity(agent.id)
     workflow = approved_workflow(tx, parts, asked.workflow)
     tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
+    check_named(workflow, tier, field="workflow")
     requirement = _requirement(parts, tier, asked.expires)
     decision = parts.policy.snapshot.decide(
         PolicyRequest(f"agent:{agent.name}", asked.workspace, asked.tool, "call", tier)

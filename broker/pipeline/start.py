@@ -42,7 +42,7 @@ from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import Plan, plan_job, seal_envelope
 from broker.pipeline.runbooks import ask_review, lasting, same_as_runbook
-from broker.pipeline.workflows import approved_workflow
+from broker.pipeline.workflows import approved_workflow, check_named
 from broker.sandbox.engine import Lease
 from broker.sandbox.pool import Pool
 
@@ -332,6 +332,7 @@ class Starter:
                 reason="WORKFLOW_CHANGED",
                 hint="Call it again.",
             )
+        check_named(workflow, tier)
 
 
 def _blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:

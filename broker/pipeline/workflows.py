@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from broker.domain.call import CallContext
 from broker.domain.ports import Transaction
+from broker.domain.tier import WORKFLOW_REQUIRED_FROM, Tier
 from broker.domain.workflow import WorkflowSpec, outside
-from broker.errors import FieldViolation, PermissionDeniedError
+from broker.errors import FailedPreconditionError, FieldViolation, PermissionDeniedError
 from broker.pipeline.parts import Parts
 
 _FIELD = "tool_call.context.workflow"
@@ -38,6 +39,22 @@ def approved_workflow(tx: Transaction, parts: Parts, name: str) -> WorkflowSpec 
         )
     parts.desk.agreement.check_workflow(tx, name, version)
     return workflow
+
+
+def check_named(workflow: WorkflowSpec | None, tier: Tier, *, field: str = _FIELD) -> None:
+    """Lets pass what runs under a workflow, or below Tier 4: code holds that floor, whatever the table of tiers says.
+
+    Raises:
+        FailedPreconditionError: ``WORKFLOW_REQUIRED``; names the field.
+    """
+    if workflow is None and tier >= WORKFLOW_REQUIRED_FROM:
+        why = f"names no workflow, and what is of tier {int(tier)} runs under an approved one"
+        raise FailedPreconditionError(
+            f"{field} {why}",
+            reason="WORKFLOW_REQUIRED",
+            violations=(FieldViolation(field, why),),
+            hint="Name one; ListWorkflows shows which are approved.",
+        )
 
 
 def check_inside(workflow: WorkflowSpec, *, context: CallContext, tool: str, data_classes: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ from broker.domain.requirement import (
     workflow_floor,
 )
 from broker.domain.spec_parts import Duration, Label, Place, SpecPart, Text, Whole, refuse_places
-from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
+from broker.domain.tier import APPROVAL_REQUIRED_FROM, WORKFLOW_REQUIRED_FROM, Tier
 from broker.errors import InvalidArgumentError
 from broker.specs.files import is_there
 from broker.specs.findings import Finding, findings_at, model_problems, read_yaml, refusal, violation
@@ -154,7 +154,7 @@ class TierRow(SpecPart):
     logging_minimum: Lines
     """What is recorded at the least."""
     must_carry: tuple[Carried, ...] = ()
-    """What a call has to say of itself."""
+    """What a call has to say of itself; from Tier 4 on its workflow in any case."""
     call_approval: CallApproval | None = None
     """Who agrees to each call; absent where nobody has to. Tier 4 has it."""
     workflow_approval: WorkflowApproval
@@ -203,8 +203,12 @@ class TierRow(SpecPart):
         return workflow_floor(self.workflow_approval.requirement())
 
     def missing(self, context: CallContext) -> list[str]:
-        """The fields of ``must_carry`` that a call doesn't carry, by their names in its context."""
-        return [name for name in self.must_carry if not _carries(context, name)]
+        """The fields of ``must_carry`` that a call doesn't carry, by their names in its context.
+
+        From Tier 4 on a workflow is among them, whatever the table says.
+        """
+        floor_of_code: tuple[Carried, ...] = ("workflow",) if self.tier >= WORKFLOW_REQUIRED_FROM else ()
+        return [name for name in dict.fromkeys((*floor_of_code, *self.must_carry)) if not _carries(context, name)]
 
 
 def _carries(context: CallContext, name: Carried) -> bool:

@@ -75,6 +75,15 @@ def test_what_a_call_must_carry() -> None:
     assert tiers.row(Tier.AUTONOMOUS).missing(blank) == ["purpose"]
 
 
+@pytest.mark.parametrize("carried", ["[]", "[session]", "[purpose, session]"])
+def test_at_tier_4_a_workflow_is_demanded_whatever_the_table_says(tmp_path: Path, carried: str) -> None:
+    table = load_tiers(own(tmp_path, changed("[workflow, session, purpose]", carried)))
+    assert "workflow" in table.row(Tier.AUTONOMOUS).missing(CallContext(workspace="demo", session="s", purpose="p"))
+    named = CallContext(workspace="demo", workflow="close", session="s", purpose="p")
+    assert table.row(Tier.AUTONOMOUS).missing(named) == []
+    assert "workflow" not in table.row(Tier.REGULATED).missing(CallContext(workspace="demo"))
+
+
 def test_each_field_can_be_demanded(tmp_path: Path) -> None:
     names = ["workflow", "session", "purpose", "model", "prompt_version", "sources", "delegation"]
     row = load_tiers(own(tmp_path, changed("[session]", str(names).replace("'", "")))).row(Tier.REGULATED)
