@@ -233,7 +233,7 @@ class Desk:
             raise ResourceExhaustedError(
                 f"a request of this caller was denied a moment ago; it may ask again in {left:.0f} s",
                 reason="COOLING_DOWN",
-                hint="Find out why it was denied before you ask again: GetApproval has the reason.",
+                hint="Find out why it was denied before you ask again: GetApproval shows the reason to who answers for you.",
                 retry_after_s=left,
             )
 

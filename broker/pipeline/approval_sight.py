@@ -61,7 +61,7 @@ class ApprovalSight:
             bot = caller.identity.kind is IdentityKind.AGENT and approval.requester != caller.identity.id
             known = bool(voter) and self._has_account(tx, voter)
             with_content = not bot or (known and not self.views.why_not(approval, person))
-            return self.views.view(tx, approval, person, with_content=with_content)
+            return self.views.view(tx, approval, person, with_content=with_content, reader=caller.identity)
 
         return await self._parts.store.read(work)
 
@@ -72,7 +72,7 @@ class ApprovalSight:
         return bool(accounts)
 
     async def search(self, caller: Caller, wanted: Wanted) -> list[ApprovalView]:
-        """Approvals that the caller may see, newest first, without content."""
+        """Approvals that the caller may see, newest first, without content and without votes' reasons."""
 
         def work(tx: Transaction) -> list[ApprovalView]:
             found: list[ApprovalView] = []

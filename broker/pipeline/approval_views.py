@@ -10,7 +10,7 @@ from broker.approvals.electorate import ballots, why_not_person
 from broker.approvals.freezing import frozen, in_words
 from broker.domain.approval import OPEN_STATES, Approval, ApprovalKind, Vote
 from broker.domain.canonical import JsonObject, parse_object
-from broker.domain.identity import Identity
+from broker.domain.identity import Identity, IdentityKind
 from broker.domain.ports import Transaction
 from broker.errors import NotFoundError
 
@@ -24,6 +24,7 @@ class VoteView:
     vote: Vote
     person_name: str
     reason: str
+    """Why they voted so; empty too for whoever that isn't shown to."""
     why_not: str
     """Empty where it counts."""
 
@@ -56,8 +57,19 @@ class ApprovalViews:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def view(self, tx: Transaction, approval: Approval, voter: Identity | None, *, with_content: bool) -> ApprovalView:
-        """An approval as a person sees it who might vote; ``voter`` is ``None`` for whoever doesn't."""
+    def view(
+        self,
+        tx: Transaction,
+        approval: Approval,
+        voter: Identity | None,
+        *,
+        with_content: bool,
+        reader: Identity | None = None,
+    ) -> ApprovalView:
+        """An approval as a person sees it who might vote; ``voter`` is ``None`` for whoever doesn't.
+
+        Why people voted as they did is shown to a ``reader`` alone who may vote on it, or answers for who asked.
+        """
         open_now = approval.state in OPEN_STATES and approval.expires > self._desk.clock()
         envelope, rendering, line = b"", "", self._line(approval)
         files: tuple[JsonObject, ...] = ()
@@ -73,7 +85,7 @@ class ApprovalViews:
         return ApprovalView(
             approval=approval,
             requester_name=_name(tx.identities.get(approval.requester), approval.requester),
-            votes=tuple(self._votes(tx, approval)),
+            votes=tuple(self._votes(tx, approval, reasons=self._may_read(tx, approval, reader))),
             missing=counted.missing if open_now else (),
             why_not=self.why_not(approval, voter) if open_now else f"it is {approval.state.value}",
             held=self._held(tx, approval) if open_now else "",
@@ -88,7 +100,14 @@ class ApprovalViews:
         """Why somebody may not vote on it; empty where they may."""
         return why_not_person(self._desk.electorate(), approval, voter, frozenset())
 
-    def _votes(self, tx: Transaction, approval: Approval) -> list[VoteView]:
+    def _may_read(self, tx: Transaction, approval: Approval, reader: Identity | None) -> bool:
+        if reader is None or reader.kind is not IdentityKind.HUMAN:
+            return False
+        asked = tx.identities.get(approval.requester)
+        answers = asked is not None and reader.id in {asked.id, asked.owner}
+        return answers or not self.why_not(approval, reader)
+
+    def _votes(self, tx: Transaction, approval: Approval, *, reasons: bool) -> list[VoteView]:
         votes = tx.approvals.votes(approval.id)
         why = {
             item.vote.number: item.why_not
@@ -98,11 +117,14 @@ class ApprovalViews:
             VoteView(
                 vote=vote,
                 person_name=_plain_name(tx, vote.person),
-                reason=str(content.read_vote(tx, self._desk.vault, approval.id, vote.number).get("reason", "")),
+                reason=self._reason(tx, vote) if reasons else "",
                 why_not=why.get(vote.number, "a later vote of the same person took its place"),
             )
             for vote in votes
         ]
+
+    def _reason(self, tx: Transaction, vote: Vote) -> str:
+        return str(content.read_vote(tx, self._desk.vault, vote.approval, vote.number).get("reason", ""))
 
     def _held(self, tx: Transaction, approval: Approval) -> str:
         agent, known = approval.requester, self._desk.agreement.frozen()

@@ -68,7 +68,7 @@ class Approvals:
                 raise not_found(given.approval)
             voted = cast(tx, self._desk, caller, given)
             done = self._settle(tx, voted)
-            return self._views.view(tx, done, caller.identity, with_content=False)
+            return self._views.view(tx, done, caller.identity, with_content=False, reader=caller.identity)
 
         view = await self._parts.store.write(work)
         # What it changed may be a freeze, or a workflow: everybody looks again.

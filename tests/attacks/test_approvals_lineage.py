@@ -6,6 +6,7 @@ import pytest
 
 from broker.client import AsyncBroker
 from broker.client.approval_models import Approval
+from broker.domain.approval import VoteDecision
 from broker.errors import BrokerError, NotFoundError, PermissionDeniedError
 from tests.approval_scene import BOT, BYSTANDER, CHANGED, ROVER, TURN, Scene
 from tests.approval_world import OPERATOR, SPONSOR, TOOL, World
@@ -102,3 +103,25 @@ async def test_a_bot_reads_content_for_who_may_decide_and_is_known_by_an_account
         with pytest.raises(PermissionDeniedError) as human:
             await world.people["ada"].get_approval(call.name, voter=ids["ada"])
         assert human.value.reason == "NOT_A_BOT"
+
+
+async def test_why_somebody_voted_so_is_read_by_who_may_vote_and_who_answers_for_it(scene: Scene) -> None:
+    """The tool is cyn's, who may look at the request and not decide; the agent that asked may too."""
+    async with scene.open() as world:
+        call = await asked(world, world.agent(), TURN)
+        voted = await world.vote("ada", call, VoteDecision.DENY, reason="not tonight")
+        assert [vote.reason for vote in voted.votes] == ["not tonight"], "her own"
+
+        async def shown(client: AsyncBroker, voter: str = "") -> list[str]:
+            return [vote.reason for vote in (await client.get_approval(call.name, voter=voter)).votes]
+
+        for name in ("ada", "bob", "dan", OPERATOR):
+            assert await shown(world.people[name]) == ["not tonight"], name
+        assert await shown(world.people["cyn"]) == [""]
+        async with world.agent() as agent:
+            assert await shown(agent) == [""]
+        async with world.served.connect("agent", BOT, world.context(session="")) as bot:
+            assert await shown(bot, voted.votes[0].person) == [""]
+        for name in ("ada", OPERATOR):
+            (listed,) = [item async for item in world.people[name].list_approvals() if item.name == call.name]
+            assert [vote.reason for vote in listed.votes] == [""], name

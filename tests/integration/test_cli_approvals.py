@@ -172,7 +172,9 @@ def test_a_denial_on_a_terminal_ends_it(founded: People) -> None:
 
 def test_a_revoked_key_votes_no_more(founded: People) -> None:
     made = founded.run("cleo", "keys-show", "keys", "show", "cleo")
-    founded.run("ada", "approvers-revoke", "approvers", "revoke", made["id"], "--reason", "laptop lost")
+    revoke = ("approvers", "revoke", made["id"], "--reason", "laptop lost")
+    founded.refused("ada", "APPROVAL_REQUIRED", *revoke, code=4)  # two people would be left
+    founded.run("cleo", "approvers-revoke", *revoke)
     founded.run("ada", "freeze-all", "freeze", "all")
     asked = founded.run(OPERATOR, "unfreeze", "unfreeze", "all", code=4)
     shown = founded.run("cleo", "approvals-show", "approvals", "show", asked["name"])
