@@ -130,6 +130,14 @@ async def test_a_watched_block_is_checked_no_more_once_it_has_ended() -> None:
 
     with watched(counted, 0.01):
         await checked.wait()
-    seen = checks
-    await asyncio.sleep(0.05)
+    seen, others, thrice = checks, 0, asyncio.Event()
+
+    async def other() -> None:
+        nonlocal others
+        others += 1
+        if others == 3:
+            thrice.set()
+
+    with watched(other, 0.01):  # would the first go on, it would be checked meanwhile
+        await thrice.wait()
     assert checks == seen
