@@ -164,7 +164,15 @@ async def _parts(
 
     agreement = LedgerAgreement()
     await store.read(agreement.read_on)
-    desk = Desk(ledger, vault, electorate, origin=origin, clock=now, agreement=agreement)
+    desk = Desk(
+        ledger,
+        vault,
+        electorate,
+        origin=origin,
+        clock=now,
+        agreement=agreement,
+        storage_quota_bytes=settings.storage_quota_bytes,
+    )
     counted = await store.read(lambda tx: counted_on_record(tx, vault, tiers))
     gate = PolicyGate(
         store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from broker.domain.approval import Approval, ApprovalKind
 from broker.domain.canonical import JsonObject, canonical, digest, parse_object
@@ -38,13 +39,22 @@ class Texts:
         return digest(self.envelope)
 
     @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return len(self.envelope) + len(self.rendering.encode())
+
+    @property
     def rendering_digest(self) -> str:
         """Digest of the rendering's UTF-8 bytes."""
         return digest(self.rendering.encode())
 
 
-def keep(tx: Transaction, vault: Vault, approval: Approval, texts: Texts) -> SealedObject:
-    """Seals what an approval is about; kept until somebody erases it."""
+KEPT = timedelta(days=30)
+"""How long after its end the texts of what isn't a call are kept, as those of calls whose tool says nothing else."""
+
+
+def keep(tx: Transaction, vault: Vault, approval: Approval, texts: Texts, until: datetime | None) -> SealedObject:
+    """Seals what an approval is about; kept until a moment, or for ``KEPT`` after its time is over, or until it is erased."""
     of_call = approval.kind is ApprovalKind.CALL
     sealed = vault.create(
         tx,
@@ -52,7 +62,7 @@ def keep(tx: Transaction, vault: Vault, approval: Approval, texts: Texts) -> Sea
         owner=approval.requester,
         kind=KIND,
         now=approval.created,
-        expires=None,
+        expires=approval.expires + KEPT if until is None else max(until, approval.expires),
         # What erases a call or its workspace erases this too. Who approved stays: that stands in the ledger.
         workspace=approval.workspace if of_call else "",
         call=approval.subject if of_call else "",

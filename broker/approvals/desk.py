@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from broker.approvals import content, evidence
 from broker.approvals.electorate import Electorate, ballots, voters
+from broker.approvals.patience import check_patience
 from broker.approvals.quorum import Tally, possible, standing, tally
 from broker.approvals.registered import RowCheck
 from broker.domain.approval import (
@@ -20,21 +21,18 @@ from broker.domain.approval import (
 )
 from broker.domain.approval_ports import Agreement
 from broker.domain.canonical import JsonObject
-from broker.domain.ports import Recorder, Transaction, Vault
+from broker.domain.ports import OBJECT_COST, Recorder, Transaction, Vault
+from broker.domain.quota import check_quota
 from broker.domain.requirement import Requirement, weaker
 from broker.errors import (
     DataLossError,
     FailedPreconditionError,
     NotFoundError,
     PermissionDeniedError,
-    ResourceExhaustedError,
 )
 
 FOUNDERS = 3
 """People who must have accepted the founding before anything is approved."""
-
-
-_WINDOW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,8 @@ class Request:
     tool: JsonObject | None = None
     agent: str = ""
     """Id of the agent on whose own chain the entry goes."""
+    kept_until: datetime | None = None
+    """As long as the texts are kept: a call's own retention. ``None``: for a while after its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class Desk:
         origin: of the ledger.
         clock: the time, UTC.
         agreement: what the ledger says, whatever the tables say.
+        storage_quota_bytes: most bytes that are kept of one requester; ``None`` where nothing is asked for.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Desk:
         origin: str,
         clock: Callable[[], datetime],
         agreement: Agreement,
+        storage_quota_bytes: int | None = None,
     ) -> None:
         self.recorder = recorder
         self.vault = vault
@@ -105,6 +107,7 @@ class Desk:
         self.origin = origin
         self.clock = clock
         self.agreement = agreement
+        self._quota = storage_quota_bytes
 
     def rows(self, tx: Transaction) -> RowCheck:
         """Compares rows about people, agents, certificates and accounts with the ledger."""
@@ -146,7 +149,8 @@ class Desk:
             FailedPreconditionError: the two-person rule isn't in force yet (``FOUNDING_INCOMPLETE``).
             PermissionDeniedError: too few may vote on it at all (``NOBODY_ELIGIBLE``): says who is missing.
             ResourceExhaustedError: too many of the requester's are open (``TOO_MANY_PENDING``) or were withdrawn
-                (``ASKING_TOO_OFTEN``), or one of theirs has been denied just now (``COOLING_DOWN``).
+                (``ASKING_TOO_OFTEN``), or one of theirs has been denied just now (``COOLING_DOWN``); with its texts too
+                much of theirs would be kept (``STORAGE_QUOTA``).
             DataLossError: the requester's row, or that of somebody kept out, isn't what the ledger says
                 (``IDENTITY_CHANGED``).
         """
@@ -156,7 +160,10 @@ class Desk:
             rows.identity(which)
         now = self.clock()
         if patient:
-            self._check_patience(tx, request, now)
+            asks_call = request.kind is ApprovalKind.CALL
+            check_patience(tx, request.requester, request.requirement, asks_call=asks_call, now=now)
+            if self._quota is not None:
+                check_quota(tx, request.requester, OBJECT_COST + request.texts.size, self._quota)
         lasts = timedelta(seconds=request.requirement.expiry_s)
         expires = now + lasts if request.expires is None else min(request.expires, now + lasts)
         approval = Approval(
@@ -196,7 +203,7 @@ class Desk:
             body["call_id"] = request.call_id
         if request.tool is not None:
             body["tool"] = request.tool
-        content.keep(tx, self.vault, approval, request.texts)
+        content.keep(tx, self.vault, approval, request.texts, request.kept_until)
         seq = self.recorder.append(tx, "approval.requested", body, agent=request.agent)
         approval = replace(approval, requested_seq=seq)
         tx.approvals.insert(approval)
@@ -206,36 +213,6 @@ class Desk:
         """Names of those who could vote on it if it weren't theirs, and didn't concern them."""
         found = [tx.identities.get(which) for which, _ in voters(tx, self.electorate(), replace(approval, excluded=()))]
         return [item.name for item in found if item is not None and item.id in approval.excluded]
-
-    def _check_patience(self, tx: Transaction, request: Request, now: datetime) -> None:
-        most = request.requirement.max_pending
-        if tx.approvals.pending(request.requester) >= most:
-            raise ResourceExhaustedError(
-                f"{most} requests of this caller wait for people already",
-                reason="TOO_MANY_PENDING",
-                hint="Wait until some are decided, or cancel those that are no longer wanted.",
-                metadata={"limit": str(most)},
-            )
-        if tx.approvals.cancelled(request.requester, now - _WINDOW) >= 2 * most:
-            # Each has told people that something waits: who asks and withdraws again and again tires those who decide.
-            raise ResourceExhaustedError(
-                f"{2 * most} requests of this caller were withdrawn within the last hour",
-                reason="ASKING_TOO_OFTEN",
-                hint="Ask for what is really wanted, and leave it until people have decided.",
-                metadata={"limit": str(2 * most)},
-                retry_after_s=60.0,
-            )
-        denied = tx.approvals.last_denied(request.requester)
-        if denied is None or request.kind is not ApprovalKind.CALL:
-            return
-        left = (denied + timedelta(seconds=request.requirement.cooldown_s) - now).total_seconds()
-        if left > 0:
-            raise ResourceExhaustedError(
-                f"a request of this caller was denied a moment ago; it may ask again in {left:.0f} s",
-                reason="COOLING_DOWN",
-                hint="Find out why it was denied before you ask again: GetApproval shows the reason to who answers for you.",
-                retry_after_s=left,
-            )
 
     def find(self, tx: Transaction, approval_id: str) -> Approval:
         """An approval.

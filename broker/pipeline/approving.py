@@ -218,6 +218,7 @@ def file_request(tx: Transaction, desk: Desk, asked: Asked, row: CallRow, reques
             call_id=row.id,
             tool={"name": row.tool, "version": row.tool_version},
             agent=row.agent,
+            kept_until=row.expires,
         ),
     )
 

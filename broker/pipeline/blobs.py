@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ids import new_id
 from broker.domain.ports import OBJECT_COST, SealedObject, Transaction, VaultRow
+from broker.domain.quota import check_quota
 from broker.errors import (
     DataLossError,
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
     OutOfRangeError,
-    ResourceExhaustedError,
 )
 from broker.pipeline.parts import Parts
 from broker.vault.destruction import destroy, drop_all
@@ -141,15 +141,7 @@ def check_storage(parts: Parts, tx: Transaction, owner: str, more: int) -> None:
     Raises:
         ResourceExhaustedError: with ``more`` bytes the caller would be over its quota.
     """
-    quota, used = parts.bounds.storage_quota_bytes, tx.vault.usage(owner)
-    if used + more > quota:
-        raise ResourceExhaustedError(
-            f"{used} bytes of this caller are kept, and the quota is {quota}",
-            reason="STORAGE_QUOTA",
-            hint="What is kept expires by itself, calls by their tool's retention; or ask the operator for a higher "
-            "`storage_quota_bytes`.",
-            metadata={"quota_bytes": str(quota), "used_bytes": str(used)},
-        )
+    check_quota(tx, owner, more, parts.bounds.storage_quota_bytes)
 
 
 class Blobs:

@@ -1,7 +1,7 @@
 """The end of what is kept: objects whose time is over lose their keys, and the ledger says so in the same transaction.
 
 How long a call's request, events, output and artifacts are kept is its tool's ``retention`` (30 days where the
-specification says nothing); uploads have the setting ``blob_ttl_s``, or the retention of the calls that use them. What a
+specification says nothing), and the texts of the approval that it needed with them; uploads have the setting ``blob_ttl_s``, or the retention of the calls that use them. What a
 call that goes on needs isn't touched, however long it takes: that is looked at again an hour later.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from broker.approvals.content import KIND as APPROVAL
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import DESTROYED, CallRow, Recorder, Store, Transaction, VaultRow
 from broker.pipeline.blobs import KIND as BLOB
@@ -89,7 +90,7 @@ class _Needs:
             return self._address(row)
         if _goes_on(self.tx.calls.get(row.id)):
             return True
-        if not row.complete:
+        if not row.complete and row.kind != APPROVAL:
             return False  # what nothing was added to for so long is needed by nobody
         place = claimed_place(row)
         if place is not None and place.call and _goes_on(self.tx.calls.get(place.call)):
