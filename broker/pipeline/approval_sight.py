@@ -138,7 +138,8 @@ class ApprovalSight:
     def sees(self, tx: Transaction, caller: Caller, approval: Approval, method: str) -> bool:
         """Its requester, who answers for that, whom it concerns, who may vote or has voted, and who oversees the workspace.
 
-        Nobody oversees what belongs to none: there the right to ask at all, which all humans have, would be that right.
+        What belongs to none is overseen by bots with a key alone, which tell people that it waits: there the right to ask
+        at all, which all humans have, would be that right.
         """
         identity = caller.identity
         if approval.requester == identity.id or identity.id in approval.excluded:
@@ -151,10 +152,12 @@ class ApprovalSight:
                 return True
             if any(vote.person == identity.id for vote in tx.approvals.votes(approval.id)):
                 return True
-        return all(self._oversees(caller, workspace, method) for workspace in approval.workspaces)
+        return all(self._oversees(tx, caller, workspace, method) for workspace in approval.workspaces)
 
-    def _oversees(self, caller: Caller, workspace: str, method: str) -> bool:
-        return workspace != NO_WORKSPACE and self._may_rpc(caller, workspace, method)
+    def _oversees(self, tx: Transaction, caller: Caller, workspace: str, method: str) -> bool:
+        if workspace == NO_WORKSPACE and not (caller.identity.kind is IdentityKind.AGENT and is_bot(tx, caller)):
+            return False
+        return self._may_rpc(caller, workspace, method)
 
     def _may_rpc(self, caller: Caller, workspace: str, method: str) -> bool:
         request = PolicyRequest(caller.subject, workspace, f"{_SERVICE}/{method}", "rpc", Tier.INTERNAL)
@@ -167,14 +170,15 @@ def check_bot(tx: Transaction, caller: Caller) -> None:
     Raises:
         PermissionDeniedError: ``NOT_A_BOT``.
     """
-    mine = [
-        key
-        for key in tx.voters.all_keys()
-        if key.kind is KeyKind.BOT and key.holder == caller.identity.id and key.revoked is None
-    ]
-    if not mine:
+    if not is_bot(tx, caller):
         raise PermissionDeniedError(
             "only a bot with an enrolled key asks for others",
             reason="NOT_A_BOT",
             hint="Have its key enrolled: broker approvers enroll --help",
         )
+
+
+def is_bot(tx: Transaction, caller: Caller) -> bool:
+    """Has the caller a key by which it attests votes?"""
+    keys = tx.voters.all_keys()
+    return any(key.kind is KeyKind.BOT and key.holder == caller.identity.id and key.revoked is None for key in keys)

@@ -11,6 +11,8 @@ from broker.client import Approval, Vote
 from broker.domain.approval import OPEN_STATES, ApprovalKind, ApprovalState, VoteDecision
 from broker.slack.blocks import Block, escape, head, line, literal, moment, note, words
 
+NO_WORKSPACE = "-"
+"""The workspace of what belongs to none."""
 LOOK = "broker_look"
 """``action_id`` of the button that opens the modal."""
 
@@ -29,7 +31,7 @@ _HEADS = {
 _KINDS = {
     ApprovalKind.CALL: "a call",
     ApprovalKind.WORKFLOW: "a workflow",
-    ApprovalKind.ADMINISTRATION: "administration",
+    ApprovalKind.ADMINISTRATION: "a change of who may do what",
     ApprovalKind.RUNBOOK: "a runbook",
     ApprovalKind.REVIEW: "a review",
 }
@@ -66,7 +68,7 @@ def channel_message(approval: Approval) -> Message:
         head(title),
         line(
             literal(approval.id, bold=True),
-            literal(f"  {_KINDS[approval.kind]} in workspace {approval.workspace}"),
+            literal(f"  {_KINDS[approval.kind]}{place_text(approval)}"),
         ),
         line(
             literal(approval.object, bold=True),
@@ -85,6 +87,11 @@ def channel_message(approval: Approval) -> Message:
 def tier_text(approval: Approval) -> str:
     """The tier, as people say it."""
     return "Tier unknown" if approval.tier is None else f"Tier {int(approval.tier)}"
+
+
+def place_text(approval: Approval) -> str:
+    """Where it belongs, with a space before it; empty for what belongs to no workspace."""
+    return "" if approval.workspace == NO_WORKSPACE else f" in workspace {approval.workspace}"
 
 
 def vote_text(vote: Vote) -> str:

@@ -26,7 +26,7 @@ from broker.slack.blocks import (
     view_bytes,
     words,
 )
-from broker.slack.messages import tier_text, vote_text
+from broker.slack.messages import place_text, tier_text, vote_text
 
 DECIDE = "broker_decide"
 """``callback_id`` of the modal that can be submitted."""
@@ -192,7 +192,7 @@ def _summary(approval: Approval) -> list[Block]:
     return [
         line(
             literal(approval.id, bold=True),
-            literal(f"  {approval.object}, {tier_text(approval)}, workspace {approval.workspace}"),
+            literal(f"  {approval.object}, {tier_text(approval)}{place_text(approval)}"),
         ),
         line(literal(f"Asked for by {approval.requester_name}. Ends by itself, denied, at "), expires),
         *(line(literal(f"- {vote_text(vote)}")) for vote in approval.votes[-_MOST_VOTES:]),

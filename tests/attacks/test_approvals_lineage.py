@@ -105,6 +105,24 @@ async def test_a_bot_reads_content_for_who_may_decide_and_is_known_by_an_account
         assert human.value.reason == "NOT_A_BOT"
 
 
+async def test_a_bot_sees_that_administration_waits_and_reads_it_for_who_may_decide(scene: Scene) -> None:
+    async with scene.open() as world:
+        account = {"service": "slack", "team": "T0TEAM", "user": "U0BOB", "person": "bob"}
+        asks = await world.operator.request_administration("account.map", account)
+        founders = (await world.people["ada"].get_founding()).founders
+        ids = {item.key.holder_name.partition(":")[2]: item.key.holder for item in founders}
+        async with world.served.connect("agent", BOT, world.context(session="")) as bot:
+            assert asks.name in [item.name async for item in bot.list_approvals()]
+            assert not (await bot.get_approval(asks.name)).rendering
+            assert not (await bot.get_approval(asks.name, voter=ids["dan"])).rendering, "without an account"
+            assert "U0BOB" in (await bot.get_approval(asks.name, voter=ids["ada"])).rendering
+            (key,) = [key for key in await world.people["ada"].list_voter_keys() if key.bot]
+            await world.people["ada"].revoke_voter_key(key.id, "odd")
+            with pytest.raises(NotFoundError):
+                await bot.get_approval(asks.name)
+            assert asks.name not in [item.name async for item in bot.list_approvals()]
+
+
 async def test_why_somebody_voted_so_is_read_by_who_may_vote_and_who_answers_for_it(scene: Scene) -> None:
     """The tool is cyn's, who may look at the request and not decide; the agent that asked may too."""
     async with scene.open() as world:

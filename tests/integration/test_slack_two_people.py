@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.client.models import Call
+from broker.domain.approval import ApprovalState
 from broker.domain.call import CallState
 from broker.domain.secret import Secret
 from broker.errors import BrokerError
@@ -114,6 +115,25 @@ async def test_by_default_slack_denies_at_tier_4_and_can_not_approve(tmp_path: P
         await bot.told(view, "It is denied")
         await bot.shown(waiting.id, "Denied", "denies")
         assert (await ended(world, call)).state is CallState.DENIED
+
+
+async def test_administration_is_told_and_denied_in_slack_and_not_approved(tmp_path: Path) -> None:
+    async with two_people(tmp_path, slack_approves=True) as (_, world, bot):
+        account = {"service": "slack", "team": TEAM, "user": "U0BOB", "person": "bob"}
+        asked = await world.operator.request_administration("account.map", account, "he moved")
+        message = await bot.shown(asked.id, "Waits for approval", "a change of who may do what", "account.map")
+        assert not [text for text in ("U0BOB", "he moved", "in workspace") if text in message]
+        view = await bot.opened(asked.id)
+        assert "U0BOB" in str(bot.slack.views[view])
+        assert "takes no approval of it by Slack" in str(bot.slack.views[view])
+        forged = await bot.slack.send(bot.slack.submission(view, "approve"))
+        assert "offer that decision" in forged.body
+        view = await bot.opened(asked.id)
+        await bot.slack.send(bot.slack.submission(view, "deny", "he didn't"))
+        await bot.told(view, "It is denied")
+        await bot.shown(asked.id, "Denied", "denies")
+        assert (await world.operator.get_approval(asked.name)).state is ApprovalState.DENIED
+        assert "he didn't" not in bot.slack.seen_in_channel()
 
 
 async def test_the_bot_s_identity_can_do_nothing_else(tmp_path: Path) -> None:
