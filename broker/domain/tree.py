@@ -10,16 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
-from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
-from broker.errors import DataLossError
+from broker.domain.canonical import MAX_SAFE_INTEGER, JsonObject, JsonValue, canonical, digest
+from broker.domain.paths import check_path
+from broker.errors import DataLossError, FieldViolation, InvalidArgumentError
 
 FORMAT = "broker.effect.v1"
 """First field of every effect; another set of fields gets another name."""
 
 PERMISSIONS = 0o777
 """The bits of a mode that a state keeps."""
+
+MAX_TARGET = 4095
+"""Bytes that a link's target has at most."""
+
+RESERVED = ".broker-restore"
+"""Name at a tree's top that no tree may have: the broker's own, in the sandbox in which files are put back."""
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -136,11 +143,16 @@ def read_entry(value: JsonValue) -> Entry | None:
     match value:
         case None:
             return None
-        case {"file": str(content), "size": int(size), "mode": int(mode)} if (
-            _SHA256.fullmatch(content) and size >= 0 and 0 <= mode <= PERMISSIONS and len(value) == 3
+        case {"file": str(content), "size": int(size), "mode": int(mode), **more} if (
+            _SHA256.fullmatch(content)
+            and size >= 0
+            and 0 <= mode <= PERMISSIONS
+            and not isinstance(size, bool)
+            and not isinstance(mode, bool)
+            and not more
         ):
             return TreeFile(content, size, mode)
-        case {"link": str(target)} if len(value) == 1:
+        case {"link": str(target), **more} if not more:
             return TreeLink(target)
         case _:
             raise DataLossError("an entry of a tree can't be read", reason="TREE_DAMAGED")
@@ -165,6 +177,62 @@ def read_effect(value: JsonValue) -> Effect:
     return Effect(tuple(changes))
 
 
+def check_change(change: Change, field: str) -> None:
+    """Lets a change pass that a state can take: it comes from a sandbox or a client.
+
+    Args:
+        change: as it came.
+        field: what to name in the refusal.
+
+    Raises:
+        InvalidArgumentError: ``PATH_INVALID``: its path is none; ``ENTRY_INVALID``: what shall be there can't be.
+    """
+    check_path(change.path, field)
+    check_not_reserved(change.path, field)
+    match change.after:
+        case TreeFile(content, size, mode):
+            fits = bool(_SHA256.fullmatch(content)) and 0 <= size <= MAX_SAFE_INTEGER and 0 <= mode <= PERMISSIONS
+            wrong = "" if fits else "is no file with a digest, a size and permission bits"
+        case TreeLink(target):
+            wrong = bad_target(target)
+        case None:
+            wrong = "" if change.before is not None else "neither was there nor shall be"
+    if wrong:
+        raise InvalidArgumentError(
+            f"{change.path!a} {wrong}", reason="ENTRY_INVALID", violations=(FieldViolation(field, wrong),)
+        )
+
+
+def reserved(path: str) -> bool:
+    """Does a path lie where no tree may have one?"""
+    return path.split("/", 1)[0] == RESERVED
+
+
+def check_not_reserved(path: str, field: str) -> None:
+    """Lets a path pass that a tree may have.
+
+    Raises:
+        InvalidArgumentError: it is, or lies in, ``RESERVED`` (``PATH_INVALID``).
+    """
+    if reserved(path):
+        wrong = f"begins with {RESERVED}, a name that the broker keeps for itself"
+        raise InvalidArgumentError(
+            f"the path {path!a} {wrong}",
+            reason="PATH_INVALID",
+            violations=(FieldViolation(field, wrong),),
+            hint="Give it another name.",
+        )
+
+
+def bad_target(target: str) -> str:
+    """Why a link can't be kept that has this target; empty where it can."""
+    if any("\ud800" <= char <= "\udfff" for char in target):
+        return "is a link to a name that isn't UTF-8"
+    if not target or "\0" in target or len(target.encode()) > MAX_TARGET:
+        return f"is a link whose target doesn't have 1 to {MAX_TARGET} bytes without NUL"
+    return ""
+
+
 def conflicts(effect: Effect, present: Mapping[str, Entry]) -> tuple[str, ...]:
     """The paths at which ``present`` isn't what the effect starts from; ``present`` has what is at its paths now."""
     return tuple(change.path for change in effect.changes if present.get(change.path) != change.before)
@@ -178,4 +246,4 @@ def members(value: JsonValue) -> JsonObject:
     """
     if not isinstance(value, dict):
         raise DataLossError("what is kept of an effect can't be read", reason="TREE_DAMAGED")
-    return cast("JsonObject", value)
+    return value

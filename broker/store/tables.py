@@ -335,6 +335,33 @@ class ApprovedWorkflowRecord(Base, table=True):
     seq: int = Field(sa_type=NUMBER)
 
 
+class WorkspaceTreeRecord(Base, table=True):
+    """The state of a workspace's tree."""
+
+    __tablename__ = "workspace_tree"
+    workspace: str = Field(primary_key=True, sa_type=WORDS)
+    state: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+    changed: str = Field(sa_type=WORDS)
+
+
+class EffectRecord(Base, table=True):
+    """What a call did to a workspace; ``undoes`` are ids with spaces between."""
+
+    __tablename__ = "effect"
+    __table_args__ = (Index("effect_workspace", "workspace", "seq"),)
+    call_id: str = Field(primary_key=True, sa_type=WORDS)
+    workspace: str = Field(sa_type=WORDS)
+    base: str = Field(sa_type=WORDS)
+    after: str = Field(sa_type=WORDS)
+    digest: str = Field(sa_type=WORDS)
+    artifact: str = Field(sa_type=WORDS)
+    undoes: str = Field(sa_type=WORDS)
+    undone_by: str = Field(sa_type=WORDS)
+    seq: int = Field(sa_type=NUMBER)
+    at: str = Field(sa_type=WORDS)
+
+
 class RefusalRecord(Base, table=True):
     """Repeated refusals that wait for their counted entry."""
 
@@ -378,6 +405,8 @@ VOTE = Base.metadata.tables["vote"]
 FREEZE = Base.metadata.tables["freeze"]
 CHAT_ACCOUNT = Base.metadata.tables["chat_account"]
 APPROVED_WORKFLOW = Base.metadata.tables["approved_workflow"]
+WORKSPACE_TREE = Base.metadata.tables["workspace_tree"]
+EFFECT = Base.metadata.tables["effect"]
 
 # Each holds only the entries that have such a member; the others cost it nothing.
 for _member in (LEDGER_INDEX.c.agent, LEDGER_INDEX.c.call_id, LEDGER_INDEX.c.tool):

@@ -13,6 +13,7 @@ from broker.store.ledger_table import SqlLedgerTable
 from broker.store.projections import SqlProjectionTable
 from broker.store.refusal_table import SqlRefusalTable
 from broker.store.savepoint import Savepoint
+from broker.store.tree_table import SqlTreeTable
 from broker.store.vault_table import SqlVaultTable
 from broker.store.voter_table import SqlVoterTable
 from broker.store.workflow_table import SqlWorkflowTable
@@ -41,6 +42,7 @@ class SqlTransaction:
         self._approvals = SqlApprovalTable(connection)
         self._voters = SqlVoterTable(connection)
         self._freezes = SqlFreezeTable(connection)
+        self._trees = SqlTreeTable(connection)
         self._workflows = SqlWorkflowTable(connection)
         self._projections = SqlProjectionTable(connection)
 
@@ -113,6 +115,12 @@ class SqlTransaction:
         """Approved versions of workflows."""
         self._need()
         return self._workflows
+
+    @property
+    def trees(self) -> SqlTreeTable:
+        """States of workspaces' trees, and effects on them."""
+        self._need()
+        return self._trees
 
     @property
     def projections(self) -> SqlProjectionTable:

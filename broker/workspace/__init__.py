@@ -1,0 +1,1 @@
+"""Managed trees of files, a state of which is the digest of all that is in it."""
