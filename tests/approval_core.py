@@ -15,21 +15,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.app.record import Keeper
 from broker.approvals.content import Texts
 from broker.approvals.desk import Desk, Request, Used
 from broker.approvals.envelopes import Matter, envelope
-from broker.approvals.founding import accept, enrol_key
+from broker.approvals.founding import Founding, accept, enrol_key, founding
 from broker.approvals.revoking import revoke_key
 from broker.approvals.voting import Cast, cast
 from broker.cli.init import create_state
 from broker.cli.local import Local, load_ca, open_local
 from broker.domain.approval import Approval, ApprovalKind, ApprovalState, KeyKind, VoteDecision
-from broker.domain.canonical import JsonObject
+from broker.domain.canonical import JsonObject, digest
 from broker.domain.identity import Caller, Identity, IdentityKind
 from broker.domain.ids import new_id
-from broker.domain.ports import Transaction
+from broker.domain.ports import StoredEntry, Transaction
 from broker.domain.requirement import Channel, Requirement, RoleCount
 from broker.domain.statement import AcceptanceStatement, VoteStatement, commitment, fresh_commit_salt, key_id
+from broker.domain.tool_standing import Registered, ToolStanding, tools_text
 from broker.identity import keys
 from broker.identity.directory import Directory
 from broker.identity.registry import Registry
@@ -38,10 +40,14 @@ from broker.ledger.ledger import Ledger
 from broker.ledger.source import Row
 from broker.ledger.verdict import Report
 from broker.ledger.verifier import verify
-from broker.pipeline.admin_actions import EFFECTS, Context, Done
+from broker.pipeline.admin_actions import Context, Shown
+from broker.pipeline.administration import request, settle
+from broker.pipeline.standing import UNSAFE, settings_text
 from broker.policy.electorate import PolicyElectorate
 from broker.policy.snapshot import Snapshot
 from broker.signing import Ed25519Signer
+from broker.specs.shipped import shipped_folder
+from broker.specs.tiers import load_tiers, tiers_of
 
 T = TypeVar("T")
 
@@ -61,10 +67,11 @@ REQUIREMENT = Requirement(
 )
 BY_CHAT = replace(REQUIREMENT, channels=frozenset({Channel.CLI, Channel.SLACK}), min_signed=1)
 
-_RULES = """
+RULES = """
 p, approve, role:approver, *, *, approve, 4, allow, approvers decide
 p, approve-admin, role:approver, *, broker.admin, approve, 4, allow, approvers decide on the broker itself
 p, approve-workflow, role:approver, *, broker.workflow, approve, 4, allow, approvers decide on workflows
+g, human:olivia, role:operator, *
 """
 
 
@@ -72,7 +79,7 @@ p, approve-workflow, role:approver, *, broker.workflow, approve, 4, allow, appro
 def policy(approvers: frozenset[str]) -> PolicyElectorate:
     """A policy by which these people hold the role of approvers."""
     grants = "".join(f"g, human:{name}, role:approver, *\n" for name in sorted(approvers))
-    return PolicyElectorate(Snapshot.load(_RULES + grants))
+    return PolicyElectorate(Snapshot.load(RULES + grants))
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,9 @@ class Core:
         lasts: float = 3600.0,
         action: str = "key.enroll",
         caller: Caller | None = None,
+        act: JsonObject | None = None,
     ) -> Approval:
-        """Asks for an approval; ``excluded`` are names."""
+        """Asks for an approval; ``excluded`` are names, ``act`` is what an administrative action's entry will say."""
         which, expires = new_id("apv"), self.now + timedelta(seconds=lasts)
         who = caller or self.caller(by)
         subject = new_id("call") if kind is ApprovalKind.CALL else action
@@ -183,6 +191,7 @@ class Core:
                     requirement=requirement,
                     texts=Texts.of(shown),
                     expires=expires,
+                    act=act,
                 ),
             )
 
@@ -276,10 +285,13 @@ class Core:
         *,
         about: str = "",
         code: str = "",
+        act: JsonObject | None = None,
     ) -> None:
         """Does something as the broker does it: by an approval, given by its id, that is used for it."""
         excluded = (OPERATOR, about) if about else (OPERATOR,)
-        asked = self.ask(kind=ApprovalKind.ADMINISTRATION, by=OPERATOR, excluded=excluded, code=code, action=action)
+        asked = self.ask(
+            kind=ApprovalKind.ADMINISTRATION, by=OPERATOR, excluded=excluded, code=code, action=action, act=act
+        )
         for voter in voters:
             self.vote(voter, asked)
 
@@ -289,8 +301,16 @@ class Core:
 
         self.write(both)
 
-    def enrol_by_people(self, name: str, signer: Ed25519Signer, voters: tuple[str, ...]) -> None:
+    def enrol_by_people(
+        self, name: str, signer: Ed25519Signer, voters: tuple[str, ...], kind: KeyKind = KeyKind.APPROVER
+    ) -> None:
         """Enrols a key by an approval."""
+        act: JsonObject = {
+            "type": "key.enrolled",
+            "key.id": signer.id,
+            "key.kind": kind.value,
+            "person": self.people[name].id,
+        }
 
         def work(tx: Transaction, approval: str) -> None:
             enrol_key(
@@ -298,19 +318,41 @@ class Core:
                 self.desk.recorder,
                 holder=self.people[name],
                 vkey=str(signer.vkey(name)),
-                kind=KeyKind.APPROVER,
+                kind=kind,
                 by=self.people[OPERATOR].id,
                 approval=approval,
                 now=self.now,
             )
 
-        self.by_people("key.enroll", work, voters, about=name, code=signer.id)
+        self.by_people("key.enroll", work, voters, about=name, code=signer.id, act=act)
 
-    def administrate(self, action: str, parameters: JsonObject) -> None:
-        """Has ada and bob agree to an action that the broker does itself."""
+    def administrate(self, action: str, voters: tuple[str, ...] = (), /, **parameters: str) -> Approval:
+        """Has the operator ask for an action, by the broker's own code, and people agree to it."""
         context = Context(self.desk.recorder, self.local.vault, self.desk)
-        who = self.people[OPERATOR].id
-        self.by_people(action, lambda tx, approval: EFFECTS[action](tx, context, parameters, Done(who, approval)))
+
+        def work(tx: Transaction) -> Approval:
+            shown = Shown(dict(parameters))
+            return request(tx, context, self.caller(OPERATOR), action=action, shown=shown, reason="")[0]
+
+        asked = self.write(work)
+        for voter in voters:
+            asked = self.vote(voter, asked)
+        return self.write(lambda tx: settle(tx, context, asked))
+
+    def founding(self) -> Founding:
+        """How far the founding is."""
+        return self.read(lambda tx: founding(tx, self.desk.agreement))
+
+    def found(self) -> None:
+        """Three people accept; then people agree to the bot, and to whose chat account is whose."""
+        for name in APPROVERS[:3]:
+            self.accept(name)
+        self.enrol_by_people(BOT, self.signers[BOT], ("ada", "bob"), KeyKind.BOT)
+        for name in APPROVERS:
+            service, team, user = account_of(name)
+            voters = tuple(one for one in APPROVERS if one != name)[:2]
+            done = self.administrate("account.map", voters, service=service, team=team, user=user, person=name)
+            assert done.state is ApprovalState.USED
 
     def revoke_key(self, by: str, signer: Ed25519Signer) -> None:
         """Somebody revokes a key."""
@@ -335,12 +377,10 @@ class Core:
 
     def accept(self, name: str, signer: Ed25519Signer | None = None, **changes: Any) -> None:  # noqa: ANN401 - any member
         """Somebody accepts the founding as it is."""
-        from broker.approvals.founding import founding  # noqa: PLC0415 - the name is taken by parameters elsewhere
-
         used = signer or self.signers[name]
         given: dict[str, Any] = {
             "origin": self.local.origin,
-            "founding_digest": self.read(founding).digest,
+            "founding_digest": self.founding().digest,
             "approver": self.people[name].id,
             "key": used.id,
             "time": self.now,
@@ -352,6 +392,7 @@ class Core:
             lambda tx: accept(
                 tx,
                 self.desk.recorder,
+                self.desk.agreement,
                 self.caller(name),
                 statement=data,
                 signature=used.sign(data),
@@ -369,6 +410,10 @@ class Core:
                 connection.execute(f'DROP TRIGGER "{trigger}"')
             assert connection.execute(statement, values).rowcount != 0, "nothing was changed"
 
+    def entries(self) -> list[StoredEntry]:
+        """All of the ledger."""
+        return list(self.read(lambda tx: tx.ledger.entries(0, 100_000)))
+
     def report(self) -> Report:
         """What an auditor finds in the ledger."""
 
@@ -385,7 +430,7 @@ def account_of(person: str, team: str = TEAM) -> tuple[str, str, str]:
 
 
 def make_unfounded(folder: Path, database: str = "") -> Core:
-    """A state directory with people, an agent and a bot, and their keys enrolled; nobody has accepted them yet.
+    """A state directory with people and their keys, an agent and a bot, and all that is in force; nobody has accepted it yet.
 
     ``database`` is the address of a PostgreSQL database. The store is closed again: only the keys are of use.
     """
@@ -410,21 +455,52 @@ def make_unfounded(folder: Path, database: str = "") -> Core:
         core = Core(local)
         for name in (*APPROVERS, OPERATOR, BOT):
             core.signers[name] = Ed25519Signer.generate()
-            core.enrol(name, core.signers[name], KeyKind.BOT if name == BOT else KeyKind.APPROVER)
-        for name in APPROVERS:
-            core.write(lambda tx, name=name: _map(core, tx, name))  # type: ignore[misc]  # bound now
+            if name != BOT:
+                core.enrol(name, core.signers[name])
+        core.write(lambda tx: stand(core, tx))
         return core
 
 
-def _map(core: Core, tx: Transaction, name: str) -> None:
-    context = Context(core.desk.recorder, core.local.vault, core.desk)
-    EFFECTS["account.map"](tx, context, mapped_to(name), Done(core.people[OPERATOR].id, ""))
+def stand(
+    core: Core,
+    tx: Transaction,
+    *,
+    rules: str = RULES,
+    tier: int = 1,
+    unsafe: bool = False,
+    must_carry: tuple[str, ...] = ("workflow", "session", "purpose"),
+) -> None:
+    """Puts a policy, tiers, settings and tools on record as in force, as a start does."""
+    local = core.local
+    ledger = Ledger(local.origin, new_id("boot"), lambda: core.now)
+    keeper = Keeper(local.store, ledger, local.vault, lambda: core.now)
+    snapshot = Snapshot.load(rules)
+    shipped = load_tiers(shipped_folder(), chat_only_allowed=False, slack_allowed=False).model_dump(mode="json")
+    shipped["tiers"][4]["must_carry"] = list(must_carry)
+    table = tiers_of(shipped)
+    said = Registered("world.change", digest(b"its specification"), tier, tier, digest(b"what it may do"))
+    body: JsonObject = {
+        "tool": {"name": said.name, "version": said.version},
+        "tier": tier,
+        "declared": tier,
+        "surface": said.surface,
+    }
+    ledger.append(tx, "spec.registered", body)
+    keeper.record_standing(tx, "tools", tools_text({said.name: ToolStanding(said, None)}), before="")
+    text = settings_text(table, dict.fromkeys(UNSAFE, unsafe))
+    keeper.record_standing(tx, "settings", text, before="")
+    keeper.record_policy(tx, snapshot, snapshot, (), founded=False)
 
 
-def mapped_to(name: str, team: str = TEAM) -> JsonObject:
+def mapped_to(name: str, team: str = TEAM) -> dict[str, str]:
     """Parameters by which somebody's account is mapped."""
     service, _, user = account_of(name, team)
     return {"service": service, "team": team, "user": user, "person": name}
+
+
+def owner_act(core: Core, agent: str, owner: str) -> JsonObject:
+    """What the entry says by which an agent gets another owner."""
+    return {"type": "identity.issued", "identity": core.people[agent].id, "lineage.owner": core.people[owner].id}
 
 
 def make_kept(folder: Path) -> tuple[Kept, Kept]:
@@ -432,8 +508,7 @@ def make_kept(folder: Path) -> tuple[Kept, Kept]:
     signers = make_unfounded(folder / "early").signers
     shutil.copytree(folder / "early", folder / "founded")
     with opened(Kept(folder / "founded", signers)) as core:
-        for name in APPROVERS[:3]:
-            core.accept(name)
+        core.found()
     return Kept(folder / "early", signers), Kept(folder / "founded", signers)
 
 
@@ -441,8 +516,7 @@ def make_founded(folder: Path, database: str = "") -> Kept:
     """A state directory after the founding, in a database of its own."""
     kept = Kept(folder, make_unfounded(folder, database).signers)
     with opened(kept) as core:
-        for name in APPROVERS[:3]:
-            core.accept(name)
+        core.found()
     return kept
 
 

@@ -7,16 +7,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from broker.domain.approval import VoteDecision
-from broker.domain.canonical import JsonObject, digest
+from broker.domain.canonical import JsonObject, JsonValue, digest
+from broker.domain.founding_state import COVERED, FoundingState
 from broker.domain.requirement import Channel, Requirement, RoleCount
 from broker.domain.statement import (
     AcceptanceStatement,
     SeenCheckpoint,
     VoteStatement,
     commitment,
-    founding_digest,
     key_id,
 )
+from broker.domain.tool_standing import Registered, ToolStanding, tools_digest
+from broker.ledger.encoding import decode
 from broker.ledger.entry import timestamp
 from broker.ledger.source import Row
 from broker.ledger.verdict import Report
@@ -29,7 +31,13 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 ADA, BOB, CYD, DAN, EVE = (f"hum_01k0000000000000000000000{letter}" for letter in "abcde")
 BOT = "agt_01k0000000000000000000000b"
 SCOUT = "agt_01k0000000000000000000000s"
+SETTINGS, POLICY = digest(b"settings"), digest(b"policy")
+TOOLS = tools_digest({})
+"""That no tool is registered."""
+BY_BOT = "apv_01k0000000000000000000000y"
+"""The approval by which the bot's key is enrolled."""
 APPROVAL, CALL = "apv_01k00000000000000000000001", "call_01k00000000000000000000001"
+TOOL, VERSION, SURFACE = "files.write", digest(b"its specification"), digest(b"what it may do")
 SIGNERS = {person: NumberedSigner(100 + number) for number, person in enumerate((ADA, BOB, CYD, DAN, EVE, BOT))}
 LOG_KEY = NumberedSigner(1)
 
@@ -74,6 +82,21 @@ def rendering_of(approval: str) -> str:
     return digest(f"rendering of {approval}".encode())
 
 
+def named_approval(approval: str, *votes: int) -> JsonObject:
+    """An approval as the entry of what it was used for names it."""
+    return {
+        "id": approval,
+        "envelope_digest": envelope_of(approval),
+        "rendering_digest": rendering_of(approval),
+        "votes": list(votes),
+    }
+
+
+def key_act(holder: str, kind: str = "approver") -> JsonObject:
+    """What the request says of the entry that enrols a holder's key."""
+    return {"type": "key.enrolled", "key.id": id_of(signer_of(holder)), "key.kind": kind, "person": holder}
+
+
 class Story:
     """A ledger that is written as it goes. Each method appends an entry and returns its number."""
 
@@ -81,13 +104,44 @@ class Story:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.keys: list[tuple[str, str]] = []
         self.numbers: dict[str, int] = {}
         self.begun()
 
     def begun(self) -> None:
-        """Appends the first entry."""
+        """Appends the first entry, and what stands before anybody has a key."""
         self.append("genesis", {"checkpoint_key": str(LOG_KEY.key)})
+        self.stand()
+
+    def stand(self) -> None:
+        """People and agents, the policy, and what starts bring into force."""
+        for person in (ADA, BOB, CYD, DAN, EVE):
+            self.register(person)
+            self.certify(person)
+        self.register(SCOUT, owner=EVE)
+        self.register(BOT, owner=EVE)
+        self.append("settings.changed", {"in_force": {"tools": TOOLS}, "before": ""})
+        self.append("settings.changed", {"in_force": {"settings": SETTINGS}, "before": ""})
+        self.append("policy.changed", {"policy_digest": POLICY, "rules": 3})
+        self.start()
+
+    def start(self, *, policy: str = POLICY, settings: str = SETTINGS, tools: str = TOOLS) -> int:
+        """A start of the broker, and what it brings into force."""
+        return self.append("heartbeat", {"policy_digest": policy, "in_force": {"settings": settings, "tools": tools}})
+
+    def register(self, which: str, *, owner: str = "", registrar: str = EVE, change: str = "registered") -> int:
+        """Somebody new; with another ``change`` what became of them."""
+        return self.append("identity.issued", _identity(which, owner, registrar, change=change))
+
+    def give(self, agent: str, owner: str) -> int:
+        """Another owner for an agent, whose certificates end."""
+        body = _identity(agent, owner, owner, change="owner")
+        return self.append("identity.issued", {**body, "revoked_certificates": [digest(f"of {agent}".encode())]})
+
+    def certify(self, which: str, key: str = "") -> int:
+        """A certificate."""
+        text = key or f"of {which}"
+        parts: JsonObject = {"fingerprint": digest(text.encode()), "key_digest": digest(f"key {text}".encode())}
+        return self.append("identity.issued", {**_identity(which, "", EVE, change="certificate"), **parts})
 
     @property
     def now(self) -> datetime:
@@ -119,8 +173,6 @@ class Story:
     ) -> int:
         """A key."""
         public_key = (signer or signer_of(holder)).key.public_key
-        if kind == "approver":
-            self.keys.append((holder, key_id(public_key)))
         key: JsonObject = {
             "id": key_id(public_key),
             "kind": kind,
@@ -134,8 +186,13 @@ class Story:
 
     @property
     def founding(self) -> str:
-        """The digest of the keys that were enrolled."""
-        return founding_digest(leaf_hash(data_of(self.rows[0])), self.keys)
+        """The digest of what stands."""
+        state = FoundingState()
+        for row in self.rows:
+            entry = decode(data_of(row))
+            if entry["type"] in COVERED:
+                state.entry(row.seq, leaf_hash(data_of(row)), entry)
+        return state.content().digest
 
     def accept(self, person: str, *, signer: NumberedSigner | None = None, founding: str = "") -> int:
         """A founder's acceptance."""
@@ -156,13 +213,20 @@ class Story:
         return self.append("founding.completed", {"founding_digest": self.founding, "people": sorted(people)})
 
     def found(self) -> Story:
-        """The whole founding, by three of four people, with a bot's key."""
+        """The whole founding, by three of four people."""
         for person in (ADA, BOB, CYD, DAN):
             self.enrol(person)
-        self.enrol(BOT, "bot")
         for person in (ADA, BOB, CYD):
             self.accept(person)
         self.complete(ADA, BOB, CYD)
+        return self
+
+    def with_bot(self) -> Story:
+        """A bot's key, as two people agree to it."""
+        self.ask(BY_BOT, kind="ADMINISTRATION", subject="key.enroll", act=key_act(BOT, "bot"))
+        votes = [self.vote(person, BY_BOT) for person in (ADA, BOB)]
+        self.enrol(BOT, "bot", approval=BY_BOT)
+        self.close(*votes, approval=BY_BOT)
         return self
 
     def ask(
@@ -175,8 +239,9 @@ class Story:
         tier: int = 4,
         excluded: tuple[str, ...] = (EVE,),
         expires: datetime | None = None,
+        act: JsonObject | None = None,
     ) -> int:
-        """A request."""
+        """A request; ``act`` is what it says beforehand of an administrative action's entry."""
         said: JsonObject = {
             "id": approval,
             "kind": kind,
@@ -190,9 +255,39 @@ class Story:
             "created": self.now.isoformat(),
             "expires": (expires or self.now + timedelta(hours=1)).isoformat(),
         }
+        told: JsonObject = {} if act is None else {"act": act}
         return self.append(
-            "approval.requested", {"approval": said, "workspace": "ops", "tier": tier, "call_id": subject}
+            "approval.requested", {"approval": said, "workspace": "ops", "tier": tier, "call_id": subject, **told}
         )
+
+    def register_tool(self, tier: int, *, surface: str = SURFACE, version: str = VERSION, **body: JsonValue) -> int:
+        """A tool's registration, which asks for the tier that it runs at."""
+        tool: JsonObject = {"name": TOOL, "version": version}
+        return self.append(
+            "spec.registered", {"tool": tool, "tier": tier, "declared": tier, "surface": surface, **body}
+        )
+
+    def tools(self, *registered: Registered) -> int:
+        """That these tools, and no others, are registered."""
+        which = tools_digest({item.name: ToolStanding(item, None) for item in registered})
+        return self.append("settings.changed", {"in_force": {"tools": which}, "before": ""})
+
+    def ran(self, tier: int, version: str = VERSION, kind: str = "intent") -> int:
+        """A call of the tool that nobody had to agree to."""
+        return self.append(kind, {"call_id": CALL, "tier": tier, "tool": {"name": TOOL, "version": version}})
+
+    def agree(self, subject: str, act: JsonObject, *people: str, approval: str = APPROVAL) -> list[int]:
+        """An administrative action's request, and the votes for it."""
+        self.ask(approval, kind="ADMINISTRATION", subject=subject, act=act)
+        return [self.vote(person, approval) for person in people]
+
+    def use(
+        self, kind: str, subject: str, body: JsonObject, act: JsonObject | None = None, approval: str = APPROVAL
+    ) -> int:
+        """An entry that two people agreed to, after the use of their approval; ``act`` is what the request said of it."""
+        votes = self.agree(subject, {"type": kind, **(act or {})}, ADA, BOB, approval=approval)
+        self.close(*votes, approval=approval)
+        return self.append(kind, {**body, "approvals": [named_approval(approval, *votes)]})
 
     def statement(
         self, person: str, approval: str = APPROVAL, decision: str = "approve", *, bot: bool = False
@@ -261,13 +356,7 @@ class Story:
         **named: str,
     ) -> int:
         """The intent of a call that names its approval; ``named`` changes members of that."""
-        said: JsonObject = {
-            "id": approval,
-            "envelope_digest": envelope_of(approval),
-            "rendering_digest": rendering_of(approval),
-            "votes": list(votes),
-            **named,
-        }
+        said = {**named_approval(approval, *votes), **named}
         body: JsonObject = {
             "call_id": call,
             "workspace": "ops",
@@ -286,3 +375,14 @@ class Story:
         intent = self.begin(*votes, approval=approval, call=call)
         self.append("outcome", {"call_id": call, "intent_seq": intent, "outcome": {"state": "SUCCEEDED"}})
         return self
+
+
+def _identity(which: str, owner: str, registrar: str, *, change: str) -> JsonObject:
+    return {
+        "identity": which,
+        "kind": "agent" if which.startswith("agt") else "human",
+        "change": change,
+        "by": registrar,
+        "lineage": {"owner": owner, "registrar": registrar},
+        "name_commit": digest(which.encode())[7:],
+    }

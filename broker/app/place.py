@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from broker.errors import FailedPreconditionError
 from broker.rpc.administration import Boot
 from broker.rpc.server import TlsFiles
-from broker.settings import StatePaths
+from broker.settings import Settings, StatePaths
 
 
 def tls_files(paths: StatePaths) -> TlsFiles:
@@ -32,6 +33,11 @@ def tls_files(paths: StatePaths) -> TlsFiles:
             reason="CERTIFICATES_MISSING",
             hint="`broker init` makes them; there is no listener without them.",
         ) from error
+
+
+def workspaces_folder(paths: StatePaths, settings: Settings) -> Path:
+    """Where what workspaces' trees consist of is kept."""
+    return Path(settings.workspaces_dir) if settings.workspaces_dir else paths.workspaces
 
 
 @contextmanager

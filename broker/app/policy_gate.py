@@ -78,13 +78,14 @@ class PolicyGate:
 
         def work(tx: Transaction) -> None:
             used: list[JsonObject] = []
-            if self._desk.founded(tx) and self._harmless != (old.digest, new.digest):
+            founded = self._desk.founded(tx)
+            if founded and self._harmless != (old.digest, new.digest):
                 parameters = parameters_of(old, new)
                 approval = self._agreed(tx, parameters)
                 if approval is None:
                     raise self._refusal(parameters, ())
                 used.append(use_approved(tx, self._desk, approval, parameters).body())
-            self._keeper.record_policy(tx, old, new, used)
+            self._keeper.record_policy(tx, old, new, used, founded=founded)
 
         await self._store.write(work)
 

@@ -24,6 +24,7 @@ from broker.settings import Settings, StatePaths
 from broker.store.opening import DatabaseTarget, open_store
 from broker.vault.keyfile import read_key_file
 from broker.vault.vault import SealedVault
+from broker.workspace.rebuild import TreeRows
 
 _PAGE = 2000
 
@@ -111,6 +112,7 @@ class Comparison:
         self._identities = IdentityRows(tx, vault)
         self._calls = CallRows(tx, vault)
         self._approvals = ApprovalRows(tx, vault)
+        self._trees = TreeRows()
         self._heads = AgentHeads()
         self._entries = 0
         self._beyond = ""
@@ -190,6 +192,8 @@ class Comparison:
         yield self._table("call", self._calls.rows())
         for table, rows in self._approvals.tables().items():
             yield self._table(table, rows)
+        yield self._table("workspace_tree", self._trees.rows())
+        yield self._table("effect", self._trees.effects())
         yield self._table("vault_usage", self._tx.projections.usage())
 
     def _listen(self, row: StoredEntry, entry: JsonObject) -> None:
@@ -197,6 +201,7 @@ class Comparison:
         self._identities.entry(row, entry)
         self._calls.entry(row, entry)
         self._approvals.entry(row, entry)
+        self._trees.entry(row, entry)
 
     def _certificates(self) -> TableReport:
         there = list(self._tx.projections.rows("certificate"))

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.canonical import JsonObject, canonical, digest, parse_object
 from broker.domain.ports import Transaction
+from broker.domain.spec import version_of
+from broker.domain.tool_standing import Registered
+from broker.errors import BrokerError
 from broker.ledger.in_force import sealed_id
 from broker.ledger.ledger import Ledger
+from broker.pipeline.tool_changes import spec_text
 from broker.policy.snapshot import Snapshot
 from broker.rpc.administration import Boot
 from broker.settings import Settings
-from broker.specs.catalogue import Catalogue, Tool
+from broker.specs.catalogue import Tool
 from broker.store.base import SqlStore
 from broker.vault.vault import SealedVault
+
+_MOST_SPEC = 16 << 20
 
 
 class Keeper:
@@ -26,50 +32,68 @@ class Keeper:
         self._vault = vault
         self._clock = clock
 
-    async def started(
-        self, catalogue: Catalogue, policy: Snapshot, settings: Settings, boot: Boot, in_force: JsonObject
-    ) -> None:
-        """Records a start: new tool specifications as they are written, and what is in force."""
+    async def started(self, tools: int, policy: Snapshot, settings: Settings, boot: Boot, in_force: JsonObject) -> None:
+        """Records a start, and what is in force."""
         body: JsonObject = {
             "software": f"agent-broker {boot.version}",
             "policy_digest": policy.digest,
             "settings_digest": digest(settings.model_dump_json().encode()),
-            "tools": len(catalogue.names),
+            "tools": tools,
             "in_force": in_force,
         }
 
         def work(tx: Transaction) -> None:
-            for tool in catalogue.all():
-                if self._keep(tx, sealed_id("spec", tool.digest), "spec", _spec_text(tool)):
-                    entry: JsonObject = {
-                        "tool": {"name": tool.spec.name, "version": tool.digest},
-                        "tier": int(tool.spec.risk),
-                    }
-                    self._ledger.append(tx, "spec.registered", entry)
             if self._keep(tx, sealed_id("policy", policy.digest), "policy", policy.text.encode()):
                 self._ledger.append(tx, "policy.changed", {"policy_digest": policy.digest, "rules": policy.rules})
             self._ledger.append(tx, "heartbeat", body)
 
         await self._store.write(work)
 
-    def record_policy(self, tx: Transaction, old: Snapshot, new: Snapshot, agreed: Sequence[JsonObject]) -> None:
+    def register(self, tx: Transaction, tool: Tool, said: Registered, agreed: Sequence[JsonObject]) -> None:
+        """Records how a tool runs from now on; ``agreed`` are the approvals that were used for it."""
+        self._keep(tx, sealed_id("spec", tool.digest), "spec", canonical(spec_text(tool)))
+        body: JsonObject = {
+            "tool": {"name": said.name, "version": said.version},
+            "tier": said.tier,
+            "declared": said.declared,
+            "surface": said.surface,
+        }
+        if agreed:
+            body["approvals"] = list(agreed)
+        self._ledger.append(tx, "spec.registered", body)
+
+    def kept_spec(self, tx: Transaction, version: str) -> JsonObject | None:
+        """The text of a specification by its version; ``None`` where it can't be had, or isn't that version's."""
+        try:
+            found = dict(self._vault.open(tx, sealed_id("spec", version)).read(tx, 0, 1))
+            text = parse_object(found.get(0, b""), field="spec", max_bytes=_MOST_SPEC)
+        except BrokerError:
+            return None
+        return text if version_of(text) == version else None
+
+    def record_policy(
+        self, tx: Transaction, old: Snapshot, new: Snapshot, agreed: Sequence[JsonObject], *, founded: bool
+    ) -> None:
         """Records a new policy, before it is in force; ``agreed`` are the approvals that were used for it."""
         self._keep(tx, sealed_id("policy", new.digest), "policy", new.text.encode())
         body: JsonObject = {"policy_digest": new.digest, "before": old.digest, "rules": new.rules}
-        if agreed:
-            body["approvals"] = list(agreed)
-        self._ledger.append(tx, "policy.changed", body)
+        self._ledger.append(tx, "policy.changed", {**body, **_agreement(agreed, founded=founded)})
 
     def record_standing(
-        self, tx: Transaction, part: str, text: JsonObject, *, before: str, agreed: Sequence[JsonObject]
+        self,
+        tx: Transaction,
+        part: str,
+        text: JsonObject,
+        *,
+        before: str,
+        agreed: Sequence[JsonObject] = (),
+        founded: bool = False,
     ) -> None:
         """Records that other tiers, or settings that the two-person rule hangs on, are in force."""
         data = canonical(text)
         self._keep(tx, sealed_id(part, digest(data)), part, data)
         body: JsonObject = {"in_force": {part: digest(data)}, "before": before}
-        if agreed:
-            body["approvals"] = list(agreed)
-        self._ledger.append(tx, "settings.changed", body)
+        self._ledger.append(tx, "settings.changed", {**body, **_agreement(agreed, founded=founded)})
 
     def _keep(self, tx: Transaction, object_id: str, kind: str, text: bytes) -> bool:
         if tx.vault.get(object_id) is not None:
@@ -79,6 +103,8 @@ class Keeper:
         return True
 
 
-def _spec_text(tool: Tool) -> bytes:
-    files = {name: data.decode("utf-8", "backslashreplace") for name, data in tool.files.items()}
-    return canonical({"spec": tool.spec.normalised(), "files": files})
+def _agreement(agreed: Sequence[JsonObject], *, founded: bool) -> JsonObject:
+    """Who agreed; or, once people would have to, that the texts were compared and it doesn't touch the two-person rule."""
+    if agreed:
+        return {"approvals": list(agreed)}
+    return {"sensitive": False} if founded else {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import structlog
 from broker.app.clock import now
 from broker.app.log import VerifiedLog, checkpoints_folder, verified_log
 from broker.app.notices import notifier
-from broker.app.place import announced, only_broker, tls_files
+from broker.app.place import announced, only_broker, tls_files, workspaces_folder
 from broker.app.policy_gate import PolicyGate
 from broker.app.record import Keeper
 from broker.app.sandbox import sandboxes
 from broker.app.standing import settle
+from broker.app.tools import ToolSettling
 from broker.approvals.desk import Desk
 from broker.approvals.electorate import Electorate
+from broker.domain.canonical import JsonObject
 from broker.domain.ids import new_id
 from broker.errors import BrokerError
 from broker.identity.directory import LiveDirectory
@@ -33,9 +36,13 @@ from broker.ledger.ledger import Ledger
 from broker.metrics.endpoint import MetricsEndpoint
 from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.bell import Bell
+from broker.pipeline.blobs import check_storage
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
 from broker.pipeline.policy_changes import counted_on_record
+from broker.pipeline.standing import SETTINGS_PART, TOOLS_PART
+from broker.pipeline.tree_import import Importer
+from broker.pipeline.trees import WorkspaceTrees
 from broker.policy.electorate import PolicyElectorate
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import AdministrationService, Boot
@@ -47,6 +54,7 @@ from broker.rpc.ledger import LedgerService
 from broker.rpc.methods import served_methods
 from broker.rpc.server import Server, services
 from broker.rpc.sessions import SessionsService
+from broker.rpc.workspaces_service import WorkspacesService
 from broker.settings import Settings, StatePaths
 from broker.specs.catalogue import Catalogue
 from broker.specs.shipped import shipped_folder
@@ -54,8 +62,11 @@ from broker.specs.tiers import load_tiers
 from broker.specs.workflows import load_workflows
 from broker.store.base import SqlStore
 from broker.store.opening import DatabaseTarget, open_store
+from broker.vault.artifacts import Artifacts
 from broker.vault.keyfile import read_key_file
 from broker.vault.vault import SealedVault
+from broker.workspace.objects import Objects
+from broker.workspace.trees import Trees
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +88,14 @@ class Running:
         return self.gate.unfit
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    parts: Parts
+    log: VerifiedLog
+    unsafe: Mapping[str, bool]
+    """Setting that weakens the two-person rule -> is it in force."""
+
+
 @asynccontextmanager
 async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
     """Runs a broker over a state directory until the block ends; then it drains.
@@ -91,7 +110,8 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         stack.enter_context(only_broker(paths))
         store = await stack.enter_async_context(open_store(_target(paths, settings)))
-        parts, log = await _parts(stack, store, paths, settings, boot)
+        made = await _parts(stack, store, paths, settings, boot)
+        parts, log = made.parts, made.log
         pipeline = Pipeline(parts, drain_s=settings.drain_s)
         gate = CertificateGate(parts, pipeline.refusals, unsafe_plaintext_agent=settings.unsafe_plaintext_agent)
         reading = LedgerService(parts, CheckpointsBySize(checkpoints_folder(paths, settings)))
@@ -106,6 +126,9 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
                 pipeline.safeguards,
                 origin=parts.origin,
                 max_arguments_bytes=settings.max_arguments_bytes,
+            ),
+            workspaces=WorkspacesService(
+                WorkspaceTrees(parts), Importer(parts, over_tree=made.unsafe["unsafe_import_over_tree"])
             ),
             gate=gate,
             max_arguments_bytes=settings.max_arguments_bytes,
@@ -140,9 +163,7 @@ def _target(paths: StatePaths, settings: Settings) -> DatabaseTarget:
     return DatabaseTarget(paths.database, settings.database, settings.database_password)
 
 
-async def _parts(
-    stack: AsyncExitStack, store: SqlStore, paths: StatePaths, settings: Settings, boot: Boot
-) -> tuple[Parts, VerifiedLog]:
+async def _parts(stack: AsyncExitStack, store: SqlStore, paths: StatePaths, settings: Settings, boot: Boot) -> _Made:
     vault = SealedVault(read_key_file(paths.vault_key))
     await store.serve_alone()
     log = await verified_log(store, paths, settings)
@@ -192,21 +213,16 @@ async def _parts(
         poll_s=settings.policy_poll_s,
     )
     await stack.enter_async_context(policy)
-    stands = await settle(
-        store,
-        keeper,
-        desk,
-        tools={tool.spec.name: tool.spec.risk for tool in catalogue.all()},
-        tiers=tiers,
-        settings=settings,
-    )
-    written = catalogue
-    catalogue = catalogue.at(stands.tools, settings.runtime_by_tier)
+    tools = await ToolSettling(store, keeper, desk, catalogue).settle()
+    stands = await settle(store, keeper, desk, tiers=tiers, settings=settings)
+    catalogue = catalogue.at(tools.tiers, settings.runtime_by_tier, {item.tool: item.why for item in tools.held})
     sandbox = await stack.enter_async_context(sandboxes(origin, settings, catalogue, meter))
     catalogue = sandbox.catalogue
-    await keeper.started(written, policy.snapshot, settings, boot, stands.in_force)
+    in_force: JsonObject = {TOOLS_PART: tools.digest, SETTINGS_PART: stands.digest}
+    await keeper.started(len(catalogue.names), policy.snapshot, settings, boot, in_force)
     if settings.metrics_listen:
         await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
+    objects = Objects(workspaces_folder(paths, settings))
     parts = Parts(
         store=store,
         ledger=ledger,
@@ -221,15 +237,18 @@ async def _parts(
         workspace_classes=settings.workspace_data_classes,
         tiers=stands.tiers,
         counted_roles=counted,
-        held=stands.held,
+        held=(*tools.held, *([] if stands.held is None else [stands.held])),
         workflows=await asyncio.to_thread(load_workflows, paths.workflows),
         desk=desk,
         bell=Bell(),
+        objects=objects,
+        trees=Trees(objects),
+        artifacts=Artifacts(store, vault, ledger, now, partial(check_storage, quota=settings.storage_quota_bytes)),
         origin=origin,
         bounds=_bounds(settings),
         clock=now,
     )
-    return parts, log
+    return _Made(parts, log, stands.unsafe)
 
 
 def _bounds(settings: Settings) -> Bounds:
@@ -240,5 +259,7 @@ def _bounds(settings: Settings) -> Bounds:
         storage_quota_bytes=settings.storage_quota_bytes,
         blob_max_bytes=settings.blob_max_bytes,
         blob_ttl_s=settings.blob_ttl_s,
+        workspace_max_files=settings.workspace_max_files,
+        workspace_max_bytes=settings.workspace_max_bytes,
         refusal_window_s=settings.refusal_window_s,
     )

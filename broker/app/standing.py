@@ -1,4 +1,4 @@
-"""Settles at a start what is in force: tools' tiers, the table of tiers, and the settings that weaken the rule.
+"""Settles at a start what is in force: the table of tiers, and the settings that weaken the rule.
 
 What is stricter, or the same, or comes before the founding, goes on record and into force. What asks for less needs an
 approval of exactly that, which is used here; without one the record's goes on being in force, and the broker says so.
@@ -6,7 +6,7 @@ approval of exactly that, which is used here; without one the record's goes on b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -14,13 +14,12 @@ import structlog
 from broker.app.record import Keeper
 from broker.approvals.authority import find_approved, use_approved
 from broker.approvals.desk import Desk
-from broker.domain.administration import request_command
+from broker.domain.administration import SETTINGS, request_command
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Transaction
-from broker.domain.tier import Tier
 from broker.errors import FailedPreconditionError
 from broker.pipeline import standing
-from broker.pipeline.standing import PARTS, SETTINGS, TOOLS, Held, hold, text_digest
+from broker.pipeline.standing import SETTINGS_PART, Held, hold, text_digest
 from broker.settings import Settings
 from broker.specs.tiers import Tiers
 from broker.store.base import SqlStore
@@ -32,17 +31,15 @@ _log = structlog.get_logger(__name__)
 class Standing:
     """What is in force after a start, and what is held back."""
 
-    tools: Mapping[str, Tier]
-    """Name of a tool -> the tier that it runs at."""
     tiers: Tiers
-    in_force: JsonObject
-    """Part -> digest of what is on record of it, for the entry of the start."""
-    held: tuple[Held, ...]
+    unsafe: Mapping[str, bool]
+    """Setting that weakens the two-person rule -> is it in force."""
+    digest: str
+    """Of what is on record, for the entry of the start."""
+    held: Held | None
 
 
-async def settle(
-    store: SqlStore, keeper: Keeper, desk: Desk, *, tools: Mapping[str, Tier], tiers: Tiers, settings: Settings
-) -> Standing:
+async def settle(store: SqlStore, keeper: Keeper, desk: Desk, *, tiers: Tiers, settings: Settings) -> Standing:
     """Compares what the files say with the record.
 
     Raises:
@@ -50,31 +47,29 @@ async def settle(
         InvalidArgumentError: the table that was in force is none any more (``TIERS_INVALID``).
     """
     unsafe = {name: bool(getattr(settings, name)) for name in standing.UNSAFE}
-    first = _Settling(store, keeper, desk, TOOLS, lambda before: standing.tools_text(tools, before))
-    second = _Settling(store, keeper, desk, SETTINGS, lambda _: standing.settings_text(tiers, unsafe))
-    tool_text, tools_held = await first.settle()
-    settings_text, settings_held = await second.settle()
-    held = tuple(item for item in (tools_held, settings_held) if item is not None)
-    for item in held:
-        command = request_command(item.action, {"digest": item.parameters["digest"]})
-        _log.warning("change.held", action=item.action, weaker=list(item.weaker), ask=command)
+    text, held = await _Settling(store, keeper, desk, standing.settings_text(tiers, unsafe)).settle()
+    if held is not None:
+        warn_held(held)
     return Standing(
-        tools={name: tier for name, tier in standing.tool_tiers(tool_text).items() if name in tools},
-        tiers=standing.table_of(settings_text) if settings_held is not None else tiers,
-        in_force={PARTS[TOOLS]: text_digest(tool_text), PARTS[SETTINGS]: text_digest(settings_text)},
+        tiers=standing.table_of(text) if held is not None else tiers,
+        unsafe=standing.unsafe_of(text),
+        digest=text_digest(text),
         held=held,
     )
 
 
+def warn_held(item: Held) -> None:
+    """Says in the log what isn't in force, and what asks for it."""
+    command = request_command(item.action, {"digest": item.parameters["digest"]})
+    _log.warning("change.held", action=item.action, weaker=list(item.weaker), ask=command)
+
+
 @dataclass(frozen=True, slots=True)
 class _Settling:
-    """One part."""
-
     store: SqlStore
     keeper: Keeper
     desk: Desk
-    action: str
-    present: Callable[[JsonObject | None], JsonObject]
+    after: JsonObject
 
     async def settle(self) -> tuple[JsonObject, Held | None]:
         """What is in force of it, and what is held back."""
@@ -82,28 +77,24 @@ class _Settling:
             return await self.store.write(lambda tx: self._settle(tx, using=True))
         except FailedPreconditionError as error:
             # Somebody's role or key is gone since they agreed: then it is as if they hadn't.
-            _log.warning("change.approval_unusable", action=self.action, reason=error.reason, error=error.message)
+            _log.warning("change.approval_unusable", action=SETTINGS, reason=error.reason, error=error.message)
             return await self.store.write(lambda tx: self._settle(tx, using=False))
 
     def _settle(self, tx: Transaction, *, using: bool) -> tuple[JsonObject, Held | None]:
-        part = PARTS[self.action]
-        before = standing.recorded(tx, self.desk.vault, self.action)
-        after = self.present(before)
+        before, after = standing.recorded_settings(tx, self.desk.vault), self.after
+        founded = self.desk.founded(tx)
         if before is None:
-            self.keeper.record_standing(tx, part, after, before="", agreed=())
+            self.keeper.record_standing(tx, SETTINGS_PART, after, before="", founded=founded)
             return after, None
         known = text_digest(before)
         if text_digest(after) == known:
             return after, None
-        strict = standing.strictest_tools(before, after) if self.action == TOOLS else before
-        change = hold(self.action, strict, after)
+        change = hold(before, after)
         agreed: list[JsonObject] = []
-        if change.weaker and self.desk.founded(tx):
-            approval = find_approved(tx, self.desk, self.action, change.parameters) if using else None
+        if change.weaker and founded:
+            approval = find_approved(tx, self.desk, SETTINGS, change.parameters) if using else None
             if approval is None:
-                if text_digest(strict) != known:
-                    self.keeper.record_standing(tx, part, strict, before=known, agreed=())
-                return strict, change
+                return before, change
             agreed.append(use_approved(tx, self.desk, approval, change.parameters).body())
-        self.keeper.record_standing(tx, part, after, before=known, agreed=agreed)
+        self.keeper.record_standing(tx, SETTINGS_PART, after, before=known, agreed=agreed, founded=founded)
         return after, None

@@ -53,6 +53,8 @@ class Request:
     """When it ends at the latest; the requirement may end it sooner."""
     call_id: str = ""
     tool: JsonObject | None = None
+    act: JsonObject | None = None
+    """Of an administrative action or a workflow: what its entry will say, in ids, digests and commitments."""
     agent: str = ""
     """Id of the agent on whose own chain the entry goes."""
     kept_until: datetime | None = None
@@ -203,6 +205,8 @@ class Desk:
             body["call_id"] = request.call_id
         if request.tool is not None:
             body["tool"] = request.tool
+        if request.act is not None:
+            body["act"] = request.act
         content.keep(tx, self.vault, approval, request.texts, request.kept_until)
         seq = self.recorder.append(tx, "approval.requested", body, agent=request.agent)
         approval = replace(approval, requested_seq=seq)

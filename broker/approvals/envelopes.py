@@ -36,10 +36,12 @@ class Matter:
     """The call's own envelope."""
     files: Sequence[JsonObject] = ()
     action: JsonObject | None = None
-    """Name and parameters of an administrative action."""
+    """Name and parameters of an administrative action, and what its entry in the ledger will say."""
     workflow_text: JsonObject | None = None
     difference: Sequence[str] = ()
     """What a change changes, a sentence each."""
+    effect: JsonObject | None = None
+    """What a run on a copy changed there, and will change when it is applied; ``None`` for a call that isn't planned."""
     people: Iterable[str] = field(default_factory=tuple)
     """Ids whose names shall stand beside them."""
 
@@ -63,6 +65,7 @@ def envelope(
     place: JsonObject = {} if matter.call else {"workspace": workspace, "object": obj, "tier": tier}
     return {
         **place,
+        **({} if matter.effect is None else {"effect": matter.effect}),
         "format": FORMAT,
         "salt": fresh_salt(),
         "approval": approval,

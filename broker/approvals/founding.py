@@ -1,7 +1,8 @@
-"""The founding: the first keys, and the people who accept them. And every key after that.
+"""The founding: what stands when it begins, and the people who accept that. And every key after that.
 
-Until three people have accepted, by signatures of their own, which ledger this is and who has which key, one operator
-alone enrols keys, and nothing can be approved. From then on an approval does it.
+Until three people have accepted, by signatures of their own, which ledger this is and all that stands in it, one operator
+alone enrols people's keys, and nothing can be approved. From then on an approval does it. What stands is read from the
+ledger, and whatever changes it voids what was accepted before.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from broker.approvals import evidence
 from broker.approvals.desk import FOUNDERS
 from broker.approvals.electorate import why_not_key
 from broker.domain.approval import Acceptance, KeyKind, VoterKey
+from broker.domain.approval_ports import Agreement
 from broker.domain.canonical import JsonObject
+from broker.domain.founding_state import FoundingStanding
 from broker.domain.identity import Caller, Identity, IdentityKind
 from broker.domain.ports import Recorder, Transaction
-from broker.domain.statement import founding_digest, key_id, parse_acceptance
+from broker.domain.statement import key_id, parse_acceptance
 from broker.errors import (
     ConflictError,
     DataLossError,
@@ -36,23 +39,58 @@ _MOST_SKEW = timedelta(minutes=10)
 class Founding:
     """How far the founding is."""
 
-    genesis_leaf: bytes
-    digest: str
-    """What is accepted: of the keys as they are now, or as they were when it was completed."""
     keys: tuple[VoterKey, ...]
-    accepted: frozenset[str]
-    """People who have accepted this very digest."""
+    """Of approvers, as they are now."""
+    standing: FoundingStanding
+    """What is accepted, and by whom, as the ledger has it."""
     complete: bool
 
+    @property
+    def digest(self) -> str:
+        """What is accepted: of what stands now, or of what stood when it was completed."""
+        return self.standing.content.digest
 
-def founding(tx: Transaction) -> Founding:
-    """How far it is."""
-    leaf = _genesis_leaf(tx)
+    @property
+    def accepted(self) -> frozenset[str]:
+        """People who have accepted this very digest."""
+        return self.standing.accepted
+
+
+def founding(tx: Transaction, agreement: Agreement) -> Founding:
+    """How far it is.
+
+    Raises:
+        DataLossError: the tables have other keys than the ledger (``FOUNDING_CHANGED``).
+    """
+    standing = agreement.standing(tx)
     keys = tuple(key for key in tx.voters.all_keys() if key.kind is KeyKind.APPROVER and key.revoked is None)
-    complete = tx.voters.founding()
-    digest = complete or founding_digest(leaf, [(key.holder, key.id) for key in keys])
-    accepted = frozenset(item.person for item in tx.voters.acceptances(digest))
-    return Founding(leaf, digest, keys, accepted, bool(complete))
+    complete = bool(tx.voters.founding())
+    known = {(item.person, item.key) for item in standing.content.approvers}
+    if not complete and {(key.holder, key.id) for key in keys} != known:
+        raise DataLossError(
+            "the database has other approvers' keys than the ledger",
+            reason="FOUNDING_CHANGED",
+            hint="Somebody worked on the database: run `broker ledger verify --votes` and `broker ledger rebuild`.",
+        )
+    return Founding(keys, standing, complete)
+
+
+def check_after_founding(what: str, *, founded: bool) -> None:
+    """Lets pass, once the founding is complete, what nobody may do alone before it.
+
+    Args:
+        what: what is refused, as the beginning of a sentence.
+        founded: whether it is complete.
+
+    Raises:
+        FailedPreconditionError: ``FOUNDING_INCOMPLETE``.
+    """
+    if not founded:
+        raise FailedPreconditionError(
+            f"{what} before the founding is complete: afterwards two people agree to it",
+            reason="FOUNDING_INCOMPLETE",
+            hint="Have three people accept the founding (`broker approvers founding` says how far it is), then ask again.",
+        )
 
 
 def enrol_key(
@@ -70,7 +108,8 @@ def enrol_key(
 
     Raises:
         InvalidArgumentError: the text is no ``vkey`` of the holder's (``KEY_INVALID``).
-        FailedPreconditionError: the holder is revoked, or of the wrong kind (``HOLDER_INVALID``).
+        FailedPreconditionError: the holder is revoked, or of the wrong kind (``HOLDER_INVALID``); a bot's key before the
+            founding, without an approval (``FOUNDING_INCOMPLETE``).
         ConflictError: the key is enrolled, or was (``KEY_IN_USE``).
     """
     public_key = parse_vkey(vkey, holder.name)
@@ -80,6 +119,8 @@ def enrol_key(
             f"{holder.kind} {holder.name} can't hold a key of kind {kind.value}: it is a {wanted.value}'s, not revoked",
             reason="HOLDER_INVALID",
         )
+    if kind is KeyKind.BOT:
+        check_after_founding(f"no bot's key is enrolled ({holder.name}'s)", founded=bool(approval))
     which = key_id(public_key)
     if tx.voters.key(which) is not None:
         # One key for two people would let one person fill two places; a revoked one may be known to others.
@@ -117,6 +158,7 @@ def check_approver(tx: Transaction, caller: Caller) -> None:
 def accept(
     tx: Transaction,
     recorder: Recorder,
+    agreement: Agreement,
     caller: Caller,
     *,
     statement: bytes,
@@ -129,8 +171,9 @@ def accept(
     Raises:
         InvalidArgumentError: ``STATEMENT_INVALID``, ``SIGNATURE_INVALID``.
         PermissionDeniedError: it isn't the caller's own, or by a key that doesn't count (``KEY_UNKNOWN``).
-        FailedPreconditionError: it is about other keys than there are now (``DIGEST_DIFFERS``), or too old
-            (``STATEMENT_STALE``).
+        FailedPreconditionError: something that it covers has changed since (``DIGEST_DIFFERS``), isn't on record at all
+            (``FOUNDING_UNREADY``), or it is too old (``STATEMENT_STALE``).
+        DataLossError: as ``founding``.
     """
     said = parse_acceptance(statement)
     key = evidence.enrolled_key(tx, said.key)
@@ -146,14 +189,8 @@ def accept(
         raise InvalidArgumentError(
             f"{field.field} {field.description}", reason="SIGNATURE_INVALID", violations=(field,)
         )
-    present = founding(tx)
-    if said.origin != origin or said.founding_digest != present.digest:
-        raise FailedPreconditionError(
-            f"the acceptance is of another founding: {said.founding_digest} instead of {present.digest}",
-            reason="DIGEST_DIFFERS",
-            hint="Keys have changed since. Look again: broker approvers founding",
-            metadata={"expected": present.digest, "found": said.founding_digest},
-        )
+    present = founding(tx, agreement)
+    _check_same(said.origin == origin, said.founding_digest, present)
     if abs(now - said.time) > _MOST_SKEW:
         raise FailedPreconditionError(
             "the acceptance's time is far from the broker's",
@@ -171,11 +208,29 @@ def accept(
     }
     seq = recorder.append(tx, "approver.accepted", body)
     tx.voters.accept(Acceptance(caller.identity.id, key.id, present.digest, seq))
-    people = sorted(item.person for item in tx.voters.acceptances(present.digest))
+    people = sorted(agreement.standing(tx).accepted)
     if not present.complete and len(people) >= FOUNDERS:
         completed: JsonObject = {"founding_digest": present.digest, "people": list(people)}
         tx.voters.complete_founding(present.digest, recorder.append(tx, "founding.completed", completed))
-    return founding(tx)
+    return founding(tx, agreement)
+
+
+def _check_same(of_here: bool, digest: str, present: Founding) -> None:  # noqa: FBT001 - private
+    content = present.standing.content
+    if content.missing:
+        raise FailedPreconditionError(
+            f"nothing on record says what is in force: {', '.join(content.missing)}",
+            reason="FOUNDING_UNREADY",
+            hint="Start the broker once with its policy, tiers and settings, and look again: broker approvers founding",
+        )
+    if not of_here or digest != present.digest:
+        raise FailedPreconditionError(
+            f"the acceptance is of another founding: {digest} instead of {present.digest}. What it covers last changed by "
+            f"entry {content.last_seq} of the ledger",
+            reason="DIGEST_DIFFERS",
+            hint="Look at what has changed, and sign again: broker approvers accept",
+            metadata={"expected": present.digest, "found": digest, "changed_by": str(content.last_seq)},
+        )
 
 
 def parse_vkey(text: str, name: str) -> bytes:
@@ -202,10 +257,3 @@ def _bad_key(why: str) -> InvalidArgumentError:
         violations=(FieldViolation("vkey", why),),
         hint="Its holder makes it with `broker keys new` and hands over what `broker keys show` prints.",
     )
-
-
-def _genesis_leaf(tx: Transaction) -> bytes:
-    rows = tx.ledger.entries(0, 1)
-    if not rows:
-        raise DataLossError("the ledger has no genesis entry", reason="GENESIS_MISSING", hint="Run `broker doctor`.")
-    return rows[0].leaf

@@ -102,7 +102,8 @@ class RowCheck:
             DataLossError: ``IDENTITY_CHANGED``, ``CERTIFICATE_CHANGED``; somebody else's vote would count as an outsider's.
         """
         agent = self.identity(lineage.agent)
-        if agent is None or (agent.owner, agent.registrar) != (lineage.owner, lineage.registrar):
+        owner = "" if lineage.of_human else lineage.owner
+        if agent is None or (agent.owner, agent.registrar) != (owner, lineage.registrar):
             why = f"{lineage.agent} is not answered for by {lineage.owner} and {lineage.registrar}"
             raise _changed("IDENTITY_CHANGED", why, lineage.agent, "owner")
         for person in {lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of} - {""}:

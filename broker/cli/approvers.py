@@ -10,14 +10,16 @@ import typer
 
 from broker.cli.call_view import print_fields, print_table, say, short_time
 from broker.cli.output import ExitCode, OutputModel, console, emit, printable, report
+from broker.cli.pager import page_through
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
 from broker.cli.requests import ReasonOption, RequiredReason, answer
 from broker.cli.vote import check_given, confirm
 from broker.cli.voter import AsOption, KeyOption, PassphraseOption, Person
 from broker.client import AsyncBroker
 from broker.client.approval_models import Founding, VoterKey
-from broker.client.ballot import check_founding, check_ledger
+from broker.client.ballot import check_founding
 from broker.client.founding_memory import SETTLED
+from broker.domain.founding_text import founding_text
 from broker.errors import DataLossError, FieldViolation, InvalidArgumentError
 from broker.settings import DEFAULT_STATE
 from broker.tlog.note import NoteError, VerifierKey
@@ -51,11 +53,14 @@ class FounderOutput(OutputModel):
 
 
 class FoundingOutput(OutputModel):
-    """The founding; ``verified``: the digest is that of these keys and of the ledger's first entry, as far as it is proved.
+    """The founding. ``covers`` is all that it covers, in words: what stands now, or what stood when it was completed.
 
-    Once the rule is in force ``founders`` are the keys of now, which need not be those of the digest any more.
+    ``verified``: the digest is that of all this, and it is of the ledger that is proved. Once the rule is in force
+    ``founders`` are the keys of now, which need not be those that it covers any more.
 
-    ``accepted_here`` says whether this user has accepted this very founding; null where it was none.
+    ``accepted_here`` says whether this user has accepted this very founding; null where it was none. ``changed_here`` is
+    what has changed since, by what this client remembers; ``changes`` what the broker says has changed since the people of
+    ``voided`` accepted, who must look and sign again.
     """
 
     origin: str
@@ -67,6 +72,10 @@ class FoundingOutput(OutputModel):
     complete: bool
     verified: bool
     accepted_here: bool | None
+    covers: str
+    voided: list[str]
+    changes: list[str]
+    changed_here: list[str]
 
 
 @app.command()
@@ -79,7 +88,7 @@ def founding(
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show who founded the two-person rule, with which keys, and who has accepted it.
+    """Show who founded the two-person rule, with which keys, who has accepted it, and all that it covers.
 
     Exit code 6 says that it is not the founding which was accepted here.
 
@@ -107,16 +116,14 @@ async def _judge(broker: AsyncBroker, found: Founding) -> tuple[FoundingOutput, 
     except DataLossError as error:
         here, problem = False, error
     seen = await broker.newest_checkpoint()
-    verified = True
+    content, covers = None, ""
     try:
-        check_founding(found, seen)
+        content = check_founding(found, seen)
+        covers = founding_text(content, found.texts, found.names)
     except DataLossError as error:
-        verified = False
-        if not found.complete:
-            problem = problem or error
-    if found.complete:
-        check_ledger(found, seen)
-    return _output(found, verified=verified, here=here), problem
+        problem = problem or error
+    since = () if content is None else await broker.changes_since_accepted(found)
+    return _output(found, verified=content is not None, here=here, covers=covers, since=since), problem
 
 
 @app.command()
@@ -137,9 +144,10 @@ def accept(
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign that you know these founders and their keys. Compare each key with its holder first, by another way.
+    """Sign that you know these founders and their keys, and agree to all that stands with them: everybody who is registered,
+    the tools and tiers, the settings, the policy. Compare each key with its holder first, by another way.
 
-    It is remembered here: a broker that later shows another founding is told from this one.
+    Whatever changes any of it before the rule is in force voids your signature; this says what changed. It is remembered here: a broker that later shows another founding is told from this one.
 
     Example: broker approvers accept --as ada
     """
@@ -160,7 +168,8 @@ def accept(
         shown, problem = await _judge(broker, found)
         if problem is not None and (not asked or problem.metadata.get(SETTLED) != "no"):
             raise problem
-        check_founding(found, await broker.newest_checkpoint())
+        if not shown.verified:
+            check_founding(found, await broker.newest_checkpoint())
         return found, shown, problem
 
     found, shown, problem = remote.run(look)
@@ -169,13 +178,15 @@ def accept(
     if digest:
         check_given(digest, found.digest, "the founding")
     else:
-        _render_founding(shown)
+        page_through(shown.covers)
+        _render_founding(shown, covers=False)
         say("call each founder, and have them read out their key: only then is it theirs")
         confirm("To accept it", "the digest of the founding", found.digest)
     signer = person.signer(remote)
     done = remote.run(lambda broker: broker.accept_founding(found, signer=signer))
     here = done.digest == found.digest
-    emit(_output(done, verified=True, here=here), as_json=as_json, render=_render_founding)
+    result = _output(done, verified=True, here=here, covers=shown.covers, since=())
+    emit(result, as_json=as_json, render=lambda item: _render_founding(item, covers=False))
 
 
 @app.command()
@@ -217,7 +228,8 @@ def enroll(
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for a key to be enrolled. The operator alone does it until the founding is complete; then two people agree.
+    """Ask for a key to be enrolled. The operator alone enrolls people's until the founding is complete; then two people agree.
+    A bot's is enrolled after the founding only.
 
     Example: broker approvers enroll ada ada+1f2e3d4c+AZbD... --as olivia
     """
@@ -265,7 +277,9 @@ def _key_output(item: VoterKey) -> VoterKeyOutput:
     )
 
 
-def _output(item: Founding, *, verified: bool, here: bool | None) -> FoundingOutput:
+def _output(
+    item: Founding, *, verified: bool, here: bool | None, covers: str, since: tuple[str, ...]
+) -> FoundingOutput:
     return FoundingOutput(
         origin=item.origin,
         genesis_leaf=item.genesis_leaf.hex(),
@@ -276,18 +290,24 @@ def _output(item: Founding, *, verified: bool, here: bool | None) -> FoundingOut
         complete=item.complete,
         verified=verified,
         accepted_here=here,
+        covers=covers,
+        voided=list(item.voided),
+        changes=[f"entry {one.seq}: {one.what}" for one in item.changes],
+        changed_here=list(since),
     )
 
 
-def _render_founding(item: FoundingOutput) -> None:
+def _render_founding(item: FoundingOutput, *, covers: bool = True) -> None:
     here = {None: "no", True: "yes, this very one", False: "ANOTHER ONE WAS"}[item.accepted_here]
+    if covers and item.covers:
+        console.print(printable(item.covers), markup=False, highlight=False, soft_wrap=True)
     print_fields(
         {
             "ledger": item.origin,
             "first entry": item.genesis_leaf,
             "accepted by": f"{item.accepted} of at least {item.needed} people",
             "in force": "yes" if item.complete else "no: Tier 4 is shut",
-            "verified": "yes" if item.verified else "no: the keys have changed since" if item.complete else "NO",
+            "verified": "yes" if item.verified else "NO",
             "accepted here": here,
         }
     )
@@ -295,9 +315,21 @@ def _render_founding(item: FoundingOutput) -> None:
         accepted = "has accepted" if founder.accepted else "has not accepted"
         text = f"  {founder.key.holder_name} ({founder.key.holder}) {accepted}\n    key {founder.key.id}"
         console.print(printable(text), markup=False, soft_wrap=True, style="green" if founder.accepted else "yellow")
+    if item.voided:
+        _print_list(
+            f"accepted before, and must look and sign again: {', '.join(item.voided)}. Since then:", item.changes
+        )
+    if item.changed_here:
+        _print_list("what has changed since you accepted, by what is remembered here:", item.changed_here)
     console.print("digest of the founding  ", style="bold", end="")
     console.print(printable(item.digest[:-6]), markup=False, end="", soft_wrap=True)
     console.print(printable(item.digest[-6:]), markup=False, style="bold cyan", soft_wrap=True)
+
+
+def _print_list(title: str, items: list[str]) -> None:
+    console.print(printable(title), markup=False, soft_wrap=True, style="bold yellow")
+    for item in items:
+        console.print(printable(f"  {item}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _render_keys(output: VoterKeysOutput) -> None:

@@ -12,9 +12,11 @@ from broker.client.approval_models import Founding
 from broker.client.ballot import Voter, check_ledger, sign_acceptance
 from broker.client.base import Client
 from broker.client.checkpoint_memory import CheckpointMemory, default_folder
-from broker.client.founding_memory import SETTLED, FoundingMemory
+from broker.client.founding_memory import SETTLED, FoundingMemory, PinnedFounding
 from broker.client.history import Anchored
 from broker.client.wire import resource
+from broker.domain.founding import parse_content
+from broker.domain.founding_text import differences
 from broker.errors import DataLossError, FailedPreconditionError
 from broker.signing import Signer
 from broker.v1 import approvals_pb2 as pb
@@ -23,13 +25,13 @@ from broker.v1 import approvals_pb2 as pb
 class FoundingMethods(Client):
     """The founding, keys, and what each signature stands on."""
 
-    async def get_founding(self, *, timeout_s: float | None = None) -> Founding:
-        """Who founded the two-person rule, compared with what was accepted here.
+    async def get_founding(self, *, content: bool = True, timeout_s: float | None = None) -> Founding:
+        """The founding of the two-person rule, compared with what was accepted here; ``content`` is all that it covers.
 
         Raises:
             DataLossError: ``FOUNDING_DIFFERS``.
         """
-        found = await self.show_founding(timeout_s=timeout_s)
+        found = await self.show_founding(content=content, timeout_s=timeout_s)
         await self.compare_founding(found)
         return found
 
@@ -41,7 +43,7 @@ class FoundingMethods(Client):
         """
         memory = self._foundings()
         if memory is not None and await asyncio.to_thread(memory.pinned):
-            await self.get_founding()
+            await self.get_founding(content=False)
 
     async def compare_founding(self, founding: Founding) -> bool:
         """Compares a founding with what was accepted here; returns whether anything was.
@@ -63,17 +65,36 @@ class FoundingMethods(Client):
         rpc = self._rpc
         return None if rpc.history is None else await rpc.history.newest()
 
-    async def show_founding(self, *, timeout_s: float | None = None) -> Founding:
+    async def show_founding(self, *, content: bool = True, timeout_s: float | None = None) -> Founding:
         """The same, as the broker says it, whatever was accepted: to look at, not to go by."""
-        method = self._rpc.approvals.GetFounding
-        return convert.founding(await self._rpc.ask(method, pb.GetFoundingRequest(), timeout_s=timeout_s))
+        method, request = self._rpc.approvals.GetFounding, pb.GetFoundingRequest(content=content)
+        return convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s))
+
+    async def changes_since_accepted(self, founding: Founding) -> tuple[str, ...]:
+        """What a founding, shown with its content, has otherwise than the one that was accepted here, a sentence each.
+
+        It goes by what this client remembers, not by what the broker says; it is empty where nothing is remembered.
+
+        Raises:
+            FailedPreconditionError: ``FOUNDING_MEMORY_DAMAGED``.
+            InvalidArgumentError: the content is none (``FOUNDING_MALFORMED``).
+        """
+        memory = self._foundings()
+        pinned = None if memory is None else await asyncio.to_thread(memory.accepted, founding.origin)
+        if pinned is None or not pinned.content or pinned.digest == founding.digest:
+            return ()
+        before, after = parse_content(pinned.content.encode()), parse_content(founding.content)
+        return differences(before, after, founding.names)
 
     async def accept_founding(self, founding: Founding, *, signer: Signer, timeout_s: float | None = None) -> Founding:
-        """Accepts a founding that its user has looked at, and remembers it: another one is refused from then on.
+        """Accepts a founding that its user has looked at, whole, and remembers it: another one is refused from then on.
+
+        The digest that is signed is computed here, of the content that the founding shows.
 
         Where another was accepted here before, and the rule isn't in force yet, this one takes its place.
 
         Raises:
+            InvalidArgumentError: it was fetched without its content (``CONTENT_MISSING``).
             DataLossError: ``FOUNDING_INVALID``, or ``FOUNDING_DIFFERS`` where the rule is or was in force. Nothing was signed.
             FailedPreconditionError: ``KEY_UNKNOWN``, ``KEY_REVOKED``.
         """
@@ -88,7 +109,9 @@ class FoundingMethods(Client):
         memory = self._foundings()
         if memory is not None:
             # Before it is sent: whatever becomes of the reply, this is what its user has looked at.
-            await asyncio.to_thread(memory.pin, founding.origin, founding.digest, in_force=founding.complete)
+            text = founding.content.decode()
+            pinned = PinnedFounding(founding.origin, founding.digest, founding.complete, text)
+            await asyncio.to_thread(memory.pin, pinned)
         request = pb.AcceptFoundingRequest(statement=signed.statement, signature=signed.signature)
         method = self._rpc.approvals.AcceptFounding
         reply = convert.founding(await self._rpc.ask(method, request, timeout_s=timeout_s))
@@ -116,7 +139,7 @@ class FoundingMethods(Client):
 
     async def _place(self) -> tuple[str, Anchored | None]:
         """The ledger's origin, and its newest checkpoint."""
-        seen, founding = await self.newest_checkpoint(), await self.get_founding()
+        seen, founding = await self.newest_checkpoint(), await self.get_founding(content=False)
         check_ledger(founding, seen)
         return founding.origin, seen
 

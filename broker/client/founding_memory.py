@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_values
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,7 +20,8 @@ SETTLED = "settled"
 """Member of the metadata of ``FOUNDING_DIFFERS``: ``yes`` where one of the two founded a rule that is in force."""
 
 _VERSION = 1
-_MAX_BYTES = 64 * 1024
+_MAX_BYTES = 128 * 2**20
+# The content's own bound, with all of it escaped.
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class PinnedFounding:
     digest: str
     in_force: bool = False
     """Was it seen in force? Then no other may ever take its place."""
+    content: str = ""
+    """All that it covered, in its canonical form, to say later what has changed; empty where an older client accepted it."""
 
 
 class FoundingMemory:
@@ -65,21 +69,27 @@ class FoundingMemory:
             if (pinned.origin, pinned.digest) != (origin, digest):
                 raise _differs(path, pinned, origin, digest, settled=in_force or pinned.in_force)
             if in_force and not pinned.in_force:
-                self.pin(origin, digest, in_force=True)
+                self.pin(replace_values(pinned, in_force=True))
         return accepted
 
-    def pin(self, origin: str, digest: str, *, in_force: bool) -> None:
+    def accepted(self, origin: str) -> PinnedFounding | None:
+        """What was accepted of a ledger; ``None`` for nothing.
+
+        Raises:
+            FailedPreconditionError: ``FOUNDING_MEMORY_DAMAGED``.
+        """
+        return next((pinned for path in self._paths(origin) if (pinned := _read(path)) is not None), None)
+
+    def pin(self, founding: PinnedFounding) -> None:
         """Remembers what its user has accepted.
 
         Raises:
             FailedPreconditionError: ``FOUNDING_MEMORY_UNWRITABLE``.
         """
-        text = json.dumps(
-            {"v": _VERSION, **asdict(PinnedFounding(origin, digest, in_force))}, ensure_ascii=False, indent=1
-        )
+        text = json.dumps({"v": _VERSION, **asdict(founding)}, ensure_ascii=False, indent=1)
         try:
             make_private_dir(self._folder)
-            for path in self._paths(origin):
+            for path in self._paths(founding.origin):
                 replace(path, f"{text}\n".encode(), mode=PRIVATE)
         except OSError as error:
             raise FailedPreconditionError(
@@ -106,7 +116,8 @@ def _read(path: Path) -> PinnedFounding | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, type(error).__name__) from error
-    readable = isinstance(known.origin, str) and isinstance(known.digest, str) and isinstance(known.in_force, bool)
+    texts = (known.origin, known.digest, known.content)
+    readable = all(isinstance(text, str) for text in texts) and isinstance(known.in_force, bool)
     if version != _VERSION or not readable:
         raise _damaged(path, "it is of another version")
     return known
@@ -126,7 +137,8 @@ def _differs(path: Path, pinned: PinnedFounding, origin: str, digest: str, *, se
         "THE FOUNDING OF THE TWO-PERSON RULE IS NOT THE ONE THAT WAS ACCEPTED HERE: the broker shows "
         f"{digest} of {origin!a}, and {pinned.digest} of {pinned.origin!a} was accepted",
         reason="FOUNDING_DIFFERS",
-        hint="Nothing was signed. Before the rule is in force a key that is added does this: look at `broker approvers "
-        "founding` and accept it again. Afterwards nothing may: ask the other founders and auditors, by another way.",
+        hint="Nothing was signed. Before the rule is in force any change of what the founding covers does this: look at "
+        "`broker approvers founding`, which says what has changed, and accept it again. Afterwards nothing may: ask the "
+        "other founders and auditors, by another way.",
         metadata={"memory": str(path), "accepted": pinned.digest, "shown": digest, SETTLED: "yes" if settled else "no"},
     )

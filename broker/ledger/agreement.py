@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from broker.domain.canonical import JsonObject
+from broker.domain.founding_state import FoundingStanding
 from broker.domain.ports import StoredEntry, Transaction
 from broker.domain.registered import Registered
+from broker.domain.tool_standing import ToolStanding
 from broker.errors import DataLossError
 from broker.ledger import registrations
 from broker.ledger.encoding import NotCanonicalError, decode
@@ -50,6 +52,14 @@ class LedgerAgreement:
         """Digest of the founding that the ledger has seen completed; empty before."""
         # Once it is complete it is so for good: no further entry changes that.
         return self._state.votes.founding or self._at(tx).votes.founding
+
+    def tools(self, tx: Transaction) -> Mapping[str, ToolStanding]:
+        """Name of a tool -> what stands of it, with what the transaction itself has added."""
+        return self._at(tx).votes.tools
+
+    def standing(self, tx: Transaction) -> FoundingStanding:
+        """How far the founding is, and what stands, with what the transaction itself has added."""
+        return self._at(tx).votes.standing()
 
     def frozen(self) -> frozenset[tuple[str, str]]:
         """(scope, target) of what was frozen, and freed by nobody, as far as has been read; asked at each call."""

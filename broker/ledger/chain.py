@@ -28,6 +28,7 @@ from broker.ledger.segment import MAX_LISTED, Asked, Mark, Summary
 from broker.ledger.source import Row
 from broker.ledger.verdict import Expectation, Place, Report, Verdict
 from broker.ledger.votes import Votes, concerns
+from broker.ledger.votes_reading import ran_of
 from broker.tlog.agent_map import AgentMap
 from broker.tlog.checkpoint import Checkpoint
 from broker.tlog.key_history import KEY_ENTRIES, KeyHistory, KeyHistoryError
@@ -123,8 +124,8 @@ class Chain:
             self._agents[agent[0]] = agent[1], leaf.hex()
             self._changed.add(agent[0])
         self._facts(entry, kind, seq)
-        if self._votes is not None and concerns(kind, entry):
-            self._votes.entry(seq, data, entry)
+        if self._votes is not None:
+            self._vote(self._votes, seq, data, entry, kind)
         self._times(seq, stamp, stamp)
         self._origin = origin
         self._boots.add(boot)
@@ -155,9 +156,16 @@ class Chain:
         self.roots |= roots
         self._add(run)
         if self._votes is not None:
-            for seq, data in run.ballots:
-                self._votes.entry(seq, data, decode(data))
+            _take_votes(self._votes, run)
         return True
+
+    @staticmethod
+    def _vote(votes: Votes, seq: int, data: bytes, entry: JsonObject, kind: str) -> None:
+        if concerns(kind, entry):
+            votes.entry(seq, data, entry)
+        ran = ran_of(kind, entry)
+        if ran is not None:
+            votes.ran(seq, *ran)
 
     def end(self) -> None:
         """Checks what only the end shows.
@@ -354,3 +362,15 @@ def extended(tree: CompactRange, nodes: tuple[bytes, ...], count: int) -> Compac
     for level, node in zip(levels, nodes, strict=True):
         result.append_subtree(level, node)
     return result
+
+
+def _take_votes(votes: Votes, run: Summary) -> None:
+    """The entries that concern the votes, and the calls that began below Tier 4, in the order of the ledger."""
+    began, place = run.began, 0
+    for seq, data in (*run.ballots, (run.first + run.count, b"")):
+        while place < len(began) and began[place][0] < seq:
+            number, ran = began[place]
+            votes.ran(number, *run.ran[ran])
+            place += 1
+        if data:
+            votes.entry(seq, data, decode(data))

@@ -57,6 +57,8 @@ ENTRY_TYPES = frozenset(
         "signer.rotated",
         "signer.revoked",
         "recovered",
+        "undo.drill",
+        "workspace.imported",
         "erased",
         "heartbeat",
     },

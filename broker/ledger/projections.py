@@ -41,6 +41,8 @@ PROJECTIONS = (
     Projection("freeze", "seq", "a freeze"),
     Projection("chat_account", "seq", "a chat account"),
     Projection("approved_workflow", "seq", "the approval of a workflow"),
+    Projection("workspace_tree", "seq", "the last change of a workspace's files"),
+    Projection("effect", "seq", "the effect of a call"),
 )
 
 

@@ -26,6 +26,7 @@ from broker.ledger.entry import HEX_32, MAX_BYTES, VERSION
 from broker.ledger.entry_checks import FoundError, read_heads
 from broker.ledger.source import Row
 from broker.ledger.votes import TYPES, concerns
+from broker.ledger.votes_reading import ran_of
 from broker.tlog.key_history import KEY_ENTRIES
 from broker.tlog.merkle import CompactRange
 
@@ -91,6 +92,10 @@ class Summary:
     """Hashes of the entries that were asked for, by number."""
     ballots: tuple[tuple[int, bytes], ...] = ()
     """Numbers and bytes of the entries that concern the votes, where those were asked for."""
+    ran: tuple[tuple[str, str, int], ...] = ()
+    """What ran below Tier 4: name and version of a tool, and the tier; likewise."""
+    began: tuple[tuple[int, int], ...] = ()
+    """Numbers of the entries by which calls began, and the place in ``ran`` of what ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,8 @@ class Run:
         self._leaves: dict[str, str] = {}
         self._ballots: list[tuple[int, bytes]] = []
         self._of_votes = TYPES if asked.votes else frozenset[str]()
+        self._ran: dict[tuple[str, str, int], int] = {}
+        self._began: list[tuple[int, int]] = []
 
     def add(self, rows: Sequence[Row]) -> bool:
         """Takes the next rows, ``BATCH`` or the last fewer; ``False`` where anything in them is wrong: the run is void."""
@@ -193,6 +200,8 @@ class Run:
             marks=tuple(self._marks),
             leaves=self._leaves,
             ballots=tuple(self._ballots),
+            ran=tuple(self._ran),
+            began=tuple(self._began),
         )
 
     def _add(self, rows: Sequence[Row]) -> bool:
@@ -235,11 +244,18 @@ class Run:
             boots.append(entry["boot_id"])
             if kind in _TELLING:
                 self._told(seq, kind, entry, data, digests)
-            if kind in self._of_votes and concerns(kind, entry):
-                self._ballots.append((seq, data))
+            if kind in self._of_votes:
+                self._vote(seq, kind, entry, data)
             if "agent" in entry:
                 self._own_chain(entry["agent"], leaf)
         self._columns(kinds, origins, stamps, boots)
+
+    def _vote(self, seq: int, kind: str, entry: JsonObject, data: bytes) -> None:
+        if concerns(kind, entry):
+            self._ballots.append((seq, data))
+        ran = ran_of(kind, entry)
+        if ran is not None:
+            self._began.append((seq, self._ran.setdefault(ran, len(self._ran))))
 
     def _own_chain(self, agent: Any, leaf: str) -> None:  # noqa: ANN401 - any JSON
         name, number, before = agent["id"], agent["seq"], agent["prev"]

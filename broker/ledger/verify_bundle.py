@@ -450,12 +450,20 @@ HIGHEST = 4  # the tier at which two people agree, whatever data says
 LISTED = 1000
 USED_KEPT = 1024  # approvals that were used last: what they were used for stands right behind the use
 SLACK = timedelta(seconds=60)
-ACTIONS = {
-    "key.enrolled": "key.enroll",
-    "account.mapped": "account.map",
-    "account.unmapped": "account.unmap",
-    "unfrozen": "unfreeze",
+BOUND = {  # what is done -> the administrative action, and the members of its entry that the request says beforehand
+    "key.enrolled": ("key.enroll", ("key.id", "key.kind", "person")),
+    "account.mapped": ("account.map", ("person", "sealed.commit")),
+    "account.unmapped": ("account.unmap", ("person", "sealed.commit")),
+    "unfrozen": ("unfreeze", ("scope", "target")),
+    "policy.changed": ("policy.change", ("policy_digest", "before")),
+    "settings.changed": ("settings.change", ("in_force.settings", "before")),
+    "spec.registered": ("tool.approve", ("tool.name", "tool.version", "tier", "surface")),
+    "identity.issued registered": ("identity.issue", ("kind", "lineage.owner")),
+    "identity.issued certificate": ("identity.issue", ("kind", "lineage.owner", "key_digest")),
+    "identity.issued owner": ("identity.owner", ("identity", "lineage.owner")),
 }
+WITH_THE_VOTE = ("key.enrolled", "account.mapped", "account.unmapped", "unfrozen")
+CHANGES = ("spec.registered", "policy.changed", "settings.changed", "identity.issued", "heartbeat")
 VOTE, ATTESTED, ACCEPTANCE = "broker.vote.v1", "broker.attested-vote.v1", "broker.acceptance.v1"
 ACCEPTED = {"format", "origin", "founding_digest", "approver", "key", "time", "checkpoint"}
 VOTED = {
@@ -533,6 +541,8 @@ class Asked:
         self.ballots: dict[str, tuple[int, str, str, bool, datetime]] = {}
         self.votes, self.denied, self.acted = 0, False, False
         self.counted: list[int] = []
+        self.act = entry["act"] if isinstance(entry.get("act"), dict) else {}
+        self.made, self.issued = "", False  # the identity that was registered by it; was a certificate issued?
 
     def _requirement(self, wants: dict[str, Any]) -> int:
         """How many people it takes."""
@@ -567,11 +577,242 @@ def within(value: Any, least: int, most: int) -> bool:  # noqa: ANN401 - any JSO
     return type(value) is int and least <= value <= most
 
 
+def at(entry: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - any JSON
+    """What an entry has at a dotted path; ``None`` for nothing."""
+    found: Any = entry
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def bound(entry: dict[str, Any], asked: Asked, named: str) -> None:
+    """Does an entry say what its approval's request said that it would?"""
+    kind, change = entry["type"], str(entry.get("change"))
+    found = BOUND.get(f"{kind} {change}" if kind == "identity.issued" else kind)
+    if found is None or asked.kind != "ADMINISTRATION" or asked.subject != found[0]:
+        raise Finding(named, f"{asked.id} is about something else")
+    needed(asked.act.get("type") == kind, named, f"the request of {asked.id} doesn't say that it is for this")
+    for path in found[1]:
+        said, wanted = at(entry, path), asked.act.get(path)
+        same = type(said) is type(wanted) and said is not None and said == wanted
+        needed(same, path, f"is {str(said)[:200]}, and {asked.id} is about {str(wanted)[:200]}")
+    if kind != "identity.issued" or change == "owner":
+        return
+    who, wanted, new = of(entry, "identity", str), asked.act.get("identity"), change == "registered"
+    right = wanted in ("" if new else who, "") and asked.made in ("", who)
+    needed(right, "identity", f"is {who}, and {asked.id} is about another")
+    asked.made = who if new else asked.made
+
+
+CONFINED = {"name", "owner", "image", "runtime", "data_classes", "reversibility", "egress", "workspace"}
+TOLD = {"description", "notes", "tier"}
+
+
+def written(text: str) -> dict[str, str]:
+    """The members of an object in RFC 8785 form, each as it is written: name -> value."""
+    found, place, decoder = {}, 1, json.JSONDecoder()
+    while text[place] != "}":
+        name, colon = decoder.raw_decode(text, place + (text[place] == ","))
+        _, end = decoder.raw_decode(text, colon + 1)
+        found[name] = text[colon + 1 : end]
+        place = end
+    return found
+
+
+def surface_of(text: str) -> str:
+    """The digest of what decides what a tool may do, from the text of which its version is the digest."""
+    whole = written(text)
+    spec = written(whole["spec"])
+    reaches = spec.get("egress", "[]") != "[]" or spec.get("effects", '"none"') != '"none"'
+    kept = [name for name in spec if (name not in TOLD if reaches else name in CONFINED)]
+    members = ",".join(f"{json.dumps(name)}:{spec[name]}" for name in kept)
+    files = whole["files"] if reaches else "{}"
+    data = f'{{"files":{files},"format":"broker.tool-surface.v1","spec":{{{members}}}}}'.encode()
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class InForce:
+    """What is in force by all entries so far that were found right: tools, policy, settings."""
+
+    def __init__(self) -> None:
+        # name -> version, tier, tier that was asked for, surface: how each tool runs
+        self.tools: dict[str, tuple[str, int, int, str]] = {}
+        self.accepted: dict[str, tuple[int, str]] = {}  # name -> tier and surface that were accepted
+        self.digests = {"policy": "", "settings": ""}
+
+    def need(self, entry: dict[str, Any], founded: bool) -> str:  # noqa: FBT001 - no caller outside of this file
+        """Whose agreement an entry of ``CHANGES`` needs: nobody's, nobody's by the broker's own word, or people's."""
+        kind = entry["type"]
+        if kind == "spec.registered":
+            name, (_, tier, declared, surface) = self.registered(entry)
+            why = f"{name} runs below tier {declared}, which its specification asks for"
+            needed(tier >= declared, "tier", why)
+            least, known = self.accepted.get(name, (HIGHEST, ""))
+            return "people" if founded and tier < (least if known == surface else HIGHEST) else "nobody"
+        if kind == "identity.issued":
+            return "people" if founded else "nobody"
+        parts = entry["in_force"] if isinstance(entry.get("in_force"), dict) else {}
+        if kind in ("settings.changed", "heartbeat") and parts.get("tools") is not None:
+            why = "is not the digest of the tools that are registered"
+            needed(parts["tools"] == self.tools_digest(), "in_force.tools", why)
+        if kind == "heartbeat":
+            named = {"policy": entry.get("policy_digest"), **parts}
+            for name, known in self.digests.items():
+                why = f"is not the one that was put into force: {known}"
+                needed(not founded or named.get(name) == known, f"in_force.{name}", why)
+            return "nobody"
+        name, which = "policy", entry.get("policy_digest")
+        if kind == "settings.changed":
+            of(entry, "in_force", dict)
+            if "settings" not in parts:
+                return "nobody"
+            name, which = "settings", of(parts, "settings", str)
+        needed(type(which) is str and which, "policy_digest", "is missing, or no str")
+        if not founded or which == self.digests[name]:
+            return "nobody"
+        alone = entry.get("sensitive") is False and entry.get("before") == self.digests[name]
+        return "word" if alone and "approvals" not in entry else "people"
+
+    def take(self, entry: dict[str, Any], founded: bool) -> None:  # noqa: FBT001 - no caller outside of this file
+        """Takes in an entry that was found right."""
+        kind, parts = entry["type"], entry.get("in_force")
+        parts = parts if isinstance(parts, dict) else {}
+        if kind == "spec.registered":
+            name, said = self.registered(entry)
+            self.tools[name] = said
+            if not founded or said[1] == said[2]:
+                self.accepted[name] = (said[1], said[3])
+        elif kind == "policy.changed":
+            self.digests["policy"] = entry["policy_digest"]
+        elif kind == "settings.changed" and "settings" in parts:
+            self.digests["settings"] = parts["settings"]
+        elif kind == "heartbeat" and not founded:
+            named = {"policy": entry.get("policy_digest"), **parts}
+            self.digests.update({name: str(named[name]) for name in self.digests if named.get(name)})
+
+    def least(self, name: str, version: str, founded: bool) -> int:  # noqa: FBT001 - no caller outside of this file
+        """The lowest tier at which a call of that version of a tool may run."""
+        known = self.tools.get(name)
+        if known is None or (known[0] != version and founded):
+            return HIGHEST if founded else 0
+        return known[1]
+
+    def registered(self, entry: dict[str, Any]) -> tuple[str, tuple[str, int, int, str]]:
+        """The name of a tool, and how it runs."""
+        tool, tier = of(entry, "tool", dict), entry.get("tier")
+        declared, surface = entry.get("declared", tier), entry.get("surface", "")
+        for name, value in (("tier", tier), ("declared", declared)):
+            needed(within(value, 0, HIGHEST), name, "is none")
+        needed(type(surface) is str, "surface", "is no text")
+        name, version = of(tool, "name", str, "tool.name"), of(tool, "version", str, "tool.version")
+        return name, (version, tier, declared, surface)  # type: ignore[return-value]  # needed above
+
+    def tools_digest(self) -> str:
+        """The digest by which starts and the founding name all tools."""
+        tiers = {name: said[1] for name, said in self.tools.items()}
+        text = {"surfaces": {name: said[3] for name, said in self.tools.items()}, "tools": tiers}
+        data = json.dumps(text, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 def listed(value: dict[str, Any], name: str, field: str) -> set[str]:
     """A member that is a list of texts."""
     found = value.get(name)
     needed(isinstance(found, list) and all(type(item) is str for item in found), field, "is no list of texts")
     return set(found)  # type: ignore[arg-type]  # needed above
+
+
+def reached(entry: dict[str, Any], *path: str) -> Any:  # noqa: ANN401 - any JSON
+    """A member by its path, which must be a text, but may be empty."""
+    found: Any = entry
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    needed(type(found) is str, "type", f"can't be read: {'.'.join(path)} is no text")
+    return found
+
+
+class Standing:
+    """What stands before the founding: all that founders sign, and so all that is made of the entries here again."""
+
+    def __init__(self) -> None:
+        self.genesis = ""
+        self.last = {"seq": 0, "leaf": ""}
+        self.keys: dict[str, str] = {}
+        self.identities: dict[str, dict[str, Any]] = {}
+        self.named = {"policy": "", "settings": "", "tools": ""}
+
+    def entry(self, seq: int, entry: dict[str, Any], leaf: str) -> None:
+        """Takes in the next entry, of any type, in which nothing else is wrong."""
+        kind, changed = entry["type"], False
+        if kind == "genesis":
+            self.genesis, changed = leaf, True
+        elif kind == "key.enrolled":
+            if reached(entry, "key", "kind") == "approver":
+                self.keys[reached(entry, "key", "id")], changed = reached(entry, "person"), True
+        elif kind == "key.revoked":
+            changed = self.keys.pop(reached(entry, "key", "id"), None) is not None
+        elif kind in ("identity.issued", "identity.revoked"):
+            self._identity(entry)
+            changed = True
+        elif kind in ("policy.changed", "settings.changed", "heartbeat"):
+            changed = self._names(entry, kind)
+        if changed:
+            self.last = {"seq": seq, "leaf": leaf}
+
+    def digest(self) -> str:
+        """What founders sign."""
+        body = {
+            "approvers": [
+                {"key": key, "person": who} for who, key in sorted((who, key) for key, who in self.keys.items())
+            ],
+            "format": "broker.founding.v2",
+            "genesis": self.genesis,
+            "identities": [self.identities[which] for which in sorted(self.identities)],
+            "last": {"leaf": self.last["leaf"], "seq": self.last["seq"]},
+            **self.named,
+        }
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    def _names(self, entry: dict[str, Any], kind: str) -> bool:
+        said: dict[str, Any] = {}
+        if kind != "settings.changed":
+            said["policy"] = entry.get("policy_digest")
+        in_force = entry.get("in_force")
+        if kind != "policy.changed" and isinstance(in_force, dict):
+            said.update((part, in_force.get(part)) for part in ("settings", "tools"))
+        found = {part: which for part, which in said.items() if type(which) is str and which}
+        changed = any(self.named[part] != which for part, which in found.items())
+        self.named.update(found)
+        return changed
+
+    def _identity(self, entry: dict[str, Any]) -> None:
+        which, change = reached(entry, "identity"), reached(entry, "change")
+        known = self.identities.get(which)
+        certificates = [] if known is None else known["certificates"]
+        if change in ("registered", "owner", "certificate"):
+            if change == "owner":
+                ended = listed(entry, "revoked_certificates", "type")
+                certificates = [one for one in certificates if one["fingerprint"] not in ended]
+            if change == "certificate":
+                added = {"fingerprint": reached(entry, "fingerprint"), "key": reached(entry, "key_digest")}
+                certificates = [*certificates, added]
+            self.identities[which] = {
+                "certificates": sorted(certificates, key=lambda one: (one["fingerprint"], one["key"])),
+                "id": which,
+                "kind": reached(entry, "kind"),
+                "name_commit": reached(entry, "name_commit"),
+                "owner": reached(entry, "lineage", "owner"),
+                "registrar": reached(entry, "lineage", "registrar"),
+            }
+        elif change == "certificate-revoked":
+            gone = reached(entry, "fingerprint")
+            if known is not None:
+                stay = [one for one in certificates if one["fingerprint"] != gone]
+                self.identities[which] = {**known, "certificates": stay}
+        else:
+            needed(change == "revoked", "type", "can't be read: changes an identity in a way that isn't known")
+            self.identities.pop(which, None)
 
 
 class Votes:
@@ -580,13 +821,16 @@ class Votes:
     def __init__(self, report: dict[str, Any]) -> None:
         self.report = report
         report.update(checked=True, acts=0, votes=0, signatures=0, attested=[], attested_count=0, findings=[], found=0)
+        report.update(alone=[], alone_count=0)
+        self.force = InForce()
         self.keys: dict[str, dict[str, Any]] = {}
         self.accepted: dict[str, set[str]] = {}
-        self.genesis, self.founding = "", ""
+        self.standing, self.founding = Standing(), ""
         self.open: dict[str, Asked] = {}
         self.used: dict[str, Asked] = {}
         self.readers = {
-            **dict.fromkeys(ACTIONS, self._action),
+            **dict.fromkeys(WITH_THE_VOTE, self._action),
+            **dict.fromkeys(CHANGES, self._change),
             **dict.fromkeys(("intent", "undo.intent", "workflow.approved"), self._act),
             "key.revoked": self._revoke,
             "approver.accepted": self._accept,
@@ -598,16 +842,32 @@ class Votes:
     def entry(self, seq: int, entry: dict[str, Any], leaf: str) -> None:
         """Takes in the next entry, of any type."""
         try:
-            if entry["type"] == "genesis":
-                self.genesis = leaf
-            elif entry["type"] in ("vote", "vote.attested"):
+            if entry["type"] in ("vote", "vote.attested"):
                 self._vote(seq, entry)
             elif entry["type"] in self.readers:
                 self.readers[entry["type"]](entry)
+            if not self.founding:
+                self.standing.entry(seq, entry, leaf)
         except Finding as finding:
-            self.report["found"] += 1
-            if len(self.report["findings"]) < LISTED:
-                self.report["findings"].append(Fault("", str(finding), "entries.jsonl", seq, finding.field).place)
+            self._find(seq, finding)
+        if entry["type"] in ("intent", "undo.intent"):
+            self._ran(seq, entry)
+
+    def _find(self, seq: int, finding: Finding) -> None:
+        self.report["found"] += 1
+        if len(self.report["findings"]) < LISTED:
+            self.report["findings"].append(Fault("", str(finding), "entries.jsonl", seq, finding.field).place)
+
+    def _ran(self, seq: int, entry: dict[str, Any]) -> None:
+        tier = entry.get("tier")
+        if not within(tier, 0, HIGHEST - 1):
+            return
+        tool = entry["tool"] if isinstance(entry.get("tool"), dict) else {}
+        name, version = (tool[one] if type(tool.get(one)) is str else "" for one in ("name", "version"))
+        least = self.force.least(name, version, bool(self.founding))
+        if tier < least:  # type: ignore[operator]  # within bounds
+            why = f"is {tier}, and what is registered of {name[:80] or 'no tool'} {version[:80]} runs at {least}"
+            self._find(seq, Finding("tier", why))
 
     # keys and founding
 
@@ -630,15 +890,6 @@ class Votes:
             raise Finding(fields[1], why) from error
         return key
 
-    def _present(self) -> str:
-        keys = sorted(
-            (key["person"], name) for name, key in self.keys.items() if key["kind"] == "approver" and not key["revoked"]
-        )
-        approvers = [{"key": key, "person": person} for person, key in keys]
-        body = {"approvers": approvers, "format": "broker.founding.v1", "genesis": self.genesis}
-        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-        return self.founding or f"sha256:{hashlib.sha256(data).hexdigest()}"
-
     def _accept(self, entry: dict[str, Any]) -> None:
         text = of(entry, "statement", str)
         said = stated(text, {ACCEPTANCE: ACCEPTED}, "statement")
@@ -650,13 +901,18 @@ class Votes:
         right = key["kind"] == "approver" and said["origin"] == entry["origin"]
         needed(right, "statement", "is of another ledger, or a bot's")
         self._signed(said, text, of(entry, "signature", str), ("statement", "signature"))
-        why = "is not that of the keys that were enrolled then"
-        needed(said["founding_digest"] == self._present(), "founding_digest", why)
+        if not self.founding:
+            lacks = [part for part, which in self.standing.named.items() if not which]
+            needed(not lacks, "founding_digest", f"no entry before it names what is in force: {', '.join(lacks)}")
+        why = f"is not that of what stood then, as of entry {self.standing.last['seq']}"
+        needed(said["founding_digest"] == (self.founding or self.standing.digest()), "founding_digest", why)
         self.accepted.setdefault(said["founding_digest"], set()).add(key["person"])
 
     def _complete(self, entry: dict[str, Any]) -> None:
         needed(not self.founding, "type", "the founding was complete before")
-        which = self._present()
+        why = "covers other tools than those that are registered"
+        needed(self.standing.named["tools"] in ("", self.force.tools_digest()), "founding_digest", why)
+        which = self.standing.digest()
         people = self.accepted.get(which, set())
         right = (
             entry.get("founding_digest") == which and len(people) >= FOUNDERS and entry.get("people") == sorted(people)
@@ -785,7 +1041,10 @@ class Votes:
     def _named(self, kind: str, entry: dict[str, Any], item: Any, tier: int) -> None:  # noqa: ANN401 - any JSON
         which = of(item, "id", str, "approvals.id")
         asked = self.used.get(which)
-        if asked is None or asked.acted:
+        # A certificate goes with the identity that was registered by the same approval.
+        first = kind == "identity.issued" and entry.get("change") == "certificate" and asked and not asked.issued
+        goes_on = first and asked and asked.made and asked.made == entry.get("identity")
+        if asked is None or (asked.acted and not goes_on):
             why = "was used for something else before" if asked else "was not used for this"
             raise Finding("approvals.id", f"{which[:80]} {why}")
         asked.acted = True
@@ -794,16 +1053,23 @@ class Votes:
             needed(right, f"approvals.{name}", f"is not the one of {which}: {asked.said[name]}")
         why = f"are not those by which {which} was used: {asked.counted}"
         needed(item.get("votes") == asked.counted, "approvals.votes", why)
-        if kind == "workflow.approved":
+        if kind in CHANGES:
+            bound(entry, asked, "approvals.id")
+            asked.issued = asked.issued or entry.get("change") == "certificate"
+            right = True
+        elif kind == "workflow.approved":
             workflow = entry.get("workflow")
             right = asked.kind == "WORKFLOW" and isinstance(workflow, dict) and workflow.get("id") == asked.subject
+            told = asked.act.get("workflow.version") if asked.act.get("type") == kind else None
+            same = isinstance(workflow, dict) and isinstance(told, str) and workflow.get("version") == told
+            needed(same or not right, "workflow.version", f"is not the one that {asked.id} is about: {str(told)[:200]}")
         else:
             right = asked.kind == "RUNBOOK" or (asked.kind == "CALL" and entry.get("call_id") == asked.subject)
         needed(right, "approvals.id", f"{asked.id} is about something else")
         needed(tier <= asked.tier, "tier", f"{asked.id} was for tier {asked.tier}")
         self._timely(entry, asked)
         behind: set[str] = set()
-        if kind != "workflow.approved":
+        if kind in ("intent", "undo.intent"):
             lineage, names = of(entry, "lineage", dict), ("owner", "registrar", "starter", "on_behalf_of")
             behind = listed({"lineage": [lineage.get(name) for name in names]}, "lineage", "lineage")
         self._enough(asked, asked.counted, behind, "approvals.votes")
@@ -813,22 +1079,46 @@ class Votes:
         key = self._enrolled(entry) if kind == "key.enrolled" else None
         which = entry.get("approval")
         needed(isinstance(which, str), "approval", "is missing, or no text")
-        needed(self.founding or not which, "approval", "is named before anything could be approved")
-        if self.founding:
+        if not self.founding:
+            bot = key is not None and key["kind"] == "bot"
+            needed(not bot, "key.kind", "is a bot's, and comes before the founding: nobody agreed to it")
+            why = "comes before the founding: nobody agreed to whose the account is"
+            needed(kind not in ("account.mapped", "account.unmapped"), "type", why)
+            needed(not which, "approval", "is named before anything could be approved")
+        else:
             self.report["acts"] += 1
-            asked = self.open.get(str(which))
-            if asked is None or asked.acted:
-                raise Finding("approval", "the founding is complete, and no open approval of this act is named")
-            right = asked.kind == "ADMINISTRATION" and asked.subject == ACTIONS[kind]
-            needed(right, "approval", f"{which} is about something else")
-            asked.acted = True
-            ballots = [
-                one for one in asked.ballots.values() if one[1] == "approve" and not self.keys[one[2]]["revoked"]
-            ]
-            self._enough(asked, [one[0] for one in ballots], set(), "approval")
+            self._with_the_vote(entry, str(which), "approval")
         if key is not None:
             needed(key["id"] not in self.keys, "key.id", "was enrolled before")
             self.keys[key["id"]] = key
+
+    def _with_the_vote(self, entry: dict[str, Any], which: str, field: str) -> None:
+        asked = self.open.get(which)
+        if asked is None or asked.acted:
+            raise Finding(field, "the founding is complete, and no open approval of this act is named")
+        bound(entry, asked, field)
+        asked.acted = True
+        ballots = [one for one in asked.ballots.values() if one[1] == "approve" and not self.keys[one[2]]["revoked"]]
+        self._enough(asked, [one[0] for one in ballots], set(), field)
+
+    def _change(self, entry: dict[str, Any]) -> None:
+        founded, named = bool(self.founding), entry.get("approvals")
+        need = self.force.need(entry, founded)
+        if named is None and need == "word":
+            self.report["alone_count"] += 1
+            if len(self.report["alone"]) < LISTED:
+                self.report["alone"].append({"seq": entry["seq"], "type": entry["type"]})
+        elif named is not None or need == "people":
+            self.report["acts"] += 1
+            why = "nobody's agreement is named, and it needs that of people"
+            needed(isinstance(named, list) and len(named) == 1, "approvals", why)
+            self._founded()
+            item = named[0]  # type: ignore[index]  # needed above
+            if entry["type"] == "identity.issued" and entry.get("change") == "owner":
+                self._with_the_vote(entry, of(item, "id", str, "approvals.id"), "approvals.id")
+            else:
+                self._named(entry["type"], entry, item, HIGHEST)
+        self.force.take(entry, founded)
 
     def _enrolled(self, entry: dict[str, Any]) -> dict[str, Any]:
         said = of(entry, "key", dict)
@@ -921,6 +1211,7 @@ class Check:
         self.agents: dict[str, tuple[int, str]] = {}
         self.calls: set[str] = set()
         self.named: dict[str, set[str]] = {"policy": set(), "specs": set()}
+        self.surfaces: dict[str, list[tuple[int, str]]] = {}  # version -> entries that register it, and what they say
         self.types: Counter[str] = Counter()
         self.roots: dict[int, bytes] = {}
         self.heads_root = b""
@@ -1119,6 +1410,9 @@ class Check:
 
     def _texts(self, entry: dict[str, Any]) -> None:
         policy, tool = entry.get("policy"), entry.get("tool")
+        if entry["type"] == "spec.registered" and isinstance(tool, dict) and "surface" in entry:
+            said = self.seq, str(entry["surface"])
+            self.surfaces.setdefault(str(tool.get("version")), []).append(said)
         named = [("policy", entry.get("policy_digest")), ("policy", entry.get("before"))]
         named.append(("policy", policy.get("digest") if isinstance(policy, dict) else None))
         named.append(("specs", tool.get("version") if isinstance(tool, dict) else None))
@@ -1134,6 +1428,7 @@ class Check:
             return
         if entry["type"] == "approval.requested":
             found.setdefault("said", said)
+            found.setdefault("act", entry.get("act"))
         elif entry["type"] in ("vote", "vote.attested") and isinstance(vote, dict):
             data = member(vote, "statement", str, "entries.jsonl", self.seq).encode("utf-8")
             found.setdefault(str(vote.get("number")), read_json(data, "entries.jsonl", self.seq))
@@ -1269,8 +1564,14 @@ class Check:
         try:
             found = json.loads(self.archive.read(name))["files"].values()
             self.named["files"].update(DIGEST.fullmatch(text)[1] for text in found)  # type: ignore[index]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            said = self.surfaces.get(f"sha256:{self.archive.digests[name][0]}", ())
+            surface = surface_of(self.archive.read(name).decode("utf-8")) if said else ""
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
             raise Fault(MALFORMED, "is no specification with its files", name) from error
+        for seq, claimed in said:
+            if claimed != surface:
+                why = f"is another one than that of the specification, {surface}"
+                raise Fault(VOTES_INVALID, why, "entries.jsonl", seq, "surface")
 
     def approvals(self) -> None:
         """Checks that what is shown of an approval is what its entries commit to."""
@@ -1285,9 +1586,25 @@ class Check:
                 digest = hashlib.sha256(member(texts, part, str, name).encode("utf-8")).hexdigest()
                 if commits["said"].get(f"{part}_digest") != f"sha256:{digest}":
                     raise Fault(TAMPERED, f"is not the {part} that the request's entry commits to", name, field=part)
+            self._same_act(texts["envelope"], commits["act"], name)
             for number, text in member(texts, "votes", dict, name).items():
                 self._reason(commits.get(number) if number.isdigit() else None, text, name, f"votes.{number}")
         self.report["texts"]["approvals"] = len(self.shown)
+
+    def _same_act(self, envelope: str, act: Any, name: str) -> None:  # noqa: ANN401 - any JSON
+        """People agreed to the very act that the request's entry told beforehand, where it told one."""
+        if act is None:
+            return
+        try:
+            shown = json.loads(envelope)
+            action, workflow = shown.get("action"), shown.get("workflow")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise Fault(MALFORMED, "is no envelope", name, field="envelope") from error
+        said = action.get("act") if isinstance(action, dict) else None
+        if shown.get("kind") == "WORKFLOW" and isinstance(workflow, dict):
+            said = {"type": "workflow.approved", "workflow.version": workflow.get("digest")}
+        if said != act:
+            raise Fault(VOTES_INVALID, "is about another act than the request's entry says", name, field="envelope")
 
     def _reason(self, said: dict[str, Any] | None, text: Any, name: str, field: str) -> None:  # noqa: ANN401 - any JSON
         if said is None:
@@ -1402,6 +1719,9 @@ def _tell_votes(votes: dict[str, Any]) -> list[str]:
     lines = [f"  {'votes':<12} {told}"]
     for one in votes["attested"]:
         told = f"entry {one['seq']}, of {one['person']}: attested by bot {one['key']}, not signed by the person"
+        lines.append(f"  {'':<12} {told}")
+    for one in votes["alone"]:
+        told = f"entry {one['seq']}, {one['type']}: by one person, on the broker's word that it takes no second"
         lines.append(f"  {'':<12} {told}")
     lines += [f"  {'invalid':<12} entry {one['seq']} {one['field']}: {one['why']}" for one in votes["findings"][1:]]
     return lines

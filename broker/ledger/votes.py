@@ -9,15 +9,21 @@ what they were shown: of that the ledger has digests only.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
-from broker.domain.approval import ApprovalKind, ApprovalState, KeyKind, VoteDecision
+from broker.domain.approval import ApprovalState, VoteDecision
 from broker.domain.canonical import JsonObject, JsonValue
-from broker.domain.statement import founding_digest, parse_acceptance, parse_vote
-from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
+from broker.domain.founding_state import COVERED, FoundingStanding
+from broker.domain.statement import parse_acceptance, parse_vote
+from broker.domain.tier import APPROVAL_REQUIRED_FROM
+from broker.domain.tool_standing import ToolStanding
 from broker.errors import InvalidArgumentError
 from broker.ledger.verdict import Place
+from broker.ledger.votes_acts import CHANGES, InForce, Need, check_bound, check_subject, may_go_on, tier_of
+from broker.ledger.votes_founding import FoundingCheck, check_own
 from broker.ledger.votes_reading import (
     Asked,
     Ballot,
@@ -29,45 +35,40 @@ from broker.ledger.votes_reading import (
     people_behind,
     read_asked,
     read_key,
-    texts,
     unbase64,
     words,
 )
-from broker.ledger.votes_report import Attested, VotesReport
+from broker.ledger.votes_report import Alone, Attested, VotesReport
 from broker.signing import verify
 from broker.tlog.merkle import leaf_hash
 
-FOUNDERS = 3
-"""People who must have accepted the founding before anything is approved."""
-
-ALWAYS = frozenset(
-    {
-        "genesis",
-        "key.enrolled",
-        "key.revoked",
-        "approver.accepted",
-        "founding.completed",
-        "approval.requested",
-        "vote",
-        "vote.attested",
-        "approval.closed",
-        "workflow.approved",
-        "account.mapped",
-        "account.unmapped",
-        "unfrozen",
-    }
+ALWAYS = (
+    COVERED
+    | CHANGES
+    | frozenset(
+        {
+            "approver.accepted",
+            "founding.completed",
+            "approval.requested",
+            "vote",
+            "vote.attested",
+            "approval.closed",
+            "workflow.approved",
+            "account.mapped",
+            "account.unmapped",
+            "unfrozen",
+        }
+    )
 )
 """Types of entries that concern the votes."""
 ACTS = frozenset({"intent", "undo.intent"})
 """Types of which those concern them that need people's agreement, or say that they have it."""
 TYPES = ALWAYS | ACTS
 
-_ACTIONS = {
-    "key.enrolled": "key.enroll",
-    "account.mapped": "account.map",
-    "account.unmapped": "account.unmap",
-    "unfrozen": "unfreeze",
-}
+_TOLD = COVERED - CHANGES - {"key.enrolled", "key.revoked"}
+"""Types that say what stands, by which the founding is checked, and nothing else."""
+
+_ACTIONS = frozenset({"key.enrolled", "account.mapped", "account.unmapped", "unfrozen"})
 """Entries that name the approval of an administrative action, once the founding is complete."""
 
 _MAX_LISTED = 1000
@@ -79,22 +80,23 @@ _SLACK = timedelta(seconds=60)
 
 def concerns(kind: str, entry: JsonObject) -> bool:
     """Is it an entry that the votes are checked by?"""
-    return kind in ALWAYS or (kind in ACTS and ("approvals" in entry or _tier(entry) >= APPROVAL_REQUIRED_FROM))
+    return kind in ALWAYS or (kind in ACTS and ("approvals" in entry or tier_of(entry) >= APPROVAL_REQUIRED_FROM))
 
 
 class Votes:
     """Everything that is known of keys, approvals and votes so far."""
 
     def __init__(self) -> None:
-        self._genesis = b""
         self._keys: dict[str, Key] = {}
-        self._accepted: dict[str, set[str]] = {}
-        self._founding = ""
+        self._founders = FoundingCheck()
         self._open: dict[str, Asked] = {}
         self._used: OrderedDict[str, Asked] = OrderedDict()
         self._acts = self._signatures = self._votes = 0
         self._attested: list[Attested] = []
         self._attested_count = 0
+        self._alone: list[Alone] = []
+        self._alone_count = 0
+        self._force = InForce()
         self._findings: list[Place] = []
         self._found = 0
 
@@ -102,27 +104,44 @@ class Votes:
         """Takes in an entry of which ``concerns`` is true; ``data`` are its bytes."""
         kind = entry["type"]
         try:
-            match kind:
-                case "genesis":
-                    self._genesis = leaf_hash(data)
-                case "approval.requested":
-                    self._requested(entry)
-                case "vote" | "vote.attested":
-                    self._vote(seq, entry, attested=kind == "vote.attested")
-                case "approval.closed":
-                    self._closed(entry)
-                case "key.revoked":
-                    self._key(words(part(entry, "key"), "id", "key.id"), "key.id").revoked = True
-                case "approver.accepted":
-                    self._acceptance(entry)
-                case "founding.completed":
-                    self._completed(entry)
-                case _:
-                    self._act(str(kind), entry)
+            self._take(seq, str(kind), entry)
+            if kind in COVERED and not self._founders.complete:
+                self._founders.entry(seq, leaf_hash(data), entry)
         except FindingError as finding:
-            self._found += 1
-            if len(self._findings) < _MAX_LISTED:
-                self._findings.append(Place(seq, finding.member, str(finding)))
+            self._find(seq, finding.member, str(finding))
+
+    def ran(self, seq: int, name: str, version: str, tier: int) -> None:
+        """Takes in that a call of a version of a tool began at a tier below 4, after ``entry`` where both are of one entry."""
+        least = self._force.least(name, version, founded=bool(self._founders.complete))
+        if tier < least:
+            why = f"is {tier}, and what is registered of {name[:80] or 'no tool'} {version[:80]} runs at {least}"
+            self._find(seq, "tier", why)
+
+    def _find(self, seq: int, member: str, why: str) -> None:
+        self._found += 1
+        if len(self._findings) < _MAX_LISTED:
+            self._findings.append(Place(seq, member, why))
+
+    def _take(self, seq: int, kind: str, entry: JsonObject) -> None:
+        match kind:
+            case "approval.requested":
+                self._requested(entry)
+            case "vote" | "vote.attested":
+                self._vote(seq, entry, attested=kind == "vote.attested")
+            case "approval.closed":
+                self._closed(entry)
+            case "key.revoked":
+                self._key(words(part(entry, "key"), "id", "key.id"), "key.id").revoked = True
+            case "approver.accepted":
+                self._acceptance(seq, entry)
+            case "founding.completed":
+                if not self._founders.complete:
+                    self._force.check_founding(self._founders.standing().content.tools)
+                self._founders.completed(entry)
+            case _ if kind in CHANGES:
+                self._change(seq, kind, entry)
+            case _ if kind not in _TOLD:
+                self._act(kind, entry)
 
     def report(self) -> VotesReport:
         """What was found."""
@@ -132,6 +151,8 @@ class Votes:
             votes=self._votes,
             attested=tuple(self._attested),
             attested_count=self._attested_count,
+            alone=tuple(self._alone),
+            alone_count=self._alone_count,
             findings=tuple(self._findings),
             found=self._found,
         )
@@ -144,7 +165,16 @@ class Votes:
     @property
     def founding(self) -> str:
         """Digest of the founding that is complete; empty before."""
-        return self._founding
+        return self._founders.complete
+
+    def standing(self) -> FoundingStanding:
+        """How far the founding is, and what stands, or stood when it was completed."""
+        return self._founders.standing()
+
+    @property
+    def tools(self) -> Mapping[str, ToolStanding]:
+        """Name of a tool -> what stands of it, by the entries that were found right."""
+        return MappingProxyType(self._force.tools)
 
     def check_usable(self, which: str, counted: tuple[int, ...]) -> frozenset[str]:
         """Lets an approval pass that could be used now by these votes, entries' numbers; returns whose they are.
@@ -160,14 +190,15 @@ class Votes:
     def copy(self) -> Votes:
         """The same, to go on from without changing this one."""
         made = Votes()
-        made._genesis, made._founding = self._genesis, self._founding
+        made._founders = self._founders.copy()
         made._keys = {which: replace(key) for which, key in self._keys.items()}
-        made._accepted = {which: set(people) for which, people in self._accepted.items()}
         made._open = {which: replace(asked, ballots=dict(asked.ballots)) for which, asked in self._open.items()}
         used = ((which, replace(asked, ballots=dict(asked.ballots))) for which, asked in self._used.items())
         made._used = OrderedDict(used)
         made._acts, made._signatures, made._votes = self._acts, self._signatures, self._votes
         made._attested, made._attested_count = list(self._attested), self._attested_count
+        made._alone, made._alone_count = list(self._alone), self._alone_count
+        made._force = self._force.copy()
         made._findings, made._found = list(self._findings), self._found
         return made
 
@@ -190,41 +221,19 @@ class Votes:
         if not verify(key.public_key, signature, statement.encode()):
             raise FindingError(member, f"is not the signature of this statement by the key {key.id}")
 
-    def _present_founding(self) -> str:
-        if self._founding:
-            return self._founding
-        keys = [key for key in self._keys.values() if key.kind is KeyKind.APPROVER and not key.revoked]
-        return founding_digest(self._genesis, [(key.person, key.id) for key in keys])
-
-    def _acceptance(self, entry: JsonObject) -> None:
+    def _acceptance(self, seq: int, entry: JsonObject) -> None:
         text = words(entry, "statement")
         try:
             statement = parse_acceptance(text.encode())
         except InvalidArgumentError as error:
             raise FindingError("statement", error.message) from error
         key = self._valid_key(statement.key, "statement")
-        said = part(entry, "key").get("id"), words(entry, "person"), words(entry, "founding_digest")
-        if said != (key.id, key.person, statement.founding_digest) or statement.approver != key.person:
-            raise FindingError("statement", "is another person's, by another key or of another founding than is said")
-        if key.kind is not KeyKind.APPROVER or statement.origin != entry["origin"]:
-            raise FindingError("statement", "is of another ledger, or a bot's")
+        check_own(entry, key, statement)
         self._check_signature(key, unbase64(entry, "signature", "signature"), text, "signature")
-        if statement.founding_digest != self._present_founding():
-            raise FindingError("founding_digest", "is not that of the keys that were enrolled then")
-        self._accepted.setdefault(statement.founding_digest, set()).add(key.person)
-
-    def _completed(self, entry: JsonObject) -> None:
-        if self._founding:
-            raise FindingError("type", "the founding was complete before")
-        which, people = self._present_founding(), set(texts(entry.get("people"), "people"))
-        accepted = self._accepted.get(which, set())
-        if entry.get("founding_digest") != which or len(accepted) < FOUNDERS or people != accepted:
-            raise FindingError("people", f"{len(accepted)} people have accepted the founding that is in force here")
-        self._founding = which
+        self._founders.accept(seq, key, statement)
 
     def _check_founded(self) -> None:
-        if not self._founding:
-            raise FindingError("type", f"comes before {FOUNDERS} people have accepted the founding")
+        self._founders.check_founded()
 
     # approvals and votes
 
@@ -331,7 +340,7 @@ class Votes:
             return
         self._acts += 1
         named = entry.get("approvals")
-        needed = kind == "workflow.approved" or _tier(entry) >= APPROVAL_REQUIRED_FROM
+        needed = kind == "workflow.approved" or tier_of(entry) >= APPROVAL_REQUIRED_FROM
         if not isinstance(named, list) or (needed and not named):
             raise FindingError("approvals", "nobody's agreement is named, and it needs that of people")
         self._check_founded()
@@ -342,7 +351,7 @@ class Votes:
         said: JsonObject = item if isinstance(item, dict) else {}
         which = words(said, "id", "approvals.id")
         asked = self._used.get(which)
-        if asked is None or asked.acted:
+        if asked is None or (asked.acted and not may_go_on(kind, entry, asked)):
             why = "was used for something else before" if asked else "was not used for this"
             raise FindingError("approvals.id", f"{which[:80]} {why}")
         asked.acted = True
@@ -354,7 +363,7 @@ class Votes:
                 raise FindingError(f"approvals.{member}", f"is not the one of {which}: {wanted}")
         if numbers(said.get("votes"), "approvals.votes") != asked.counted:
             raise FindingError("approvals.votes", f"are not those by which {which} was used: {list(asked.counted)}")
-        _check_subject(kind, entry, asked)
+        check_subject(kind, entry, asked)
         self._check_timely(entry, asked)
         behind = people_behind(entry) if kind in ACTS else frozenset[str]()
         self._check_enough(asked, asked.counted, behind, "approvals.votes")
@@ -364,49 +373,46 @@ class Votes:
         which = entry.get("approval")
         if not isinstance(which, str):
             raise FindingError("approval", "is missing, or no text")
-        if self._founding:
+        if self._founders.complete:
             self._acts += 1
-            self._check_action(kind, which)
-        elif which:
-            raise FindingError("approval", "is named before anything could be approved")
+            self._check_action(kind, entry, which, "approval")
+        else:
+            self._founders.check_allowed(kind, entry, key)
         if key is not None:
             if key.id in self._keys:
                 raise FindingError("key.id", "was enrolled before")
             self._keys[key.id] = key
 
-    def _check_action(self, kind: str, which: str) -> None:
+    def _check_action(self, kind: str, entry: JsonObject, which: str, member: str) -> None:
         # The broker writes such an entry and then the use of its approval, in one transaction.
         asked = self._open.get(which)
         if asked is None or asked.acted:
-            raise FindingError("approval", "the founding is complete, and no open approval of this act is named")
-        if asked.kind is not ApprovalKind.ADMINISTRATION or asked.subject != _ACTIONS[kind]:
-            raise FindingError("approval", f"{which} is about something else")
+            raise FindingError(member, "the founding is complete, and no open approval of this act is named")
+        check_bound(kind, entry, asked, member)
         asked.acted = True
         standing = tuple(
             item.seq
             for item in asked.ballots.values()
             if item.decision is VoteDecision.APPROVE and not self._keys[item.key].revoked
         )
-        self._check_enough(asked, standing, frozenset(), "approval")
+        self._check_enough(asked, standing, frozenset(), member)
 
-
-def _check_subject(kind: str, entry: JsonObject, asked: Asked) -> None:
-    workflow = entry.get("workflow")
-    if kind == "workflow.approved":
-        fits = (
-            asked.kind is ApprovalKind.WORKFLOW and isinstance(workflow, dict) and workflow.get("id") == asked.subject
-        )
-    elif asked.kind is ApprovalKind.CALL:
-        fits = entry.get("call_id") == asked.subject
-    else:
-        fits = asked.kind is ApprovalKind.RUNBOOK
-    if not fits:
-        raise FindingError("approvals.id", f"{asked.id} is about something else")
-    if _tier(entry) > asked.tier:
-        raise FindingError("tier", f"{asked.id} was for tier {asked.tier}")
-
-
-def _tier(entry: JsonObject) -> int:
-    tier = entry.get("tier")
-    # What says no tier, or none that there is, is taken for the highest.
-    return tier if isinstance(tier, int) and type(tier) is int and tier in set(Tier) else int(Tier.AUTONOMOUS)
+    def _change(self, seq: int, kind: str, entry: JsonObject) -> None:
+        founded = bool(self._founders.complete)
+        need = self._force.need(kind, entry, founded=founded)
+        named = entry.get("approvals")
+        if named is None and need is Need.WORD:
+            self._alone_count += 1
+            if len(self._alone) < _MAX_LISTED:
+                self._alone.append(Alone(seq, kind))
+        elif named is not None or need is Need.PEOPLE:
+            self._acts += 1
+            if not isinstance(named, list) or len(named) != 1:
+                raise FindingError("approvals", "nobody's agreement is named, and it needs that of people")
+            self._check_founded()
+            if kind == "identity.issued" and entry.get("change") == "owner":
+                said: JsonObject = named[0] if isinstance(named[0], dict) else {}
+                self._check_action(kind, entry, words(said, "id", "approvals.id"), "approvals.id")
+            else:
+                self._named(kind, entry, named[0])
+        self._force.take(kind, entry, founded=founded)

@@ -67,6 +67,12 @@ class Asked:
     """Entries of the votes that were counted when it was used."""
     acted: bool = False
     """Whether what it was for has been done."""
+    act: JsonObject = field(default_factory=dict)
+    """What the request of an administrative action or a workflow says that its entry will say."""
+    made: str = ""
+    """The identity that was registered by it."""
+    issued: bool = False
+    """Whether a certificate was issued by it."""
 
     @property
     def needed(self) -> int:
@@ -101,7 +107,7 @@ def read_asked(entry: JsonObject) -> Asked:
     Raises:
         FindingError: it is none.
     """
-    said = part(entry, "approval")
+    said, act = part(entry, "approval"), entry.get("act")
     try:
         kind = ApprovalKind(words(said, "kind", "approval.kind"))
         requirement = parse(part(said, "requirement", "approval.requirement"))
@@ -125,6 +131,7 @@ def read_asked(entry: JsonObject) -> Asked:
         excluded=frozenset(texts(said.get("excluded"), "approval.excluded")),
         expires=expires,
         tier=tier,
+        act=act if isinstance(act, dict) else {},
     )
 
 
@@ -161,6 +168,16 @@ def check_statement(entry: JsonObject, asked: Asked, statement: VoteStatement, k
     number = part(entry, "vote").get("number")
     if type(number) is not int or number != asked.votes + 1:
         raise FindingError("vote.number", f"is not {asked.votes + 1}")
+
+
+def ran_of(kind: str, entry: JsonObject) -> tuple[str, str, int] | None:
+    """Name and version of the tool that runs by an entry, and the tier that it says; ``None`` where nothing runs below 4."""
+    tier = entry.get("tier")
+    if kind not in {"intent", "undo.intent"} or type(tier) is not int or not 0 <= tier < APPROVAL_REQUIRED_FROM:
+        return None
+    tool = entry.get("tool")
+    name, version = (tool.get("name"), tool.get("version")) if isinstance(tool, dict) else ("", "")
+    return name if isinstance(name, str) else "", version if isinstance(version, str) else "", tier
 
 
 def people_behind(entry: JsonObject) -> frozenset[str]:

@@ -24,12 +24,20 @@ class Attested:
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """A change of a kind that may need two people, and that one made: the broker's word says that this one didn't."""
+
+    seq: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class VotesReport:
     """All votes of a ledger, and what rests on them.
 
     ``acts`` are entries that needed people's agreement, ``signatures`` those that were verified. ``findings`` are what is
     wrong, in the order of the entries, at most as many as are listed; ``found`` is how many there are. ``attested_count``
-    likewise counts all that ``attested`` lists.
+    likewise counts all that ``attested`` lists, and ``alone_count`` all of ``alone``.
     """
 
     acts: int = 0
@@ -37,5 +45,7 @@ class VotesReport:
     votes: int = 0
     attested: tuple[Attested, ...] = ()
     attested_count: int = 0
+    alone: tuple[Alone, ...] = ()
+    alone_count: int = 0
     findings: tuple[Place, ...] = ()
     found: int = 0

@@ -9,10 +9,22 @@ from types import MappingProxyType
 
 from broker.approvals.authority import Agreed
 from broker.approvals.desk import Desk
-from broker.approvals.founding import enrol_key, parse_vkey
+from broker.approvals.founding import check_after_founding, enrol_key, parse_vkey
 from broker.approvals.freezing import target_id, unfreeze
 from broker.approvals.revoking import end_key
-from broker.domain.administration import ISSUE, OWNER, REVOKE, REVOKE_KEY
+from broker.domain.administration import (
+    ENROL,
+    ISSUE,
+    MAP,
+    OWNER,
+    POLICY,
+    REVOKE,
+    REVOKE_KEY,
+    SETTINGS,
+    TOOL,
+    UNFREEZE,
+    UNMAP,
+)
 from broker.domain.approval import ChatAccount, FreezeScope, KeyKind, VoterKey
 from broker.domain.canonical import JsonObject, canonical
 from broker.domain.identity import Identity, IdentityKind
@@ -57,17 +69,17 @@ Effect = Callable[[Transaction, Context, JsonObject, Done], JsonObject]
 
 PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "key.enroll": frozenset({"person", "vkey", "kind"}),
+        ENROL: frozenset({"person", "vkey", "kind"}),
         ISSUE: frozenset({"kind", "name", "owner", "key_digest"}),
         OWNER: frozenset({"agent", "owner"}),
         REVOKE: frozenset({"kind", "name", "fingerprint"}),
         REVOKE_KEY: frozenset({"key"}),
-        "account.map": frozenset({"service", "team", "user", "person"}),
-        "account.unmap": frozenset({"service", "team", "user"}),
-        "unfreeze": frozenset({"scope", "target"}),
-        "policy.change": frozenset({"text"}),
-        "tools.change": frozenset({"digest"}),
-        "settings.change": frozenset({"digest"}),
+        MAP: frozenset({"service", "team", "user", "person"}),
+        UNMAP: frozenset({"service", "team", "user"}),
+        UNFREEZE: frozenset({"scope", "target"}),
+        POLICY: frozenset({"text"}),
+        TOOL: frozenset({"digest"}),
+        SETTINGS: frozenset({"digest"}),
     }
 )
 """Action -> the parameters that it is asked for with, all of them needed. People may be shown others: see ``Shown``."""
@@ -168,13 +180,13 @@ def _issued_to(tx: Transaction, parameters: JsonObject) -> frozenset[str]:
 
 _CONCERNED: Mapping[str, Callable[[Transaction, JsonObject], frozenset[str]]] = MappingProxyType(
     {
-        "key.enroll": _enrolled,
-        "account.map": _mapped,
+        ENROL: _enrolled,
+        MAP: _mapped,
         OWNER: _owning,
         ISSUE: _issued_to,
         REVOKE: _revoked,
         REVOKE_KEY: _losing,
-        "unfreeze": _unfreezing,
+        UNFREEZE: _unfreezing,
     }
 )
 """Action -> ids of whom it is about, and of nobody where there is no such member."""
@@ -231,6 +243,7 @@ def _unmap(tx: Transaction, context: Context, parameters: JsonObject, done: Done
 
 
 def _record(tx: Transaction, context: Context, entry_type: str, account: ChatAccount, done: Done) -> int:
+    check_after_founding("no chat account is mapped, or taken away,", founded=bool(done.approval))
     # Team and user are sealed: an account says more of a person than an id does.
     sealed = context.vault.open(tx, account.person)
     index = next_chunk(tx, account.person)
@@ -253,12 +266,12 @@ def _unfreeze(tx: Transaction, context: Context, parameters: JsonObject, done: D
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
     {
-        "key.enroll": _enrol,
+        ENROL: _enrol,
         OWNER: _change_owner,
         REVOKE_KEY: _end_key,
-        "account.map": _map,
-        "account.unmap": _unmap,
-        "unfreeze": _unfreeze,
+        MAP: _map,
+        UNMAP: _unmap,
+        UNFREEZE: _unfreeze,
     }
 )
 """What the broker does itself. Each looks at everything before it writes anything."""

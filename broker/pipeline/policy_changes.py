@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.domain.administration import POLICY
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Transaction, Vault
 from broker.domain.requirement import ADMINISTRATIVE
 from broker.domain.tier import Tier
 from broker.errors import InvalidArgumentError
-from broker.pipeline.standing import SETTINGS, recorded, table_of
+from broker.pipeline.standing import recorded_settings, table_of
 from broker.policy.difference import PolicyDifference, compare
 from broker.policy.rows import ALLOW, APPROVE
 from broker.policy.snapshot import Snapshot
 from broker.specs.tiers import Tiers
 
-ACTION = "policy.change"
+ACTION = POLICY
 MOST_BYTES = 512 * 1024
 """Longest difference, in bytes of all its sentences together, that people are asked about."""
 
@@ -50,7 +51,7 @@ def counted_roles(tiers: Tiers) -> frozenset[str]:
 
 def counted_on_record(tx: Transaction, vault: Vault, tiers: Tiers) -> frozenset[str]:
     """The same, of a table and of the one on record: either may be the one in force."""
-    before = recorded(tx, vault, SETTINGS)
+    before = recorded_settings(tx, vault)
     return counted_roles(tiers) | (frozenset() if before is None else counted_roles(table_of(before)))
 
 

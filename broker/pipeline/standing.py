@@ -1,28 +1,25 @@
-"""What a start brings into force besides the policy, compared with what is on record: tools' tiers, tiers.yaml, settings.
+"""What a start brings into force besides the policy and the tools, compared with what is on record: tiers.yaml, settings.
 
-Whatever asks for less than before takes two people. Until they agree, the stricter of both goes on being in force.
+Whatever asks for less than before takes two people. Until they agree, what is on record goes on being in force.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
+from broker.domain.administration import SETTINGS
 from broker.domain.canonical import JsonObject, JsonValue, canonical, digest, parse_object
 from broker.domain.ports import Transaction, Vault
 from broker.domain.requirement import Requirement, weaker
-from broker.domain.tier import Tier
 from broker.errors import NotFoundError
 from broker.ledger.in_force import newest_digest, sealed_text
 from broker.pipeline.admin_actions import Shown
 from broker.specs.tiers import TierRow, Tiers, tiers_of
 
-TOOLS = "tools.change"
-SETTINGS = "settings.change"
-PARTS = MappingProxyType({TOOLS: "tools", SETTINGS: "settings"})
-"""Action -> what its entries call that which it changes."""
-UNSAFE = ("unsafe_chat_only_quorum", "unsafe_slack_approves_tier4")
+TOOLS_PART, SETTINGS_PART = "tools", "settings"
+"""What entries call that which is in force."""
+UNSAFE = ("unsafe_chat_only_quorum", "unsafe_slack_approves_tier4", "unsafe_import_over_tree")
 """Settings that weaken the two-person rule."""
 
 
@@ -40,6 +37,10 @@ class Held:
     """In which respects it asks for less, a sentence each."""
     difference: tuple[str, ...]
     """All that it changes."""
+    tool: str = ""
+    """Name of the tool that it is about; empty for another change."""
+    why: str = ""
+    """Why the tool runs at a higher tier than it asks for."""
 
     def shown(self) -> Shown:
         """As people are asked about it."""
@@ -62,47 +63,31 @@ def held_change(held: tuple[Held, ...], action: str, which: str) -> Held:
     )
 
 
-def hold(action: str, before: JsonObject, after: JsonObject) -> Held:
-    """A change that waits: from what is in force to what would be."""
-    less = tuple(_weaker_tools(before, after) if action == TOOLS else _weaker_settings(before, after))
-    rest = tuple(_leaves(before, after, ""))
+def hold(before: JsonObject, after: JsonObject) -> Held:
+    """Another table or other settings, which wait: from what is in force to what would be."""
+    less = tuple(_weaker_settings(before, after))
+    rest = tuple(leaves(before, after, ""))
     parameters: JsonObject = {"digest": text_digest(after), "before": text_digest(before)}
     return Held(
-        action, parameters, less, (*(f"WIDENS, and touches the two-person rule: {item}" for item in less), *rest)
+        SETTINGS, parameters, less, (*(f"WIDENS, and touches the two-person rule: {item}" for item in less), *rest)
     )
 
 
-def recorded(tx: Transaction, vault: Vault, action: str) -> JsonObject | None:
-    """What is on record as in force of one sort; ``None`` before the first start.
+def recorded_settings(tx: Transaction, vault: Vault) -> JsonObject | None:
+    """What is on record as in force; ``None`` before the first start.
 
     Raises:
         DataLossError: it can't be read (``RECORD_DIFFERS``).
     """
-    part = PARTS[action]
-    known = newest_digest(tx, "settings.changed", ("in_force", part))
-    return parse_object(sealed_text(tx, vault, part, known), field="record", max_bytes=_MOST_TEXT) if known else None
+    known = newest_digest(tx, "settings.changed", ("in_force", SETTINGS_PART))
+    if not known:
+        return None
+    return parse_object(sealed_text(tx, vault, SETTINGS_PART, known), field="record", max_bytes=_MOST_TEXT)
 
 
 def text_digest(text: JsonObject) -> str:
     """``sha256:`` of what is on record."""
     return digest(canonical(text))
-
-
-def tools_text(tiers: Mapping[str, Tier], before: JsonObject | None) -> JsonObject:
-    """The tier of each tool; one that is gone keeps the tier that it had, should it ever come back."""
-    known: JsonObject = dict(_tools(before or {}))
-    return {"tools": {**known, **{name: int(tier) for name, tier in tiers.items()}}}
-
-
-def strictest_tools(before: JsonObject, after: JsonObject) -> JsonObject:
-    """Of both tiers of each tool the higher one."""
-    old, new = _tools(before), _tools(after)
-    return {"tools": {name: max(old.get(name, 0), new.get(name, 0)) for name in sorted(old.keys() | new.keys())}}
-
-
-def tool_tiers(text: JsonObject) -> dict[str, Tier]:
-    """Name of a tool -> its tier, from what is on record."""
-    return {name: Tier(tier) for name, tier in _tools(text).items()}
 
 
 def settings_text(tiers: Tiers, unsafe: Mapping[str, bool]) -> JsonObject:
@@ -121,20 +106,14 @@ def table_of(text: JsonObject) -> Tiers:
     return tiers_of(table if isinstance(table, dict) else {})
 
 
-def _tools(text: JsonObject) -> dict[str, int]:
-    found = text.get("tools")
-    return {name: tier for name, tier in found.items() if isinstance(tier, int)} if isinstance(found, dict) else {}
-
-
-def _weaker_tools(before: JsonObject, after: JsonObject) -> Iterator[str]:
-    new = _tools(after)
-    for name, tier in sorted(_tools(before).items()):
-        if new.get(name, tier) < tier:
-            yield f"{name} would be of tier {new[name]} instead of {tier}"
+def unsafe_of(text: JsonObject) -> dict[str, bool]:
+    """Setting that weakens the rule -> is it on, from what is on record; one that it doesn't name is off."""
+    found = text.get("unsafe")
+    return {name: isinstance(found, dict) and found.get(name) is True for name in UNSAFE}
 
 
 def _weaker_settings(before: JsonObject, after: JsonObject) -> Iterator[str]:
-    old, new = _unsafe(before), _unsafe(after)
+    old, new = unsafe_of(before), unsafe_of(after)
     yield from (f"the setting {name} would be on" for name in UNSAFE if new[name] and not old[name])
     for row, other in zip(table_of(before).tiers, table_of(after).tiers, strict=True):
         yield from (f"tier {row.tier}: {item}" for item in _weaker_row(row, other))
@@ -156,19 +135,14 @@ def _weaker_call(old: Requirement | None, new: Requirement | None) -> Iterator[s
         yield from (f"a call's approval, {item}" for item in weaker(old, new))
 
 
-def _unsafe(text: JsonObject) -> dict[str, bool]:
-    found = text.get("unsafe")
-    return {name: isinstance(found, dict) and found.get(name) is True for name in UNSAFE}
-
-
-def _leaves(before: JsonValue, after: JsonValue, place: str) -> Iterator[str]:
+def leaves(before: JsonValue, after: JsonValue, place: str) -> Iterator[str]:
     """A sentence for each value that differs, by its place."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(before.keys() | after.keys()):
-            yield from _leaves(before.get(name), after.get(name), f"{place}.{name}" if place else name)
+            yield from leaves(before.get(name), after.get(name), f"{place}.{name}" if place else name)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (one, other) in enumerate(zip(before, after, strict=True)):
-            yield from _leaves(one, other, f"{place}[{index}]")
+            yield from leaves(one, other, f"{place}[{index}]")
     elif before != after:
         yield f"{place}: {_words(before)} becomes {_words(after)}"
 
