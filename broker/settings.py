@@ -57,6 +57,8 @@ class StatePaths:
         """The operator's own tools, beside the shipped ones; may be absent."""
         self.workflows = root / "workflows"
         """The operator's workflows; may be absent."""
+        self.workspaces = root / "workspaces"
+        """What workspaces' trees consist of, unless the setting ``workspaces_dir`` puts it elsewhere."""
         self.lock = root / "serve.lock"
         self.socket_info = root / "serve.json"
         """Address, process id and boot id of the running broker."""
@@ -204,6 +206,9 @@ class Settings(BaseSettings):
     unsafe_slack_approves_tier4: bool = False
     """Lets ``tiers.yaml`` name ``slack`` among the channels of Tier 4. The risk: such a vote is the bot's word, so whoever
     controls the chat or its bot has one of the two votes."""
+    unsafe_import_over_tree: bool = False
+    """Lets an import replace a tree once the two-person rule is in force. The risk: whoever may import changes all files of
+    a workspace alone, where a call that changed one of them would need two people."""
     engine: str = ""
     """Address of the container engine, such as ``unix:///run/docker.sock``; empty asks the environment."""
     database: Annotated[str, AfterValidator(_database)] = ""
@@ -234,6 +239,12 @@ class Settings(BaseSettings):
     """How often the policy file is looked at for changes."""
     workspace_data_classes: dict[str, tuple[str, ...]] = {}
     """Workspace -> classes of data that every call in it touches, such as ``{hr: [personal]}``."""
+    workspaces_dir: Annotated[str, AfterValidator(_folder)] = ""
+    """Folder of what the trees of workspaces consist of; empty is ``workspaces`` in the state directory."""
+    workspace_max_bytes: Annotated[int, Field(ge=0, le=2**53 - 1)] = 4 * 2**30
+    """Bytes of all files of one tree that an import may bring."""
+    workspace_max_files: Annotated[int, Field(ge=0, le=1_000_000)] = 200_000
+    """Files and links of one tree that an import may bring."""
     identity_ttl_days: Annotated[int, Field(ge=1, le=825)] = 90
     """How long issued certificates are valid."""
     pool_floor: Annotated[int, Field(ge=0, le=256)] = 2

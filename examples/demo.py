@@ -3,8 +3,9 @@
 A broker starts with its embedded defaults; an agent calls tools on the airports of the world (the `airportsdata`
 package); one call is refused by policy and one for its arguments; one run is cut by time and one by memory; the ledger
 is printed and verified, and a copy with one changed byte is not; an auditor checks a bundle of it with one file. Between
-these, a tool that changes a real service outside waits for two people (``two_people.py``). Every step checks what it
-shows: exit code 0 means that all of it happened.
+these, a tool that changes a real service outside waits for two people (``two_people.py``), and a clean-up that two people
+agreed to removes the wrong files and is taken back (``clean_up.py``). Every step checks what it shows: exit code 0 means
+that all of it happened.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import airportsdata
+from clean_up import CleanUp
 from price_service import price_service
 from rich.syntax import Syntax
 from stage import ROOT, WAIT_S, DemoError, Stage, check, console, elapsed_s, step
@@ -200,13 +202,16 @@ def main() -> int:
         # The service is on this machine: only so may a tool reach it, and only where its specification lists it.
         demo = Demo(Path(folder) / "state", {"BROKER_EGRESS_NETWORKS": '["127.0.0.0/8"]'})
         people = TwoPeople(demo, prices)
+        clean_up = CleanUp(demo, people, AIRPORTS)
         try:
             demo.prepare()
             people.prepare()
+            clean_up.prepare()
             with demo.serving() as address:
                 session = demo.session()
                 asyncio.run(demo.agent(address, session))
                 people.decide(address)
+                clean_up.go()
             demo.record()
             people.record()
             demo.evidence()

@@ -59,22 +59,24 @@ class TwoPeople:
     def decide(self, address: str) -> None:
         """All that happens while the broker serves."""
         self._found()
+        self._admit_bot()
         self._approve_workflow()
-        session = self._as("olivia", "sessions", "start", "--agent", "clerk", "--workspace", "shop")
+        session = self.says("olivia", "sessions", "start", "--agent", "clerk", "--workspace", "shop")
         self._session = str(session["name"])
         step("Tier 4: the clerk asks for two price changes, and both wait; the service has heard nothing")
         first, second = self._ask_for("pear", 325), self._ask_for("plum", 1)
         check(not self._prices.log, "the service was asked before anybody agreed")
-        shown = self._as("ada", "approvals", "show", first["name"])
+        shown = self.says("ada", "approvals", "show", first["name"])
         console.print(shown["rendering"].rstrip(), markup=False, style="dim")
         self._refusals(first)
         step("A vote that was signed for one call is played in again for the other, and under another name")
         ada = Recorded("ada", self._key("ada"), PASSPHRASE)
         asyncio.run(replayed(self._stage, address, ada, voted=second["name"], other=first["name"], thief="bob"))
-        self._agree(first)
+        step("Ada and bob agree, each with their own key; with the second vote it runs")
+        self.agree(first, "dan")
         step("Cyn denies the other in Slack; one denial is enough")
-        asyncio.run(denied_in_slack(self._stage, address, self._person(BOT), second["name"]))
-        ended = self._as("dan", "calls", "show", second["call"])
+        asyncio.run(denied_in_slack(self._stage, address, self.person(BOT), second["name"]))
+        ended = self.says("dan", "calls", "show", second["call"])
         check(ended["state"] == "DENIED", f"the call is {ended['state']}")
         tell(f"{second['call']} is {ended['state']}")
         self._one_request()
@@ -96,31 +98,52 @@ class TwoPeople:
 
     def _found(self) -> None:
         step(
-            "Each person makes a key of their own, and olivia enrolls its public half; three people accept the founding"
+            "Each person makes a key of their own, and olivia enrolls its public half; three people accept the founding: "
+            "the keys, and all that stands with them"
         )
         passphrase = self._homes / "passphrase"
         self._homes.mkdir()
         passphrase.touch(mode=0o600)
         passphrase.write_text(PASSPHRASE, "utf-8")
         with ThreadPoolExecutor() as pool:
-            list(pool.map(self._make_key, ("olivia", "dan", *APPROVERS, BOT)))
-        team, user = write_bot_settings(self._stage.folder)
-        self._as("olivia", "accounts", "map", "--team", team, "--user", user, "--person", "cyn")
-        founding = self._as("ada", "approvers", "founding")
-        # Here each would look at it on a terminal, call the others, and compare their keys.
+            list(pool.map(self._enroll, ("olivia", "dan", *APPROVERS)))
+        founding = self.says("ada", "approvers", "founding")
+        check(founding["verified"], "what the founding covers is not what its digest says")
+        for line in founding["covers"].splitlines()[:12]:
+            console.print(f"  {line}", markup=False, style="dim")
+        tell("and further: agents and who answers for each, tools and tiers, settings, the whole policy")
+        # Here each would look at all of it on a terminal, call the others, and compare their keys.
         for name in APPROVERS:
-            founding = self._as(name, "approvers", "accept", "--digest", founding["digest"])
+            founding = self.says(name, "approvers", "accept", "--digest", founding["digest"])
             tell(f"{name} accepts {founding['digest'][:19]}: {founding['accepted']} of {founding['needed']}")
         check(founding["complete"], "the founding is not complete")
 
-    def _make_key(self, name: str) -> None:
-        vkey = str(self._as(name, "keys", "new", name)["vkey"])
-        self._as("olivia", "approvers", "enroll", name, vkey, *(("--bot",) if name == BOT else ()))
+    def _admit_bot(self) -> None:
+        step(
+            "From then on nothing of the kind is olivia's alone: two people agree to the bot's key, and to cyn's account"
+        )
+        vkey = self._new_key(BOT)
+        team, user = write_bot_settings(self._stage.folder)
+        for words in (
+            ("approvers", "enroll", BOT, vkey, "--bot"),
+            ("accounts", "map", "--team", team, "--user", user, "--person", "cyn"),
+        ):
+            asked = self.says("olivia", *words, expect=4)
+            for name in ("ada", "bob"):
+                done = self.vote(name, asked)
+            check(done["state"] == "USED", f"the approval is {done['state']}")
+            tell(f"{done['summary']}: {done['state']}")
+
+    def _new_key(self, name: str) -> str:
+        return str(self.says(name, "keys", "new", name)["vkey"])
+
+    def _enroll(self, name: str) -> None:
+        self.says("olivia", "approvers", "enroll", name, self._new_key(name))
 
     def _approve_workflow(self) -> None:
         step("Dan, an executive sponsor, approves what the agent is to be used for")
-        asked = self._as("olivia", "workflows", "submit", "price-corrections", expect=4)
-        done = self._vote("dan", asked)
+        asked = self.says("olivia", "workflows", "submit", "price-corrections", expect=4)
+        done = self.vote("dan", asked)
         check(done["state"] == "USED", f"the workflow's approval is {done['state']}")
         tell(f"{done['summary']}: {done['state']}")
 
@@ -136,8 +159,12 @@ class TwoPeople:
         )
         purpose = ("--purpose", f"the nightly check found {item} to be wrong", "--identity", "agent/clerk")
         call = self._stage.answer("call", "prices.set", *arguments, *context, *purpose, expect=4)["call"]
+        return self.waiting(call)
+
+    def waiting(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The approval that a call waits for, with the call's id as ``call``."""
         name = str(call["name"]).removeprefix("calls/")
-        found = self._as("ada", "approvals", "list", "--call", name)["items"]
+        found = self.says("ada", "approvals", "list", "--call", name)["items"]
         check(len(found) == 1, f"{len(found)} approvals wait for {name}")
         tell(f"{name} is {call['state']}: {found[0]['summary']}")
         return {**found[0], "call": name}
@@ -146,17 +173,17 @@ class TwoPeople:
         digest = ("--digest", approval["rendering_digest"])
         for name, who in (("dan", "whose agent it is (a self-approval)"), ("olivia", "who started its session")):
             step(f"{name.capitalize()}, {who}, has an approver's key too, and is refused")
-            refused = self._as(name, "approvals", "approve", approval["name"], *digest, expect=3)
+            refused = self.says(name, "approvals", "approve", approval["name"], *digest, expect=3)
             tell(f"{refused['reason']}: {refused['error']}")
             check(refused["reason"] == "VOTER_IN_LINEAGE", "something else refused")
 
-    def _agree(self, approval: Mapping[str, Any]) -> None:
-        step("Ada and bob agree, each with their own key; with the second vote it runs")
+    def agree(self, approval: Mapping[str, Any], watcher: str) -> None:
+        """Ada and bob agree to it, and it is seen to its end by somebody whom it concerns."""
         for name, expected in (("ada", "PENDING"), ("bob", "")):
-            done = self._vote(name, approval)
+            done = self.vote(name, approval)
             tell(f"{name} approves: {done['state']}{', ' + done['missing'][0] if done['missing'] else ''}")
             check(not expected or done["state"] == expected, f"the approval is {done['state']} after {name}'s vote")
-        self._stage.broker("calls", "watch", "--wait", approval["call"], env=self._person("dan"))
+        self._stage.broker("calls", "watch", "--wait", approval["call"], env=self.person(watcher))
 
     def _one_request(self) -> None:
         step("The service's own log, kept outside of the broker")
@@ -166,15 +193,17 @@ class TwoPeople:
         check(len(self._prices.log) == 1, f"the service had {len(self._prices.log)} requests")
         check(self._prices.prices == {"pear": 325, "plum": 400}, "the prices are others")
 
-    def _vote(self, name: str, approval: Mapping[str, Any]) -> dict[str, Any]:
+    def vote(self, name: str, approval: Mapping[str, Any]) -> dict[str, Any]:
+        """Somebody agrees to an approval; the approval afterwards."""
         # On a terminal the whole text would be shown first; a script says by its digest which text it means.
         digest = approval["rendering_digest"]
-        return self._as(name, "approvals", "approve", approval["name"], "--digest", digest)
+        return self.says(name, "approvals", "approve", approval["name"], "--digest", digest)
 
-    def _as(self, name: str, *arguments: str, expect: int = 0) -> dict[str, Any]:
-        return self._stage.answer(*arguments, expect=expect, env=self._person(name))
+    def says(self, name: str, *arguments: str, expect: int = 0) -> dict[str, Any]:
+        """What a command answers that somebody runs."""
+        return self._stage.answer(*arguments, expect=expect, env=self.person(name))
 
-    def _person(self, name: str) -> dict[str, str]:
+    def person(self, name: str) -> dict[str, str]:
         """What somebody has set: their certificate, and a home with their key and with what they have seen."""
         home = self._homes / name
         return {

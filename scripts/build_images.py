@@ -28,7 +28,7 @@ import requests.exceptions
 
 from broker.errors import BrokerError
 from broker.sandbox.address import engine_address
-from broker.sandbox.images import LABEL_IMAGE, LABEL_INPUTS, LABEL_WIRE, WIRE_VERSION
+from broker.sandbox.images import CURRENT_TAG, LABEL_IMAGE, LABEL_INPUTS, LABEL_WIRE, WIRE_VERSION
 
 SANDBOXES = Path(__file__).resolve().parent.parent / "sandboxes"
 DEFAULT_BASE = "debian:bookworm-slim"
@@ -117,7 +117,7 @@ class Builder:
             context = _context([folder, SANDBOXES / "runner"], folder / "Dockerfile")
             labels = {LABEL_IMAGE: name, LABEL_INPUTS: inputs, LABEL_WIRE: WIRE_VERSION}
             self._build(context, tag, {"BASE": base}, labels, network="none")
-        self._client.tag(tag, f"broker-sandbox-{name}", "current")
+        self._client.tag(tag, f"broker-sandbox-{name}", CURRENT_TAG)
         return str(self._client.inspect_image(tag)["Id"])
 
     def _obtain(self, image: str) -> bool:

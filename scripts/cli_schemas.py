@@ -12,9 +12,12 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from typer.core import TyperCommand, TyperGroup
 
 from broker.cli.main import COMMANDS
@@ -37,6 +40,7 @@ MODELS = {
     "tools list": "tools:ToolsOutput",
     "tools show": "tools:ToolOutput",
     "tools lint": "lint_view:LintOutput",
+    "tools approve": "approval_view:ApprovalOutput",
     "workflows lint": "lint_view:LintOutput",
     "sessions start": "sessions:SessionOutput",
     "sessions end": "sessions:SessionOutput",
@@ -77,6 +81,13 @@ MODELS = {
     "accounts map": "approval_view:ApprovalOutput",
     "accounts unmap": "approval_view:ApprovalOutput",
     "accounts show": "accounts:AccountOutput",
+    "workspaces list": "workspaces:WorkspacesOutput",
+    "workspaces show": "workspaces:WorkspaceOutput",
+    "workspaces files": "workspaces:FilesOutput",
+    "workspaces diff": "workspaces:DiffOutput",
+    "workspaces import": "workspaces_transfer:ImportOutput",
+    "workspaces export": "workspaces_transfer:ExportOutput",
+    "undo": "call_view:RunOutput | undo:UndoPlanOutput | undo:DrillOutput",
     "delegations sign": "delegations:DelegationOutput",
     "policy check": "policy:CheckOutput",
     "policy explain": "policy:ExplainOutput",
@@ -103,7 +114,7 @@ MODELS = {
     "sandbox gc": "sandbox_gc:GcOutput",
     "sandbox probe": "sandbox_probe:ProbeOutput",
 }
-"""Command -> module in broker.cli and model of its answer."""
+"""Command -> module in broker.cli and model of its answer; several where options choose between them."""
 
 _INTRODUCTION = """# Commands
 
@@ -154,12 +165,19 @@ def expected() -> dict[str, str]:
     lines = [_INTRODUCTION]
     for name, command in found.items():
         file = name.replace(" ", "-") + ".json"
-        module, _, model = MODELS[name].partition(":")
-        files[file] = _text(f"broker {name} --json", _model(module, model).model_json_schema(mode="serialization"))
+        files[file] = _text(f"broker {name} --json", _schema(MODELS[name]))
         summary = (command.help or "").strip().partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         lines.append(f"| `broker {name}` | {summary} | [{file}]({file}) |\n")
     files["README.md"] = "".join(lines)
     return files
+
+
+def _schema(models: str) -> dict[str, Any]:
+    found = [_model(*item.strip().split(":")) for item in models.split("|")]
+    if len(found) == 1:
+        return found[0].model_json_schema(mode="serialization")
+    answer: Any = reduce(or_, found)
+    return TypeAdapter(answer).json_schema(mode="serialization")
 
 
 def _model(module: str, name: str) -> type[OutputModel]:

@@ -76,12 +76,8 @@ def make_scene(state: Path) -> Scene:
     async def found() -> None:
         with serving(state) as served:
             async with World(served, signers) as world:
-                bot = Ed25519Signer.generate()
-                enrol = {"person": BOT, "vkey": str(bot.vkey(BOT)), "kind": "bot"}
-                await world.operator.request_administration("key.enroll", enrol)
-                account = {"service": "slack", "team": "T0TEAM", "user": "U0ADA", "person": "ada"}
-                await world.operator.request_administration("account.map", account)
                 await world.found()
+                await world.admit_bot(BOT, Ed25519Signer.generate(), team="T0TEAM", user="U0ADA")
                 await world.approve_workflow()
                 for agent, by in (("scout", OPERATOR), (ROVER, "ada")):
                     sessions[agent] = (await world.people[by].start_session(agent, "demo")).name

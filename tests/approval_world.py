@@ -16,7 +16,7 @@ import yaml
 
 from broker.client import AsyncBroker, CallContext
 from broker.client.approval_models import Approval
-from broker.domain.approval import VoteDecision
+from broker.domain.approval import ApprovalState, VoteDecision
 from broker.signing import Ed25519Signer
 from tests.served import OPERATOR, Served, command, issue, make_state, serving
 
@@ -135,6 +135,16 @@ class World:
             founding = await self.people[name].get_founding()
             founding = await self.people[name].accept_founding(founding, signer=self.signers[name])
         assert founding.complete
+
+    async def admit_bot(self, name: str, signer: Ed25519Signer, *, team: str, user: str) -> None:
+        """Has people agree, after the founding, to a bot's key, and to ada's account in its chat."""
+        enrol = {"person": name, "vkey": str(signer.vkey(name)), "kind": "bot"}
+        account = {"service": "slack", "team": team, "user": user, "person": "ada"}
+        for action, parameters in (("key.enroll", enrol), ("account.map", account)):
+            asked = await self.operator.request_administration(action, parameters)
+            for voter in ("bob", "cyn"):
+                asked = await self.vote(voter, asked)
+            assert asked.state is ApprovalState.USED, asked
 
     async def approve_workflow(self) -> None:
         """Has the sponsor approve the workflow."""

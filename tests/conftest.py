@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.approval_world import Founded, make_founded
 from tests.postgres_server import PostgresServer, postgres_server
+from tests.tree_world import make_tree_world
 
 # On a busy machine an example may take long to be made: that is no finding about what is tested.
 settings.register_profile("broker", suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -53,3 +54,18 @@ def founded(founded_once: Founded, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A copy of it for one test, with clients that remember nothing yet."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     return founded_once.copy(tmp_path / "state")
+
+
+@pytest.fixture(scope="session")
+def tree_world_once(tmp_path_factory: pytest.TempPathFactory) -> Founded:
+    """A state directory with a workspace's tree, tools that change it and the two-person rule, to be copied."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("tree-home")))
+        return asyncio.run(make_tree_world(tmp_path_factory.mktemp("trees") / "state"))
+
+
+@pytest.fixture
+def tree_world(tree_world_once: Founded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Founded:
+    """A copy of it for one test, with clients that remember nothing yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    return tree_world_once.copy(tmp_path / "state")

@@ -13,12 +13,12 @@ import grpc
 
 from broker.domain.approval import FreezeScope, VoteDecision
 from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.founding import FoundingContent, FoundingKey
 from broker.domain.ids import new_id
 from broker.domain.rendering import render
 from broker.domain.statement import (
     VoteStatement,
     commitment,
-    founding_digest,
     key_id,
     parse_acceptance,
     parse_vote,
@@ -79,6 +79,13 @@ class FakeApprovals(ApprovalsServicer):
         self.keys: dict[str, pb.VoterKey] = {}
         self.accepted: set[str] = set()
         self.completed = ""
+        self.completed_content = b""
+        self.texts = {
+            "policy": "p, one, role:approver, *, *, approve, 4, allow, approvers decide\n",
+            "settings": '{"table":{"tiers":[{"name":"autonomous","tier":4}]},"unsafe":{"unsafe_chat_only_quorum":false}}',
+            "tools": '{"tools":{"python.run":1}}',
+        }
+        """What the founding names by digest."""
         self.accounts: dict[str, pb.ChatAccount] = {}
         self.freezes: list[pb.Freeze] = []
         self.votes: list[tuple[VoteStatement, pb.CastVoteRequest | pb.CastAttestedVoteRequest]] = []
@@ -138,8 +145,18 @@ class FakeApprovals(ApprovalsServicer):
 
     def founding(self) -> pb.Founding:
         keys = [key for key in self.keys.values() if not key.bot]
-        named = [(key.holder, key.name.removeprefix("voterKeys/")) for key in keys]
-        present = self.completed or founding_digest(self.genesis_leaf, named)
+        genesis, texts = self.genesis_leaf.hex(), self.texts
+        content = FoundingContent(
+            genesis=genesis,
+            last_seq=0,
+            last_leaf=genesis,
+            approvers=tuple(FoundingKey(key.holder, key.name.removeprefix("voterKeys/")) for key in keys),
+            identities=(),
+            policy=digest(texts["policy"].encode()),
+            settings=digest(texts["settings"].encode()),
+            tools=digest(texts["tools"].encode()),
+        )
+        present = self.completed or content.digest
         return pb.Founding(
             origin=self.origin,
             genesis_leaf=self.genesis_leaf,
@@ -148,6 +165,9 @@ class FakeApprovals(ApprovalsServicer):
             accepted=len([item for item in self.accepted if item.endswith(present)]),
             needed=3,
             complete=bool(self.completed),
+            content=self.completed_content if self.completed else content.encode(),
+            texts=texts,
+            names={key.holder: key.holder_name for key in keys},
         )
 
     # The service
@@ -270,7 +290,11 @@ class FakeApprovals(ApprovalsServicer):
         return await self._answer("ListWorkflows", request, context, pb.ListWorkflowsResponse(workflows=[one]))
 
     async def GetFounding(self, request, context):  # noqa: ANN001, ANN201, N802
-        return await self._answer("GetFounding", request, context, self.founding())
+        found = self.founding()
+        if not request.content:
+            for part in ("content", "texts"):
+                found.ClearField(part)
+        return await self._answer("GetFounding", request, context, found)
 
     async def AcceptFounding(self, request, context):  # noqa: ANN001, ANN201, N802
         said, present = parse_acceptance(request.statement), self.founding()
@@ -281,7 +305,7 @@ class FakeApprovals(ApprovalsServicer):
         self.acceptances.append(request)
         self.accepted.add(f"{said.approver} {present.digest}")
         if len([item for item in self.accepted if item.endswith(present.digest)]) >= 3:
-            self.completed = present.digest
+            self.completed, self.completed_content = present.digest, present.content
         return await self._answer("AcceptFounding", request, context, self.founding())
 
     async def ListVoterKeys(self, request, context):  # noqa: ANN001, ANN201, N802

@@ -84,6 +84,23 @@ BODIES: dict[str, JsonObject] = {
     "key.revoked": {"identity": "hum_02", "key": "ed25519:" + "a" * 43, "reason_commit": _HEX},
     "frozen": {"scope": "agent", "subject": "agt_1", "by": "hum_01"},
     "unfrozen": {"scope": "agent", "subject": "agt_1", "by": ["hum_01", "hum_02"]},
+    "workspace.imported": {
+        "workspace": "demo",
+        "by": "hum_01",
+        "base": "",
+        "after": _DIGEST,
+        "files": 2,
+        "bytes": 12,
+        "at": "2026-01-01T00:00:00.000000Z",
+    },
+    "undo.drill": {
+        "workspace": "demo",
+        "by": "hum_01",
+        "live": 3,
+        "tried": 2,
+        "passed": 1,
+        "failed": [{"call": "call_1", "artifact": _DIGEST, "reason": "ARTIFACT_DAMAGED"}],
+    },
     "erased": {"subject_commit": _HEX, "objects": 3, "artifacts": [_DIGEST]},
     "approver.accepted": {
         "person": "hum_02",

@@ -112,17 +112,18 @@ class People:
     signers: dict[str, Ed25519Signer] = field(default_factory=dict)
 
     async def found(self) -> None:
-        """Keys, chat accounts, the founding and the workflows; and whoever leaves, with all that was theirs."""
+        """Keys, the founding, a bot, chat accounts and the workflows; and whoever leaves, with all that was theirs."""
         for name in (*VOTERS, BOT):
             self.signers[name] = Ed25519Signer.generate()
-            kind = "bot" if name == BOT else "approver"
-            await self._administrate("key.enroll", person=name, vkey=str(self.signers[name].vkey(name)), kind=kind)
-        for user, person in (("UCYN", "cyn"), ("UDAN", "dan"), ("UFAY", "fay"), ("UEVE", "eve"), ("UBOB", "bob")):
-            await self._administrate("account.map", service="slack", team=TEAM, user=user, person=person)
-        await self._administrate("account.unmap", service="slack", team=TEAM, user="UBOB")
-        await self._erase_eve()
+        for name in VOTERS:
+            await self._administrate("key.enroll", person=name, vkey=self._vkey(name), kind="approver")
         for name in FOUNDERS:
             await self._accept(name)
+        await self._agree("key.enroll", person=BOT, vkey=self._vkey(BOT), kind="bot")
+        for user, person in (("UCYN", "cyn"), ("UDAN", "dan"), ("UFAY", "fay"), ("UEVE", "eve"), ("UBOB", "bob")):
+            await self._agree("account.map", service="slack", team=TEAM, user=user, person=person)
+        await self._agree("account.unmap", service="slack", team=TEAM, user="UBOB")
+        await self._erase_eve()
         for name in ("clean-up", "tidy-up"):
             asked = await self.pipeline.approvals.submit_workflow(self.callers["ada"], name, "", "needed")
             done = await self.vote("fay", asked.approval)
@@ -251,7 +252,7 @@ class People:
         return (await self.pipeline.approvals.cast(caller, given)).approval
 
     async def _accept(self, name: str) -> None:
-        found, _ = await self.pipeline.safeguards.founding()
+        found = (await self.pipeline.safeguards.founding(content=False)).found
         signer, caller = self.signers[name], self.callers[name]
         statement = AcceptanceStatement(
             self.parts.origin, found.digest, caller.identity.id, signer.id, self.clock(), None
@@ -277,10 +278,17 @@ class People:
         freezes = ((FreezeScope.TOOL, "shell.run"), (FreezeScope.WORKSPACE, "nowhere"), (FreezeScope.AGENT, "spy"))
         for scope, target in freezes:
             await self.pipeline.safeguards.freeze(self.callers["cyn"], scope, target)
-        asked = await self._administrate("unfreeze", scope="agent", target="spy")
-        for name in ("dan", "fay"):
+        await self._agree("unfreeze", scope="agent", target="spy")
+
+    async def _agree(self, action: str, **parameters: str) -> None:
+        """Two founders whom it isn't about agree to it."""
+        asked = await self._administrate(action, **parameters)
+        for name in [name for name in FOUNDERS if name != parameters.get("person")][-2:]:
             asked = await self.vote(name, asked)
-        assert asked.state is ApprovalState.USED
+        assert asked.state is ApprovalState.USED, asked
+
+    def _vkey(self, name: str) -> str:
+        return str(self.signers[name].vkey(name))
 
     async def _administrate(self, action: str, **parameters: str) -> Approval:
         view = await self.pipeline.approvals.administrate(self.callers["ada"], action, dict(parameters), "")

@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from broker.app.record import Keeper
+from broker.app.standing import settle
+from broker.app.tools import ToolSettling
 from broker.approvals.desk import Desk
 from broker.domain.call import CallContext, CallRequest, CallState
-from broker.domain.canonical import canonical
+from broker.domain.canonical import JsonObject, canonical
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.ports import Transaction
 from broker.domain.run import (
@@ -43,6 +45,7 @@ from broker.pipeline.erasure import Erasure, Order
 from broker.pipeline.holdings import find_subject
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
+from broker.pipeline.tree_import import ENTRY_TYPE
 from broker.policy.electorate import PolicyElectorate
 from broker.policy.live import LivePolicy
 from broker.rpc.administration import Boot
@@ -57,9 +60,12 @@ from broker.specs.shipped import shipped_folder
 from broker.specs.tiers import load_tiers
 from broker.specs.workflows import load_workflows
 from broker.store.database import Database
+from broker.vault.artifacts import Artifacts
 from broker.vault.keyfile import read_key_file
 from broker.vault.secret_store import ConfiguredSecrets
 from broker.vault.vault import SealedVault
+from broker.workspace.objects import Objects
+from broker.workspace.trees import Trees
 from tests.identity_world import HOUR, World, make_world
 from tests.memory_engine import MemoryEngine, MemoryLease
 from tests.pool_world import SIZING
@@ -207,6 +213,7 @@ async def _calls(folder: Path, callers: dict[str, Caller], session: str) -> Rebu
         await _state(pipeline, caller, running, CallState.RUNNING)
         queued = (await pipeline.create(caller, _request("later"))).id
         decided |= await people.leave_open()
+        await _import(parts)
         await _fill(store, parts.ledger)
         with closing(sqlite3.connect(paths.database)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
@@ -217,6 +224,20 @@ async def _calls(folder: Path, callers: dict[str, Caller], session: str) -> Rebu
     return Rebuildable(paths.root, succeeded, failed, queued, running, erased, callers["eve"].identity.id, decided)
 
 
+async def _import(parts: Parts) -> None:
+    """Two workspaces get their trees."""
+    for workspace in ("demo", "shop"):
+        made = await parts.trees.empty()
+
+        def work(tx: Transaction, workspace: str = workspace, made: str = made) -> None:
+            now = parts.clock()
+            said: JsonObject = {"by": "hum_1", "base": "", "after": made, "files": 0, "bytes": 0, "at": now.isoformat()}
+            seq = parts.ledger.append(tx, ENTRY_TYPE, {"workspace": workspace, **said})
+            tx.trees.move(workspace, "", made, seq, now)
+
+        await parts.store.write(work)
+
+
 async def _fill(store: Database, ledger: object) -> None:
     assert isinstance(ledger, Ledger)
 
@@ -224,7 +245,7 @@ async def _fill(store: Database, ledger: object) -> None:
         head = tx.ledger.head()
         assert head is not None
         for _ in range(ENTRIES - head.seq - 1):
-            ledger.append(tx, "heartbeat", {})
+            ledger.append(tx, "undo.drill", {})  # of nobody's concern
 
     await store.write(work)
     while await store.write(catch_up):
@@ -263,7 +284,20 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database, cloc
         poll_s=settings.policy_poll_s,
     )
     await stack.enter_async_context(policy)
-    await keeper.started(catalogue, policy.snapshot, settings, Boot("1", "boot_1", now()), {})
+    tiers = load_tiers(paths.tool_specs)
+    desk = Desk(
+        ledger,
+        vault,
+        lambda: PolicyElectorate(policy.snapshot),
+        origin=origin,
+        clock=clock,
+        agreement=LedgerAgreement(),
+    )
+    tools = await ToolSettling(store, keeper, desk, catalogue).settle()
+    stands = await settle(store, keeper, desk, tiers=tiers, settings=settings)
+    in_force: JsonObject = {"tools": tools.digest, "settings": stands.digest}
+    await keeper.started(len(catalogue.names), policy.snapshot, settings, Boot("1", "boot_1", now()), in_force)
+    objects = Objects(paths.root / "workspaces")
     return Parts(
         store=store,
         ledger=ledger,
@@ -282,19 +316,15 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database, cloc
         meter=meter,
         images={tool.spec.image: f"sha256:{'1' * 64}" for tool in catalogue.all()},
         workspace_classes={},
-        tiers=load_tiers(paths.tool_specs),
+        tiers=tiers,
         counted_roles=frozenset(),
         held=(),
         workflows=load_workflows(paths.workflows),
-        desk=Desk(
-            ledger,
-            vault,
-            lambda: PolicyElectorate(policy.snapshot),
-            origin=origin,
-            clock=clock,
-            agreement=LedgerAgreement(),
-        ),
+        desk=desk,
         bell=Bell(),
+        objects=objects,
+        trees=Trees(objects),
+        artifacts=Artifacts(store, vault, ledger, clock, lambda *_: None),
         origin=origin,
         bounds=Bounds(
             max_running=1,

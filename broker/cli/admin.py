@@ -23,6 +23,8 @@ class HeldOutput(OutputModel):
     digest: str
     weaker: list[str]
     command: str
+    tool: str
+    """Name of the tool that it is about; empty for another change."""
 
 
 class StatusOutput(OutputModel):
@@ -74,7 +76,11 @@ def status(
             ledger_seq=found.ledger_seq,
             held=[
                 HeldOutput(
-                    action=item.action, digest=item.digest, weaker=list(item.weaker), command=_command(item, state)
+                    action=item.action,
+                    digest=item.digest,
+                    weaker=list(item.weaker),
+                    command=_command(item, state),
+                    tool=item.tool,
                 )
                 for item in found.held
             ],
@@ -86,6 +92,8 @@ def status(
 def _command(item: HeldChange, state: Path) -> str:
     if item.action == _POLICY:
         return shlex.join(["broker", "policy", "apply", str(StatePaths(state).policy / "policy.csv")])
+    if item.tool:
+        return shlex.join(["broker", "tools", "approve", item.tool, "--reason", "..."])
     return request_command(item.action, {"digest": item.digest})
 
 

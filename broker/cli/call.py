@@ -25,21 +25,21 @@ _MAX_ARGUMENTS_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What the options asked for."""
+class Wish:
+    """What the options of a command that makes a call asked for."""
 
     tool: str
-    tool_version: str
     arguments: JsonObject
-    files: tuple[InputFile, ...]
-    request_id: str
-    detach: bool
-    wait: bool
-    timeout_s: float | None
-    out: Path | None
-    force: bool
-    as_json: bool
-    quiet: bool
+    tool_version: str = ""
+    files: tuple[InputFile, ...] = ()
+    request_id: str = ""
+    detach: bool = False
+    wait: bool = False
+    timeout_s: float | None = None
+    out: Path | None = None
+    force: bool = False
+    as_json: bool = False
+    quiet: bool = False
 
 
 class _How(enum.Enum):
@@ -136,7 +136,7 @@ def call(
         team=team,
         data_classes=tuple(data_classes or ()),
     )
-    wish = _Wish(
+    wish = Wish(
         tool=tool,
         tool_version=tool_version,
         arguments=parse_object(_text(arguments, "--args"), field="arguments", max_bytes=_MAX_ARGUMENTS_BYTES),
@@ -150,11 +150,19 @@ def call(
         as_json=as_json,
         quiet=quiet,
     )
-    remote = Remote(address, identity, ca, state)
-    raise typer.Exit(_tell(remote.run(lambda broker: _run(broker, wish), context), wish))
+    raise typer.Exit(make(Remote(address, identity, ca, state), wish, context))
 
 
-async def _run(broker: AsyncBroker, wish: _Wish) -> _End:
+def make(remote: Remote, wish: Wish, context: CallContext) -> int:
+    """Makes a call and follows it; the command's exit code.
+
+    Raises:
+        BrokerError: it could not be made or followed.
+    """
+    return _tell(remote.run(lambda broker: _run(broker, wish), context), wish)
+
+
+async def _run(broker: AsyncBroker, wish: Wish) -> _End:
     creating: asyncio.Future[Call] | None = None
     with interrupts() as caught:
         seen: Followed | None = None
@@ -210,7 +218,7 @@ async def _cancel(broker: AsyncBroker, seen: Followed) -> None:
         raise
 
 
-def _tell(end: _End, wish: _Wish) -> int:
+def _tell(end: _End, wish: Wish) -> int:
     seen = end.seen
     if seen is None:
         say("interrupted before the call was made; nothing was run")

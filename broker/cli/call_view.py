@@ -14,7 +14,7 @@ from rich.text import Text
 
 from broker.cli.egress_view import EgressOutput, egress_output, egress_sentence
 from broker.cli.output import ErrorOutput, OutputModel, console, error_output, errors, printable
-from broker.client.models import Call, CompletedCall, Outcome, StateChanged
+from broker.client.models import AppliedEffect, Call, CompletedCall, Outcome, StateChanged
 from broker.domain.call import CallState
 from broker.domain.run import EndCause, EvidenceSource, StreamSummary
 from broker.errors import BrokerError
@@ -97,6 +97,19 @@ class StreamOutput(OutputModel):
     digest: str
 
 
+class EffectOutput(OutputModel):
+    """What a call changed in its workspace; ``artifact`` takes it back."""
+
+    before: str
+    after: str
+    digest: str
+    artifact: str
+    added: int
+    changed: int
+    removed: int
+    undoes: list[str]
+
+
 class OutcomeOutput(OutputModel):
     """How it ended, and by whose evidence; what isn't known is null."""
 
@@ -116,6 +129,8 @@ class OutcomeOutput(OutputModel):
     warnings: list[str]
     egress: list[EgressOutput]
     """Empty in lists of calls."""
+    effect: EffectOutput | None
+    """Null where it changed nothing."""
 
 
 class CallOutput(OutputModel):
@@ -256,6 +271,20 @@ def _outcome_output(outcome: Outcome) -> OutcomeOutput:
         oom_kills=outcome.oom_kills,
         warnings=list(outcome.warnings),
         egress=[egress_output(item) for item in outcome.egress],
+        effect=None if outcome.effect is None else _effect_output(outcome.effect),
+    )
+
+
+def _effect_output(effect: AppliedEffect) -> EffectOutput:
+    return EffectOutput(
+        before=effect.before,
+        after=effect.after,
+        digest=effect.digest,
+        artifact=effect.artifact,
+        added=effect.added,
+        changed=effect.changed,
+        removed=effect.removed,
+        undoes=list(effect.undoes),
     )
 
 
@@ -310,6 +339,10 @@ def summarise(call: Call) -> None:
     for name, summary in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
         if summary is not None and summary.truncated:
             say(f"{name} was cut at its limit: {summary.kept_bytes} of {summary.total_bytes} bytes were kept")
+    if outcome.effect is not None:
+        effect = outcome.effect
+        what = f"{effect.added} added, {effect.changed} changed, {effect.removed} removed"
+        say(f"changed files of its workspace: {what}; to take it back: broker undo {call.name.removeprefix('calls/')}")
     for record in outcome.egress:
         say(egress_sentence(record))
     for warning in outcome.warnings:

@@ -18,6 +18,8 @@ SAYS: Mapping[str, str] = MappingProxyType(
         " can then do all that Tier 4 can. Off.",
         "unsafe_slack_approves_tier4": "Lets tiers.yaml take votes for Tier 4 by Slack: whoever controls the chat or its"
         " bot then has one of the two votes. Off.",
+        "unsafe_import_over_tree": "Lets an import replace a tree once the two-person rule is in force: one person then"
+        " changes all files of a workspace alone. Off.",
         "engine": "Address of the container engine, such as unix:///run/docker.sock; empty asks the environment.",
         "database": "PostgreSQL database, postgresql://user@host:port/name; empty is broker.db in the state directory.",
         "database_password": "Where its password comes from: env:NAME or file:/absolute/path; empty for none.",
@@ -33,6 +35,9 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "drain_s": "Seconds for which running calls may go on after SIGTERM.",
         "policy_poll_s": "Seconds between looks at the policy file for changes.",
         "workspace_data_classes": "Workspace -> classes of data that every call in it touches, such as {hr: [personal]}.",
+        "workspaces_dir": "Folder of what workspaces' trees consist of; empty is workspaces in the state directory.",
+        "workspace_max_bytes": "Bytes of all files of one tree that an import may bring.",
+        "workspace_max_files": "Files and links of one tree that an import may bring.",
         "identity_ttl_days": "Days for which issued certificates are valid, 1 to 825.",
         "pool_floor": "Containers that wait, made beforehand, for each profile that is in use.",
         "pool_ceiling": "Containers that wait at the most, of all profiles together; 0 makes none beforehand.",

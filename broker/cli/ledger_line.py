@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from broker.cli.effect_line import EFFECT_TELLERS, effect_words
 from broker.cli.entry_parts import SHORT as _SHORT
 from broker.cli.entry_parts import brief as _brief
 from broker.cli.entry_parts import listed as _list
@@ -55,7 +56,7 @@ def _intent(entry: JsonObject) -> str:
     hosts = [item for item in _list(entry, "egress_allowed") if isinstance(item, str)]
     shown = ", ".join(hosts[:_HOSTS]) + (f" and {len(hosts) - _HOSTS} more" if len(hosts) > _HOSTS else "")
     reach = f", may reach {shown}" if hosts else ""
-    return f"{_tool(entry)}, started by {_text(lineage, 'starter') or 'nobody'}{reach}"
+    return f"{_tool(entry)}, started by {_text(lineage, 'starter') or 'nobody'}{reach}{effect_words(entry)}"
 
 
 def _outcome(entry: JsonObject) -> str:
@@ -64,7 +65,7 @@ def _outcome(entry: JsonObject) -> str:
     end = f"exit code {code}" if isinstance(code, int) else f"ended by {_text(outcome, 'cause')}"
     cause = _text(outcome, "cause")
     struck = f" on the word of {_text(outcome, 'cause_source')}" if cause not in ("TOOL", "") else ""
-    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}{_egress(entry)}"
+    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}{effect_words(entry)}{_egress(entry)}"
 
 
 def _egress(entry: JsonObject) -> str:
@@ -94,7 +95,9 @@ def _session(entry: JsonObject) -> str:
 
 
 def _spec(entry: JsonObject) -> str:
-    return f"{_tool(entry)} {_brief(_part(entry, 'tool'), 'version')}, tier {entry.get('tier', '?')}"
+    declared = entry.get("declared", entry.get("tier"))
+    asks = "" if declared == entry.get("tier") else f", held: it asks for tier {declared}"
+    return f"{_tool(entry)} {_brief(_part(entry, 'tool'), 'version')}, tier {entry.get('tier', '?')}{asks}"
 
 
 def _policy(entry: JsonObject) -> str:
@@ -166,6 +169,7 @@ _TELLERS: Mapping[str, Callable[[JsonObject], str]] = {
     "heads": _heads,
     "artifact": _artifact,
     "erased": _erased,
+    **EFFECT_TELLERS,
     **PEOPLE_TELLERS,
 }
 

@@ -74,7 +74,8 @@ def rebuild_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make every table that follows from the ledger anew, and compare: tiles, agents' heads, the index, identities,
-    certificates, sessions, schedules, calls, and all that people agree by: keys, the founding, approvals, votes, freezes.
+    certificates, sessions, schedules, calls, all that people agree by (keys, the founding, approvals, votes, freezes), and
+    workspaces' states with the effects on them.
 
     The ledger is verified first, and the broker must be stopped. Exit code: 0 all equal, 1 differences found, also where
     --write has replaced them. What was erased can't be compared any more: that is said, and left as it is.

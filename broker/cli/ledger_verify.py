@@ -68,10 +68,18 @@ class AttestedOutput(OutputModel):
     person: str
 
 
+class AloneOutput(OutputModel):
+    """A change by one person: the broker compared texts, and its word is that this one takes no second."""
+
+    seq: int
+    type: str
+
+
 class VotesOutput(OutputModel):
     """What was found of the votes. ``acts`` are entries that needed people's agreement, ``signatures`` those verified.
 
-    Of ``findings`` and ``attested`` the first are listed; ``found`` and ``attested_count`` say how many there are.
+    Of ``findings``, ``attested`` and ``alone`` the first are listed; ``found``, ``attested_count`` and ``alone_count`` say
+    how many there are.
     """
 
     acts: int
@@ -79,6 +87,8 @@ class VotesOutput(OutputModel):
     signatures: int
     attested: tuple[AttestedOutput, ...]
     attested_count: int
+    alone: tuple[AloneOutput, ...]
+    alone_count: int
     findings: tuple[PlaceOutput, ...]
     found: int
 
@@ -256,6 +266,8 @@ def _votes(found: VotesReport) -> VotesOutput:
         signatures=found.signatures,
         attested=tuple(AttestedOutput(seq=item.seq, key=item.key, person=item.person) for item in found.attested),
         attested_count=found.attested_count,
+        alone=tuple(AloneOutput(seq=item.seq, type=item.type) for item in found.alone),
+        alone_count=found.alone_count,
         findings=tuple(PlaceOutput(seq=item.seq, field=item.field, why=item.why) for item in found.findings),
         found=found.found,
     )
@@ -318,6 +330,10 @@ def _vote_facts(votes: VotesOutput | None) -> Iterator[tuple[str, str]]:
         yield "", f"entry {item.seq}, of {item.person}: attested by bot {item.key}, not signed by the person"
     if votes.attested_count > _MOST_LISTED:
         yield "", f"and {votes.attested_count - _MOST_LISTED} more that are attested, not signed by the person"
+    for one in votes.alone[:_MOST_LISTED]:
+        yield "", f"entry {one.seq}, {one.type}: by one person, on the broker's word that it takes no second"
+    if votes.alone_count > _MOST_LISTED:
+        yield "", f"and {votes.alone_count - _MOST_LISTED} more by one person, on the broker's word"
     for finding in votes.findings[1:_MOST_LISTED]:
         yield "votes invalid", f"entry {finding.seq}, {finding.field}: {finding.why}"
     if votes.found > _MOST_LISTED:

@@ -40,6 +40,15 @@ COMMANDS = {
     ),
     "runbooks": Lazy("broker.cli.runbooks:app", "Agree on a call beforehand, for an emergency."),
     "accounts": Lazy("broker.cli.accounts:app", "Map chat accounts to people, and show whose one is."),
+    "workspaces": Lazy(
+        "broker.cli.workspaces:app",
+        "The trees of workspaces: look at them, bring them in, take them out.",
+        extras={
+            "import": "broker.cli.workspaces_transfer:import_folder",
+            "export": "broker.cli.workspaces_transfer:export_folder",
+        },
+    ),
+    "undo": Lazy("broker.cli.undo:undo", "Take back what a call changed, see what that would do, or drill it."),
     "delegations": Lazy("broker.cli.delegations:app", "Sign that an agent may act on your behalf."),
     "policy": Lazy(
         "broker.cli.policy:app",

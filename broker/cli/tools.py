@@ -17,9 +17,14 @@ from broker.client import AsyncBroker, Tool
 from broker.settings import DEFAULT_STATE
 
 app = typer.Typer(
-    cls=lazy_group({"lint": Lazy("broker.cli.tools_lint:lint", "Check tool specs, with line and column.")}),
+    cls=lazy_group(
+        {
+            "lint": Lazy("broker.cli.tools_lint:lint", "Check tool specs, with line and column."),
+            "approve": Lazy("broker.cli.tools_approve:approve", "Ask for a tool that is held to be accepted."),
+        }
+    ),
     no_args_is_help=True,
-    help="List and show tools; check tool specs.",
+    help="List and show tools; check tool specs; have one accepted.",
 )
 
 
@@ -45,6 +50,15 @@ class ToolFilesOutput(OutputModel):
     max_output_bytes: int
 
 
+class ToolWorkspaceOutput(OutputModel):
+    """Which paths of its workspace's tree it gets, and may change, as patterns; the limits are 0 where it changes nothing."""
+
+    reads: list[str]
+    writes: list[str]
+    max_changes: int
+    max_change_bytes: int
+
+
 class ToolOutput(OutputModel):
     """A tool, with the JSON Schemas of its arguments and of its result (null where it has none)."""
 
@@ -64,6 +78,12 @@ class ToolOutput(OutputModel):
     egress: list[EgressRuleOutput]
     runtime: str
     """Empty is the engine's own choice."""
+    effects: str
+    """NONE, or WORKSPACE; empty where the broker doesn't say."""
+    workspace: ToolWorkspaceOutput | None
+    """Null where it has nothing to do with the workspace's files."""
+    held: str
+    """Why it runs at a higher tier than its specification says; empty where it doesn't."""
 
 
 class ToolsOutput(OutputModel):
@@ -105,6 +125,16 @@ def _output(tool: Tool) -> ToolOutput:
         image_digest=tool.image_digest,
         egress=[rule_output(rule) for rule in tool.egress],
         runtime=tool.runtime,
+        effects=tool.effects,
+        workspace=None
+        if tool.workspace is None
+        else ToolWorkspaceOutput(
+            reads=list(tool.workspace.reads),
+            writes=list(tool.workspace.writes),
+            max_changes=tool.workspace.max_changes,
+            max_change_bytes=tool.workspace.max_change_bytes,
+        ),
+        held=tool.held,
     )
 
 
@@ -169,7 +199,7 @@ def _render_tool(item: ToolOutput) -> None:
             "version": item.version,
             "description": item.description.strip(),
             "owner": item.owner,
-            "tier": str(item.tier),
+            "tier": f"{item.tier}, {item.held}" if item.held else str(item.tier),
             "reversibility": item.reversibility,
             "data classes": ", ".join(item.data_classes),
             "limits": f"{limits.wall_s:g} s, {limits.cpu_cores:g} cores, {limits.memory_bytes} bytes of memory,"
@@ -177,6 +207,7 @@ def _render_tool(item: ToolOutput) -> None:
             f" {limits.disk_bytes} bytes and {limits.inodes or 'any number of'} files on disk",
             "files in": f"{files.max_input_files} at the most, {files.max_input_bytes} bytes",
             "files out": ", ".join(files.outputs),
+            "workspace": _workspace_sentence(item.workspace),
             "hosts": "; ".join(rule_sentence(rule) for rule in item.egress) or "none: it has no network",
             "kept for": f"{item.retention_s / 86400:g} days",
             "image": item.image_digest,
@@ -187,3 +218,14 @@ def _render_tool(item: ToolOutput) -> None:
             else json.dumps(item.result_schema, ensure_ascii=False, indent=2),
         }
     )
+
+
+def _workspace_sentence(chosen: ToolWorkspaceOutput | None) -> str:
+    if chosen is None:
+        return "nothing of its files"
+    reads = f"reads {', '.join(chosen.reads)}" if chosen.reads else ""
+    if not chosen.writes:
+        return f"{reads}; changes nothing"
+    writes = f"reads and changes {', '.join(chosen.writes)}, by a plan that is shown and applied: at the most"
+    most = f"{chosen.max_changes} paths and {chosen.max_change_bytes} bytes a call"
+    return "; ".join(part for part in (reads, f"{writes} {most}") if part)

@@ -63,11 +63,15 @@ from broker.client.models import (
 from broker.client.retry import RetryPolicy
 from broker.client.sync import Broker
 from broker.client.transport import Timeouts
+from broker.client.workspace_models import Exported, Imported, Workspace, WorkspaceDiff
+from broker.client.workspaces import AsyncWorkspaces
+from broker.client.workspaces_sync import Workspaces
 from broker.domain.approval import ApprovalKind, ApprovalState, FreezeScope, VoteDecision
 from broker.domain.call import CallState, Source
 from broker.domain.requirement import Channel
 from broker.domain.run import EndCause, EvidenceSource, StreamSummary
 from broker.domain.tier import Tier
+from broker.domain.tree import Change, TreeFile, TreeLink
 
 __all__ = [
     "Approval",
@@ -78,6 +82,7 @@ __all__ = [
     "ApprovalState",
     "AsyncBroker",
     "AsyncLedger",
+    "AsyncWorkspaces",
     "Blob",
     "Broker",
     "BrokerStatus",
@@ -85,6 +90,7 @@ __all__ = [
     "CallContext",
     "CallFilter",
     "CallState",
+    "Change",
     "Channel",
     "ChatAccount",
     "CheckpointMemory",
@@ -96,6 +102,7 @@ __all__ = [
     "Event",
     "EventStream",
     "EvidenceSource",
+    "Exported",
     "Finished",
     "Founder",
     "Founding",
@@ -105,6 +112,7 @@ __all__ = [
     "HistoryRewrittenError",
     "Identity",
     "IdentityInfo",
+    "Imported",
     "InputFile",
     "Ledger",
     "LedgerEntry",
@@ -126,10 +134,15 @@ __all__ = [
     "Tier",
     "Timeouts",
     "Tool",
+    "TreeFile",
+    "TreeLink",
     "UnsafeNoCheckpointMemory",
     "VerifiedCheckpoint",
     "Vote",
     "VoteDecision",
     "VoterKey",
     "Workflow",
+    "Workspace",
+    "WorkspaceDiff",
+    "Workspaces",
 ]

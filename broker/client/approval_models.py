@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.domain.approval import ApprovalKind, ApprovalState, FreezeScope, VoteDecision
@@ -130,8 +131,16 @@ class Founder:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundingChange:
+    """An entry of the ledger that changed what the founding covers."""
+
+    seq: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Founding:
-    """Who founded the two-person rule, as the broker says it; ``accept_founding`` checks it."""
+    """The founding of the two-person rule, as the broker says it; ``accept_founding`` checks it."""
 
     origin: str
     genesis_leaf: bytes
@@ -141,6 +150,17 @@ class Founding:
     accepted: int
     needed: int
     complete: bool
+    content: bytes = b""
+    """All that it covers, of which ``digest`` must be the digest; see ``broker.domain.founding``. Empty where it wasn't
+    asked for."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The texts that the content names by digest: ``policy``, ``settings``, ``tools``."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Id -> kind and name, on the broker's word."""
+    voided: tuple[str, ...] = ()
+    """Names of people who had accepted, before something changed."""
+    changes: tuple[FoundingChange, ...] = ()
+    """What has changed since they did."""
 
 
 @dataclass(frozen=True, slots=True)

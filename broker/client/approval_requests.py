@@ -27,6 +27,12 @@ class RequestMethods(Client):
         method = self._rpc.approvals.RequestAdministration
         return convert.approval(await self._rpc.ask(method, request, timeout_s=timeout_s, repeatable=False))
 
+    async def request_tool_approval(
+        self, version: str, reason: str = "", *, timeout_s: float | None = None
+    ) -> Approval:
+        """Asks for a tool that is held to be accepted; ``version`` is the digest that ``status`` names of it."""
+        return await self.request_administration("tool.approve", {"digest": version}, reason, timeout_s=timeout_s)
+
     async def submit_workflow(
         self, name: str, digest: str = "", reason: str = "", *, timeout_s: float | None = None
     ) -> Approval:

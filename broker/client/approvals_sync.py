@@ -114,20 +114,24 @@ class SyncApprovalMethods:
             )
         )
 
-    def get_founding(self, *, timeout_s: float | None = None) -> Founding:
-        """Who founded the two-person rule, compared with what was accepted here."""
-        return self._loop.run(self._client.get_founding(timeout_s=timeout_s))
+    def get_founding(self, *, content: bool = True, timeout_s: float | None = None) -> Founding:
+        """The founding of the two-person rule, compared with what was accepted here."""
+        return self._loop.run(self._client.get_founding(content=content, timeout_s=timeout_s))
 
     def check_founding(self) -> None:
         """Compares the broker's founding with what was accepted here; asks nothing where nothing was."""
         self._loop.run(self._client.check_founding())
 
-    def show_founding(self, *, timeout_s: float | None = None) -> Founding:
+    def show_founding(self, *, content: bool = True, timeout_s: float | None = None) -> Founding:
         """The same, as the broker says it, whatever was accepted."""
-        return self._loop.run(self._client.show_founding(timeout_s=timeout_s))
+        return self._loop.run(self._client.show_founding(content=content, timeout_s=timeout_s))
+
+    def changes_since_accepted(self, founding: Founding) -> tuple[str, ...]:
+        """What a founding has otherwise than the one that was accepted here."""
+        return self._loop.run(self._client.changes_since_accepted(founding))
 
     def accept_founding(self, founding: Founding, *, signer: Signer, timeout_s: float | None = None) -> Founding:
-        """Accepts a founding that its user has looked at, and remembers it."""
+        """Accepts a founding that its user has looked at, whole, and remembers it."""
         return self._loop.run(self._client.accept_founding(founding, signer=signer, timeout_s=timeout_s))
 
     def list_voter_keys(self, *, timeout_s: float | None = None) -> tuple[models.VoterKey, ...]:
@@ -137,6 +141,10 @@ class SyncApprovalMethods:
     def revoke_voter_key(self, key: str, reason: str, *, timeout_s: float | None = None) -> models.VoterKey:
         """Revokes a key at once."""
         return self._loop.run(self._client.revoke_voter_key(key, reason, timeout_s=timeout_s))
+
+    def request_tool_approval(self, version: str, reason: str = "", *, timeout_s: float | None = None) -> Approval:
+        """Asks for a tool that is held to be accepted; ``version`` is the digest that ``status`` names of it."""
+        return self._loop.run(self._client.request_tool_approval(version, reason, timeout_s=timeout_s))
 
     def create_freeze(
         self, scope: FreezeScope, target: str = "", reason: str = "", *, timeout_s: float | None = None

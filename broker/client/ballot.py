@@ -14,6 +14,8 @@ from broker.client.approval_models import Approval, ChatAccount, Founding
 from broker.client.history import Anchored
 from broker.domain.approval import VoteDecision
 from broker.domain.canonical import digest, parse_object
+from broker.domain.founding import FoundingContent, FoundingKey, parse_content
+from broker.domain.founding_text import check_texts
 from broker.domain.rendering import render
 from broker.domain.requirement import Channel
 from broker.domain.statement import (
@@ -21,7 +23,6 @@ from broker.domain.statement import (
     SeenCheckpoint,
     VoteStatement,
     commitment,
-    founding_digest,
     fresh_commit_salt,
 )
 from broker.errors import BrokerError, DataLossError, FailedPreconditionError, InvalidArgumentError
@@ -117,13 +118,14 @@ def sign_vote(
 
 
 def sign_acceptance(founding: Founding, voter: Voter, signer: Signer, *, now: datetime) -> Signed:
-    """Checks the founding against the ledger and its keys, and signs its acceptance.
+    """Checks the founding against the ledger and all that it shows, and signs its acceptance.
 
     Raises:
+        InvalidArgumentError: ``CONTENT_MISSING``.
         DataLossError: ``FOUNDING_INVALID``: it is not what its digest says, or not of this ledger.
         FailedPreconditionError: ``KEY_UNKNOWN``: the signer's key is not among its keys.
     """
-    check_founding(founding, voter.seen)
+    content = check_founding(founding, voter.seen)
     held = next((item.key for item in founding.founders if item.key.id == signer.id), None)
     if held is None or held.holder != voter.person or held.public_key != signer.public_key:
         raise FailedPreconditionError(
@@ -133,7 +135,7 @@ def sign_acceptance(founding: Founding, voter: Voter, signer: Signer, *, now: da
         )
     statement = AcceptanceStatement(
         origin=voter.origin,
-        founding_digest=founding.digest,
+        founding_digest=content.digest,
         approver=voter.person,
         key=signer.id,
         time=now,
@@ -142,19 +144,34 @@ def sign_acceptance(founding: Founding, voter: Voter, signer: Signer, *, now: da
     return Signed(statement, _sign(signer, statement), b"")
 
 
-def check_founding(founding: Founding, seen: Anchored | None) -> None:
-    """Lets a founding pass whose digest is that of its keys, and of the first entry of the ledger that is proved.
-
-    Once the rule is in force the keys go on changing, and the digest stays that of the keys from which it began: then
-    only somebody who has accepted it can tell.
+def check_founding(founding: Founding, seen: Anchored | None) -> FoundingContent:
+    """What a founding covers, if its digest is that of it, its texts are those that it names, and it is of the ledger that
+    is proved. Until the rule is in force its founders must also be exactly those of the content.
 
     Raises:
+        InvalidArgumentError: ``CONTENT_MISSING``: it came without its content.
         DataLossError: ``FOUNDING_INVALID``.
     """
     check_ledger(founding, seen)
-    keys = [(item.key.holder, item.key.id) for item in founding.founders]
-    if founding_digest(founding.genesis_leaf, keys) != founding.digest:
-        raise _unfit("its digest is not that of its keys and its ledger's first entry")
+    if not founding.content:
+        raise InvalidArgumentError(
+            "the founding comes without what it covers, and nobody signs what they can't see",
+            reason="CONTENT_MISSING",
+            hint="Get it with its content: get_founding().",
+        )
+    try:
+        content = parse_content(founding.content)
+        check_texts(content, founding.texts)
+    except InvalidArgumentError as error:
+        raise _unfit(error.message) from error
+    if content.digest != founding.digest:
+        raise _unfit(f"what it shows has the digest {content.digest}, and it says {founding.digest}")
+    if content.genesis != founding.genesis_leaf.hex():
+        raise _unfit("what it covers begins with another first entry than it says")
+    keys = {FoundingKey(item.key.holder, item.key.id) for item in founding.founders}
+    if not founding.complete and keys != set(content.approvers):
+        raise _unfit("its founders are not those whom its digest covers")
+    return content
 
 
 def check_ledger(founding: Founding, seen: Anchored | None) -> None:

@@ -14,6 +14,7 @@ from broker.client.ledger_questions import LedgerQuestions
 from broker.client.models import CallContext
 from broker.client.retry import RetryPolicy
 from broker.client.transport import Timeouts, Transport
+from broker.client.workspaces import AsyncWorkspaces
 from broker.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 
 
@@ -100,6 +101,11 @@ class Client:
     def ledger(self) -> AsyncLedger:
         """The broker's ledger: entries, checkpoints and proofs, verified here."""
         return AsyncLedger(lambda: self._rpc)
+
+    @property
+    def workspaces(self) -> AsyncWorkspaces:
+        """The trees of the broker's workspaces: what there is, what differs, folders in and out."""
+        return AsyncWorkspaces(lambda: self._rpc)
 
     @property
     def _rpc(self) -> Transport:

@@ -133,7 +133,25 @@ def tool(message: tool_pb2.Tool) -> models.Tool:
         image_digest=message.image_digest,
         egress=tuple(rule(item) for item in message.egress),
         runtime=message.runtime,
+        effects=_effects(message.effects),
+        workspace=_workspace(message.workspace) if message.HasField("workspace") else None,
+        held=message.held,
     )
+
+
+def _workspace(message: tool_pb2.ToolWorkspace) -> models.ToolWorkspace:
+    return models.ToolWorkspace(
+        tuple(message.reads), tuple(message.writes), message.max_changes, message.max_change_bytes
+    )
+
+
+def _effects(number: tool_pb2.ToolEffects.ValueType) -> str:
+    if number == tool_pb2.TOOL_EFFECTS_UNSPECIFIED:
+        return ""
+    try:
+        return tool_pb2.ToolEffects.Name(number).removeprefix("TOOL_EFFECTS_")
+    except ValueError as error:
+        raise protocol_error(f"{number} is no kind of effects") from error
 
 
 def _reversibility(number: tool_pb2.Reversibility.ValueType) -> str:
@@ -169,6 +187,20 @@ def _outcome(message: call_pb2.Outcome) -> models.Outcome:
         oom_kills=message.oom_kills,
         warnings=tuple(message.warnings),
         egress=tuple(record(item) for item in message.egress),
+        effect=_effect(message.effect) if message.HasField("effect") else None,
+    )
+
+
+def _effect(message: call_pb2.AppliedEffect) -> models.AppliedEffect:
+    return models.AppliedEffect(
+        before=message.before,
+        after=message.after,
+        digest=message.digest,
+        artifact=message.artifact,
+        added=message.added,
+        changed=message.changed,
+        removed=message.removed,
+        undoes=tuple(message.undoes),
     )
 
 

@@ -102,6 +102,11 @@ def founding(message: pb.Founding) -> models.Founding:
         accepted=message.accepted,
         needed=message.needed,
         complete=message.complete,
+        content=message.content,
+        texts=dict(message.texts),
+        names=dict(message.names),
+        voided=tuple(message.voided),
+        changes=tuple(models.FoundingChange(item.seq, item.what) for item in message.changes),
     )
 
 

@@ -48,7 +48,7 @@ def status(message: administration_pb2.BrokerStatus) -> models.BrokerStatus:
         running=message.running,
         queued=message.queued,
         ledger_seq=message.ledger_seq,
-        held=tuple(models.HeldChange(item.action, item.digest, tuple(item.weaker)) for item in message.held),
+        held=tuple(models.HeldChange(item.action, item.digest, tuple(item.weaker), item.tool) for item in message.held),
     )
 
 

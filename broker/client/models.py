@@ -84,6 +84,19 @@ class ToolFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolWorkspace:
+    """Which paths of its workspace's tree a tool gets, and which of them it may change; patterns, with ``**`` for folders."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    """It gets these too; empty for a tool that changes nothing."""
+    max_changes: int
+    """Paths that one call may change."""
+    max_change_bytes: int
+    """Of the files that one call adds or changes, together."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A tool that may be called."""
 
@@ -110,6 +123,13 @@ class Tool:
     """Hosts that it may reach through the broker; a secret that goes there is named, its value is nowhere."""
     runtime: str = ""
     """Container runtime that it runs under; empty is the engine's own choice."""
+    effects: str = ""
+    """``NONE``, or ``WORKSPACE``: its effect on the workspace's files is planned, shown and then applied; empty where the
+    broker doesn't say."""
+    workspace: ToolWorkspace | None = None
+    """``None`` where it has nothing to do with the workspace's tree."""
+    held: str = ""
+    """Why it runs at a higher tier than its specification says, and what to do; empty where it doesn't."""
 
     @property
     def short_name(self) -> str:
@@ -185,6 +205,23 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedEffect:
+    """What a call changed in its workspace; all of it was written in one step."""
+
+    before: str
+    """State of the workspace's files, ``sha256:...``."""
+    after: str
+    digest: str
+    artifact: str
+    """Address of what takes it back."""
+    added: int
+    changed: int
+    removed: int
+    undoes: tuple[str, ...]
+    """Names of the calls that it took back, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended, and by whose evidence. What could not be read is ``None``."""
 
@@ -210,6 +247,8 @@ class Outcome:
     egress: tuple[EgressRecord, ...] = ()
     """What the tool did with each host that it wanted to reach. Where a record isn't ``listed``, its host is the tool's
     own words. Empty in lists."""
+    effect: AppliedEffect | None = None
+    """What it changed in its workspace; ``None`` where it changed nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,10 +404,13 @@ class HeldChange:
     """A change that is not in force because two people have not agreed to it."""
 
     action: str
-    """``policy.change``, ``tools.change`` or ``settings.change``."""
+    """``policy.change``, ``tool.approve`` or ``settings.change``."""
     digest: str
+    """Of what would be in force; of a tool its version."""
     weaker: tuple[str, ...]
     """In which respects it asks for less than what is in force, a sentence each."""
+    tool: str = ""
+    """Name of the tool that it is about; empty for another change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from broker.client.loop import LoopThread
 from broker.client.models import Arguments, Blob, Call, CallContext, CallFilter, CompletedCall, InputFile, OutputFile
 from broker.client.retry import RetryPolicy
 from broker.client.transport import Timeouts
+from broker.client.workspaces_sync import Workspaces
 
 
 class SyncEvents(Iterator[models.Event]):
@@ -109,6 +110,11 @@ class Broker(SyncApprovalMethods):
     def ledger(self) -> Ledger:
         """The broker's ledger: entries, checkpoints and proofs, verified here."""
         return Ledger(self._client.ledger, self._loop)
+
+    @property
+    def workspaces(self) -> Workspaces:
+        """The trees of the broker's workspaces: what there is, what differs, folders in and out."""
+        return Workspaces(self._client.workspaces, self._loop)
 
     def list_tools(
         self, workspace: str = "", *, page_size: int = 0, timeout_s: float | None = None

@@ -21,6 +21,7 @@ from broker.v1.approvals_pb2_grpc import ApprovalsStub
 from broker.v1.ledger_pb2_grpc import LedgerStub
 from broker.v1.sessions_pb2_grpc import SessionsStub
 from broker.v1.tool_broker_pb2_grpc import ToolBrokerStub
+from broker.v1.workspaces_pb2_grpc import WorkspacesStub
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -74,6 +75,7 @@ class Transport:
         self.administration = AdministrationStub(self._channel)
         self.approvals = ApprovalsStub(self._channel)
         self.ledger = LedgerStub(self._channel)
+        self.workspaces = WorkspacesStub(self._channel)
         self.history: History | None = None
         """What is known of the broker's ledger; ``None`` checks nothing."""
 

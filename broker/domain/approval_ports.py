@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -19,7 +19,9 @@ from broker.domain.approval import (
     Vote,
     VoterKey,
 )
+from broker.domain.founding_state import FoundingStanding
 from broker.domain.registered import Registered
+from broker.domain.tool_standing import ToolStanding
 
 if TYPE_CHECKING:
     from broker.domain.ports import Transaction
@@ -146,6 +148,12 @@ class Agreement(Protocol):
 
     def founding(self, tx: Transaction) -> str:
         """Digest of the founding that the ledger has seen completed; empty before."""
+
+    def tools(self, tx: Transaction) -> Mapping[str, ToolStanding]:
+        """Name of a tool -> what stands of it, with what the transaction itself has added."""
+
+    def standing(self, tx: Transaction) -> FoundingStanding:
+        """How far the founding is, and what stands, with what the transaction itself has added."""
 
     def frozen(self) -> frozenset[tuple[str, str]]:
         """(scope, target) of what was frozen, and freed by nobody, as far as has been read."""

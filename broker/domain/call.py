@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from broker.domain.canonical import JsonObject
-from broker.domain.tier import Tier
+from broker.domain.tier import APPROVAL_REQUIRED_FROM, Tier
 from broker.errors import InternalError
 
 
@@ -36,7 +36,9 @@ _S = CallState
 LEGAL_MOVES: Mapping[CallState, frozenset[CallState]] = MappingProxyType(
     {
         _S.QUEUED: frozenset({_S.PLANNING, _S.PENDING_APPROVAL, _S.RUNNING, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
-        _S.PLANNING: frozenset({_S.PENDING_APPROVAL, _S.FAILED, _S.DENIED, _S.CANCELLED, _S.UNKNOWN}),
+        _S.PLANNING: frozenset(
+            {_S.PENDING_APPROVAL, _S.APPLYING, _S.SUCCEEDED, _S.FAILED, _S.DENIED, _S.CANCELLED, _S.UNKNOWN}
+        ),
         _S.PENDING_APPROVAL: frozenset({_S.APPROVED, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
         _S.APPROVED: frozenset({_S.PENDING_APPROVAL, _S.RUNNING, _S.APPLYING, _S.DENIED, _S.EXPIRED, _S.CANCELLED}),
         _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.UNKNOWN}),
@@ -48,7 +50,7 @@ LEGAL_MOVES: Mapping[CallState, frozenset[CallState]] = MappingProxyType(
         _S.CANCELLED: frozenset({_S.UNDOING}),
         _S.UNKNOWN: frozenset({_S.UNDOING}),
         _S.UNDOING: frozenset({_S.UNDONE, _S.FAILED, _S.UNKNOWN}),
-        _S.UNDONE: frozenset(),
+        _S.UNDONE: frozenset({_S.SUCCEEDED}),  # what took it back was taken back
     },
 )
 """State -> the states that may follow it. No other move exists."""
@@ -57,14 +59,18 @@ RESTING_STATES = frozenset({_S.SUCCEEDED, _S.FAILED, _S.DENIED, _S.EXPIRED, _S.C
 """States in which nothing of the call goes on: its events end there."""
 
 
-def check_move(old: CallState, new: CallState) -> None:
+UNASKED_MOVES = frozenset({(_S.QUEUED, _S.RUNNING), (_S.PLANNING, _S.APPLYING)})
+"""Moves to an effect that nobody was asked about; none at a tier whose every call people agree to."""
+
+
+def check_move(old: CallState, new: CallState, tier: Tier = Tier.INTERNAL) -> None:
     """Lets a legal move pass.
 
     Raises:
-        InternalError: ``new`` may not follow ``old``.
+        InternalError: ``new`` may not follow ``old``, or not at this tier.
     """
-    if new not in LEGAL_MOVES[old]:
-        message = f"a call can't go from {old} to {new}"
+    if new not in LEGAL_MOVES[old] or (tier >= APPROVAL_REQUIRED_FROM and (old, new) in UNASKED_MOVES):
+        message = f"a call of tier {int(tier)} can't go from {old} to {new}"
         raise InternalError(message, reason="ILLEGAL_STATE_MOVE")
 
 
@@ -129,6 +135,11 @@ class Lineage:
     on_behalf_of: str = ""
     proofs: tuple[str, ...] = ()
     """What proves each: ``session:<id>``, ``schedule:<id>``, ``delegation:<digest>``."""
+
+    @property
+    def of_human(self) -> bool:
+        """Does a person act under their own certificate? No agent owns itself."""
+        return self.agent == self.owner
 
     @property
     def proven(self) -> bool:

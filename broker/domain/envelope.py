@@ -43,6 +43,7 @@ def envelope(
     decision: Decision,
     expires: datetime,
     salt: str,
+    tree: JsonObject | None = None,
 ) -> bytes:
     """The RFC 8785 bytes of a call's envelope; ``envelope_digest`` of them is what is recorded.
 
@@ -66,6 +67,7 @@ def envelope(
             voids nothing.
         expires: when the envelope may no longer be used.
         salt: 64 hexadecimal digits from ``fresh_salt``, made for this call and kept in its envelope alone.
+        tree: from which state of its workspace the job's tree is, and what it takes back; ``None`` for a tool that gets none.
 
     Raises:
         InternalError: a file of the job has no digest or another, a digest has no file, the job's arguments aren't the request's,
@@ -77,10 +79,10 @@ def envelope(
         raise InternalError("an envelope needs the digest of its job's frames", reason="ENVELOPE_INVALID")
     if expires.tzinfo is None:
         raise InternalError("an envelope's expiry needs a time zone", reason="ENVELOPE_INVALID")
-    inputs = [file for file in job.files if file.mode is None]
-    if {file.path for file in inputs} != set(file_digests) or len(file_digests) != len(inputs):
+    given = [file for file in job.files if file.mode is None]
+    if {file.path for file in given} != set(file_digests) or len(file_digests) != len(given):
         raise InternalError("the job's files and their digests don't match", reason="ENVELOPE_INVALID")
-    if any(file.digest not in ("", file_digests[file.path]) for file in inputs):
+    if any(file.digest not in ("", file_digests[file.path]) for file in given):
         raise InternalError("a file of the job is held to another digest", reason="ENVELOPE_INVALID")
     if job.arguments != request.arguments_bytes or canonical(request.arguments) != request.arguments_bytes:
         raise InternalError("the job's arguments are not the request's", reason="ENVELOPE_INVALID")
@@ -102,7 +104,7 @@ def envelope(
                 "size": file.size,
                 "executable": file.executable,
             }
-            for file in sorted(inputs, key=lambda file: file.path)
+            for file in sorted(given, key=lambda file: file.path)
         ],
         "image_digest": profile.image,
         "run": {
@@ -126,6 +128,8 @@ def envelope(
         },
         "expires": expires.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
+    if tree is not None:
+        content["tree"] = tree
     return _joined(content, {"container": facts_bytes(container), "limits": _limits_bytes(profile.limits)})
 
 

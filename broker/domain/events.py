@@ -27,6 +27,24 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedEffect:
+    """What a call changed in its workspace; all of it was written in one step."""
+
+    before: str
+    """State of the tree, ``sha256:...``."""
+    after: str
+    digest: str
+    """Of the effect, with the call's salt."""
+    artifact: str
+    """Address of the artifact that takes it back; empty where nothing was changed."""
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    undoes: tuple[str, ...] = ()
+    """The calls that it took back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a call ended, and by whose evidence; what could not be read is ``None``."""
 
@@ -46,6 +64,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     egress: tuple[EgressRecord, ...] = ()
     """What it did with each host that it wanted to reach."""
+    effect: AppliedEffect | None = None
+    """What it changed in its workspace; ``None`` where it didn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +133,10 @@ class StoredRequest:
     """The version of the tool that the caller asked for, empty for any; ``None`` where it wasn't kept."""
     workflow_digest: str = ""
     """The version of its workflow under which it was admitted; empty where it names none."""
+    base: str = ""
+    """State of its workspace's tree from which it gets files; empty for a tool that gets none."""
+    undoes: tuple[str, ...] = ()
+    """The calls that it takes back, oldest first; empty for no undo."""
 
 
 @dataclass(frozen=True, slots=True)

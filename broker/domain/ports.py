@@ -17,6 +17,7 @@ from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Certificate, Identity, IdentityKind, Schedule, Session
 from broker.domain.projection import ProjectionTable
+from broker.domain.tree_ports import TreeTable
 
 T = TypeVar("T")
 
@@ -400,6 +401,10 @@ class Transaction(Protocol):
     @property
     def workflows(self) -> WorkflowTable:
         """Approved versions of workflows."""
+
+    @property
+    def trees(self) -> TreeTable:
+        """States of workspaces' trees, and effects on them."""
 
     @property
     def projections(self) -> ProjectionTable:

@@ -37,6 +37,8 @@ KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "freeze": ("scope", "target"),
         "chat_account": ("service", "team", "user"),
         "approved_workflow": ("name", "digest"),
+        "workspace_tree": ("workspace",),
+        "effect": ("call_id",),
         "vault_usage": ("owner",),
     }
 )

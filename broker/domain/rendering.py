@@ -13,6 +13,7 @@ from datetime import datetime
 from broker.domain.canonical import MAX_SAFE_INTEGER, JsonObject, JsonValue, canonical, digest
 from broker.domain.reading import Members, refuse
 from broker.domain.rendering_call import CallSections
+from broker.domain.rendering_effect import effect_section
 from broker.domain.sheet import Sheet
 from broker.domain.visible import Visible, name, written_out
 
@@ -146,6 +147,8 @@ class _Rendering:
         call = self._call(kind)
         if call is not None:
             call.what()
+            if top.has("effect"):
+                effect_section(top.members("effect"), sheet, top.members("call").text("salt"))
         else:
             self._place()
         self._action(kind)
@@ -191,6 +194,8 @@ class _Rendering:
         if not isinstance(parameters, dict):
             action.refuse("parameters", "must be an object")
         sheet.tree("Parameters", parameters)
+        if action.has("act"):
+            sheet.tree("In the ledger", action.any("act"))
 
     def _workflow_text(self, kind: str) -> None:
         if not self._there("workflow_text", needed=kind == "WORKFLOW"):

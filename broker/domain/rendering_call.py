@@ -77,6 +77,7 @@ class CallSections:
         """Arguments, files, run and hosts."""
         self._arguments()
         self._files(files)
+        self._workspace()
         self._run()
         self._hosts()
 
@@ -123,6 +124,16 @@ class CallSections:
             self._sheet.words("Content", "NOT SHOWN: know it by its digest, or don't approve")
         else:
             shown.refuse("shown", "must be text or no")
+
+    def _workspace(self) -> None:
+        if not self._call.has("tree"):
+            return
+        sheet, tree = self._sheet, self._call.members("tree")
+        sheet.heading("FILES OF THE WORKSPACE")
+        sheet.field("Their state", tree.text("base"))
+        sheet.field("What the tool is given", tree.text("selection"))
+        for call in tree.texts("undoes"):
+            sheet.field("Takes back the call", call)
 
     def _run(self) -> None:
         call, sheet = self._call, self._sheet

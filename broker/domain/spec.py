@@ -6,12 +6,12 @@ of either is a new version. Values of a call become whole elements of an argumen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
 from broker.domain.command import expand
 from broker.domain.reserved import RESERVED_NAMESPACE, is_reserved
 from broker.domain.run import EgressKind, EgressRule, Job, JobFile, OutputRules, Profile
@@ -27,6 +27,7 @@ from broker.domain.spec_parts import (
     SpecFiles,
     SpecLimits,
     SpecPart,
+    SpecWorkspace,
     Text,
     Whole,
     env_values,
@@ -45,10 +46,10 @@ TOOL_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
 """What the name of a tool matches: ``namespace.name``."""
 
 
-def _without_effect(value: object) -> object:
-    if value != "no_effect":
+def _known_reversibility(value: object) -> object:
+    if value not in ("no_effect", "exact"):
         raise ValueError(
-            "this release can't undo what a tool changes outside its sandbox: only `no_effect` is accepted"
+            "must be `no_effect`, or `exact` for a tool with `effects: workspace`: this release undoes nothing else"
         )
     return value
 
@@ -92,8 +93,13 @@ class ToolSpec(SpecPart):
     """Classes of data that it handles, such as `public` or `customer`."""
     retention: Annotated[Duration, Field(ge=60, le=10 * 366 * 86400)] = 30.0 * 86400
     """How long events, output and result files of a call are kept."""
-    reversibility: Annotated[Literal["no_effect"], BeforeValidator(_without_effect)] = "no_effect"
-    """Whether its effect can be taken back; this release runs only tools that change nothing outside their sandbox."""
+    effects: Literal["none", "workspace"] = "none"
+    """What a call changes outside its sandbox: nothing, or files of its workspace. Such a tool runs on a copy, and what it
+    changed there is the effect, which is looked at, kept undoable and then applied; the tool doesn't run again."""
+    workspace: SpecWorkspace | None = None
+    """Which paths of its workspace's tree it gets and may change; absent for a tool that has nothing to do with it."""
+    reversibility: Annotated[Literal["no_effect", "exact"], BeforeValidator(_known_reversibility)] = "no_effect"
+    """Whether its effect can be taken back: `exact` with `effects: workspace`, and otherwise there is none."""
     egress: Annotated[tuple[SpecEgress, ...], Field(max_length=MAX_RULES)] = ()
     """Hosts that it may reach through the broker; the sandbox itself has no network."""
     runtime: Annotated[Text, Field(pattern=r"^([a-z][a-z0-9._-]{0,62})?$")] = ""
@@ -105,10 +111,30 @@ class ToolSpec(SpecPart):
     def _parts_fit(self) -> Self:
         problems = [*self._wrong_placeholders()]
         problems.extend((("egress", *place), text) for place, text in rule_conflicts(self.egress))
+        problems.extend(self._effect_conflicts())
         if len(set(self.data_classes)) != len(self.data_classes):
             problems.append((("data_classes",), "names a class twice"))
         refuse_places(problems)
         return self
+
+    def _effect_conflicts(self) -> Iterator[tuple[Place, str]]:
+        writes = self.workspace.writes if self.workspace is not None else ()
+        if self.effects == "none":
+            if writes:
+                yield ("workspace", "writes"), "needs `effects: workspace` beside it"
+            if self.reversibility != "no_effect":
+                yield ("reversibility",), "must be `no_effect` for a tool without effects"
+            return
+        if not writes:
+            yield ("effects",), "needs the paths that it may change in `workspace.writes`"
+        if self.reversibility != "exact":
+            yield ("reversibility",), "must be `exact` for a tool with `effects: workspace`"
+        if self.egress:
+            # What reaches a host has an effect there which no diff shows, and could carry the files away.
+            yield ("egress",), "must be empty for a tool with `effects: workspace`: it runs without hosts and secrets"
+        for number, rule in enumerate(self.egress):
+            if rule.secret is not None:
+                yield ("egress", number, "secret"), "a tool with `effects: workspace` gets no secret"
 
     def _wrong_placeholders(self) -> list[tuple[Place, str]]:
         found: list[tuple[Place, str]] = []
@@ -146,18 +172,24 @@ class ToolSpec(SpecPart):
         return {item for item in kinds if isinstance(item, str)}
 
     def normalised(self) -> JsonObject:
-        """The specification with its defaults filled in, sizes in bytes and times in seconds."""
+        """The specification with its defaults filled in, sizes in bytes and times in seconds; without `effects` and `workspace`
+        where it has none, as they were unknown to the first specifications.
+        """
         value: JsonObject = self.model_dump(mode="json")
+        if self.effects == "none":
+            del value["effects"]
+        if self.workspace is None:
+            del value["workspace"]
         return value
 
     def digest(self, files: Mapping[str, bytes]) -> str:
         """The version: ``sha256:`` over the RFC 8785 form of all fields and of the digests of its files by name."""
-        content = {
-            "format": "broker.tool-spec.v1",
-            "spec": self.normalised(),
-            "files": {name: digest(data) for name, data in files.items()},
-        }
-        return digest(canonical(content))
+        return _version(self.normalised(), files)
+
+    @property
+    def planned(self) -> bool:
+        """Does it run on a copy first, whose changes are then applied?"""
+        return self.effects != "none"
 
     @property
     def risk(self) -> Tier:
@@ -236,3 +268,16 @@ class ToolSpec(SpecPart):
             proxy=any(item.kind is not EgressKind.TCP for item in self.egress),
             forwards=tuple(item.listen for item in self.egress if item.kind is EgressKind.TCP),
         )
+
+
+def version_of(text: JsonObject) -> str:
+    """The version of a specification from the text that is kept of it: its fields, and its files' texts; empty where it is none."""
+    spec, files = text.get("spec"), text.get("files")
+    if not isinstance(spec, dict) or not isinstance(files, dict):
+        return ""
+    return _version(spec, {name: str(data).encode() for name, data in files.items()})
+
+
+def _version(spec: JsonObject, files: Mapping[str, bytes]) -> str:
+    named: dict[str, JsonValue] = {name: digest(data) for name, data in files.items()}
+    return digest(canonical({"format": "broker.tool-spec.v1", "spec": spec, "files": named}))

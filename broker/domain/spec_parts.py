@@ -247,6 +247,33 @@ class SpecFiles(SpecPart):
     """Most bytes of result files together."""
 
 
+_Pattern = Annotated[Text, Field(min_length=1, max_length=256), AfterValidator(_output_pattern)]
+
+
+class SpecWorkspace(SpecPart):
+    """Which paths of its workspace's tree a tool gets in its working folder, and which of them it may change."""
+
+    reads: Annotated[tuple[_Pattern, ...], Field(max_length=32)] = ()
+    """Patterns of the paths that it gets."""
+    writes: Annotated[tuple[_Pattern, ...], Field(max_length=32)] = ()
+    """Patterns of the paths that it gets and may add, change or remove; what it changes elsewhere is nobody's."""
+    max_changes: Annotated[Whole, Field(ge=1, le=10_000)] = 1000
+    """Most paths that one call may change."""
+    max_change_bytes: Annotated[Size, Field(ge=0, le=2**30)] = _BYTES
+    """Most bytes of the files that one call adds or changes, together."""
+
+    @property
+    def gets(self) -> tuple[str, ...]:
+        """Patterns of all that goes in."""
+        return tuple(dict.fromkeys((*self.reads, *self.writes)))
+
+    @model_validator(mode="after")
+    def _some_paths(self) -> Self:
+        if not self.reads and not self.writes:
+            raise ValueError("needs paths in `reads` or in `writes`")
+        return self
+
+
 def env_values(env: dict[str, str]) -> dict[str, str]:
     """Refuses names that belong to the broker or look like a secret."""
     for name, value in env.items():

@@ -94,7 +94,7 @@ class VoteStatement:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceStatement:
-    """A founder's word: this is the ledger, and these are the keys, that I know of."""
+    """A founder's word: this is the ledger, and all that stands in it, that I know of; see ``broker.domain.founding``."""
 
     origin: str
     founding_digest: str
@@ -172,21 +172,6 @@ def parse_acceptance(data: bytes) -> AcceptanceStatement:
     )
     _same(statement.encode(), data)
     return statement
-
-
-def founding_digest(genesis_leaf: bytes, keys: list[tuple[str, str]]) -> str:
-    """What founders accept: the ledger's first entry, and which people have which keys.
-
-    Args:
-        genesis_leaf: leaf hash of the first entry, 32 bytes.
-        keys: (id of the person, id of the key) of each approver's key that is enrolled.
-    """
-    body: JsonObject = {
-        "format": "broker.founding.v1",
-        "genesis": genesis_leaf.hex(),
-        "approvers": [{"person": person, "key": key} for person, key in sorted(keys)],
-    }
-    return digest(canonical(body))
 
 
 def key_id(public_key: bytes) -> str:

@@ -90,6 +90,26 @@ def prove(
     )
 
 
+def prove_human(tx: Transaction, caller: Caller) -> Lineage:
+    """The lineage of a person who takes a call back under their own certificate: they stand behind it alone, with whoever
+    registered them. Asked when it comes in, and again in the step that writes its intent.
+
+    Raises:
+        UnauthenticatedError: they or their certificate have been revoked since (``IDENTITY_REVOKED``,
+            ``CERTIFICATE_REVOKED``).
+        PermissionDeniedError: it is an agent (``NOT_A_HUMAN``).
+    """
+    if caller.identity.kind is not IdentityKind.HUMAN:
+        raise PermissionDeniedError("an agent's lineage has to be proved", reason="NOT_A_HUMAN")
+    human = tx.identities.get(caller.identity.id)
+    if human is None or human.revoked is not None:
+        raise UnauthenticatedError(f"{caller.identity.name} has been revoked", reason="IDENTITY_REVOKED")
+    certificate = tx.identities.certificate(caller.certificate.fingerprint)
+    if certificate is None or certificate.revoked is not None or certificate.identity != human.id:
+        raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
+    return Lineage(agent=human.id, owner=human.id, registrar=human.registrar, starter=human.id)
+
+
 def _agent(tx: Transaction, caller: Caller) -> Identity:
     if caller.identity.kind is not IdentityKind.AGENT:
         raise PermissionDeniedError(

@@ -19,6 +19,7 @@ from broker.domain.events import (
 )
 from broker.domain.ports import CallRow, SealedObject, Transaction
 from broker.domain.run import EndCause
+from broker.domain.tier import Tier
 from broker.pipeline.feed import Feed
 from broker.pipeline.stopwatch import Stopwatch
 from broker.sandbox.egress.gate import EgressSession
@@ -48,6 +49,8 @@ class ActiveCall:
     """It waits for its turn: nothing but its admission is on record, and it may be left for the next start."""
     approval: str = ""
     """Id of the approval that it waits for or has been given; empty where nobody has to agree."""
+    planned: bool = False
+    """Its run on a copy has come to an effect, which is to be applied; the tool doesn't run again."""
     lease: Lease | None = None
     egress: EgressSession | None = None
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,7 +71,7 @@ def move(row: CallRow, state: CallState) -> None:
     Raises:
         InternalError: it may not.
     """
-    check_move(row.state, state)
+    check_move(row.state, state, Tier(row.tier))
 
 
 def write_events(

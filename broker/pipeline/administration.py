@@ -22,6 +22,7 @@ from broker.domain.reserved import ADMINISTRATION
 from broker.domain.tier import Tier
 from broker.errors import BrokerError, FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
 from broker.pipeline.admin_actions import EFFECTS, Context, Done, Shown, concerned
+from broker.pipeline.admin_acts import act_of
 
 NO_WORKSPACE = "-"
 OPERATOR = "operator"
@@ -70,11 +71,12 @@ def request(
             tx, context, parameters, Done(caller.identity.id, "")
         )
     expires = now + timedelta(seconds=ADMINISTRATIVE.expiry_s)
+    act = act_of(tx, context.vault, action, parameters)
     text = envelope(
         tx,
         Matter(
             reason=reason,
-            action={"name": action, "parameters": parameters},
+            action={"name": action, "parameters": parameters, "act": act},
             difference=shown.difference,
             people={caller.identity.id, *people},
         ),
@@ -101,6 +103,7 @@ def request(
             requirement=ADMINISTRATIVE,
             texts=Texts.of(text),
             expires=expires,
+            act=act,
         ),
     )
     return approval, None

@@ -35,13 +35,15 @@ from broker.pipeline.checks import (
     tool_tier,
 )
 from broker.pipeline.feed import Feed
+from broker.pipeline.hold import Hold
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
 from broker.pipeline.rates import Rates
 from broker.pipeline.refusals import Refusals
 from broker.pipeline.runbooks import check_usable
-from broker.pipeline.start import Begun, Hold, Starter
+from broker.pipeline.start import Begun, Starter
 from broker.pipeline.stopwatch import Stopwatch
+from broker.pipeline.taking_back import call_inputs
 from broker.pipeline.turns import Turns
 
 
@@ -106,7 +108,14 @@ class Admission:
                 violations=(FieldViolation("tool_call.files", why),),
                 reason="RUNBOOK_UNUSABLE",
             )
-        if checked.requirement is not None or request.context.runbook:
+        if request.context.runbook and checked.tool.spec.planned:
+            why = "names a tool that changes a workspace: what it would change isn't known beforehand"
+            raise InvalidArgumentError(
+                f"tool_call.context.runbook {why}",
+                violations=(FieldViolation("tool_call.context.runbook", why),),
+                reason="RUNBOOK_UNUSABLE",
+            )
+        if (checked.requirement is not None and not checked.tool.spec.planned) or request.context.runbook:
             # It takes a place once people have agreed: what waits for them holds up nobody.
             return await self._write(caller, request, checked, at_once=False)
         self._turns.reserve(agent)
@@ -144,6 +153,12 @@ class Admission:
         # What waits for people is kept until they have decided, and from then on as long as any other call.
         waits_s = 0.0 if checked.requirement is None else checked.requirement.expiry_s
         expires = now + timedelta(seconds=tool.spec.retention + waits_s)
+        base = ""
+        if tool.spec.workspace is not None:
+            base = await self._parts.store.read(lambda tx: tx.trees.state(request.context.workspace))
+        tree = await call_inputs(
+            self._parts, tool, workspace=request.context.workspace, base=base, arguments=request.arguments
+        )
         plan = plan_job(
             self._parts,
             self._blobs,
@@ -151,6 +166,7 @@ class Admission:
             arguments_bytes=request.arguments_bytes,
             files=request.files,
             rows=checked.blobs,
+            tree=tree,
         )
         envelope = seal_envelope(
             call_id,
@@ -164,7 +180,8 @@ class Admission:
             expires=expires,
             salt=fresh_salt(),
         )
-        asks = checked.requirement is not None and not request.context.runbook
+        # What a planned call will change isn't known yet: people are asked once it is.
+        asks = checked.requirement is not None and not request.context.runbook and not tool.spec.planned
         asked = await self._ask(caller, request, checked, envelope) if asks else None
         stored = StoredRequest(
             tool=request.tool,
@@ -183,11 +200,13 @@ class Admission:
             envelope=envelope.decode(),
             asked_version=request.tool_version,
             workflow_digest="" if checked.workflow is None else checked.workflow.digest(),
+            base="" if tree is None else tree.base,
+            undoes=() if tree is None else tree.undoes,
         )
         row = CallRow(
             id=call_id,
             agent=caller.identity.id,
-            owner=caller.identity.owner,
+            owner=checked.lineage.owner,
             tool=request.tool,
             tool_version=tool.digest,
             workspace=request.context.workspace,
@@ -227,7 +246,7 @@ class Admission:
 
     def _begin(self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory) -> Admitted:
         """Nobody waits before it: the intent goes with the admission, in one transaction."""
-        active.row, events = self._starter.write_intent(tx, active, begun, directory)
+        active.row, events = self._starter.write(tx, active, begun, directory)
         active.feed.publish(events)
         active.waiting = False
         return Admitted(active.row.id, active, begun)
@@ -285,7 +304,8 @@ class Admission:
         if known is not None:
             return Admitted(known.id, None)
         brief, texts = encode_request(stored)
-        check_storage(self._parts, tx, row.agent, OBJECT_COST + len(brief) + len(texts))
+        quota = self._parts.bounds.storage_quota_bytes
+        check_storage(tx, row.agent, OBJECT_COST + len(brief) + len(texts), quota=quota)
         sealed = self._parts.vault.create(
             tx,
             object_id=row.id,

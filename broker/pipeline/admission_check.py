@@ -25,7 +25,6 @@ from broker.errors import (
     UnavailableError,
 )
 from broker.identity.directory import Directory
-from broker.identity.lineage import prove
 from broker.pipeline.approving import call_requirement
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.checks import (
@@ -36,8 +35,10 @@ from broker.pipeline.checks import (
     denied,
     request_digest,
     tool_tier,
+    with_hold,
 )
 from broker.pipeline.parts import Parts
+from broker.pipeline.taking_back import at_tier, find_chain, lineage_of, takes_back
 from broker.pipeline.workflows import approved_workflow, check_inside
 from broker.specs.catalogue import Tool
 
@@ -77,7 +78,8 @@ class RequestChecks:
         Raises:
             BrokerError: as ``Admission.admit``.
         """
-        if caller.identity.kind is not IdentityKind.AGENT:
+        # People use no tools, but for taking back what a call did: who answers an incident needs no agent for it.
+        if caller.identity.kind is not IdentityKind.AGENT and not takes_back(request.tool):
             raise PermissionDeniedError(
                 "tools are called by agents; this certificate is a human's",
                 reason="NOT_AN_AGENT",
@@ -90,9 +92,8 @@ class RequestChecks:
             raise InvalidArgumentError(f"{field} {why}", violations=(FieldViolation(field, why),))
         tool = self._parts.catalogue.get(request.tool)
         tier = tool_tier(tool)
-        decision = self._parts.policy.snapshot.decide(
-            PolicyRequest(caller.subject, workspace, request.tool, "call", tier),
-        )
+        asked = PolicyRequest(caller.subject, workspace, request.tool, "call", tier)
+        decision = with_hold(self._parts.policy.snapshot.decide(asked), tool)
         if not decision.allowed:
             raise denied(caller, request.tool, workspace, decision)
         if tool is None:
@@ -113,6 +114,9 @@ class RequestChecks:
                 hint="Build it on the broker's host: make images",
             )
         tool.validate_arguments(request.arguments)
+        if takes_back(tool.spec.name):
+            chain = await self._parts.store.read(lambda tx: find_chain(tx, self._parts, workspace, request.arguments))
+            tool = at_tier(tool, chain.tier)
         check_paths(tool, request.files)
         return await self._prove(caller, request, tool, decision)
 
@@ -126,8 +130,8 @@ class RequestChecks:
                 return known
             workflow = approved_workflow(tx, self._parts, request.context.workflow)
             tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
-            lineage = prove(
-                tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=self._parts.origin
+            lineage = lineage_of(
+                tx, self._parts, directory, caller=caller, tool=tool, context=request.context, tier=tier, now=now
             )
             blobs = tuple(self._blobs.visible(tx, caller, item.blob) for item in request.files)
             labels = {label for blob in blobs for label in blob.data_classes}
@@ -135,7 +139,11 @@ class RequestChecks:
             classes = {*tool.spec.data_classes, *workspace, *request.context.data_classes, *labels}
             if workflow is not None:
                 check_inside(workflow, context=request.context, tool=request.tool, data_classes=classes)
-            check_carried(self._parts.tiers.row(tier).missing(request.context), tier)
+            missing = self._parts.tiers.row(tier).missing(request.context)
+            if caller.identity.kind is not IdentityKind.AGENT:
+                # A person needs no session, and no workflow, which says what agents do.
+                missing = [name for name in missing if name not in {"session", "workflow"}]
+            check_carried(missing, tier)
             agent = caller.identity.id
             check_frozen(
                 tx,
@@ -168,9 +176,8 @@ class RequestChecks:
         workspace = request.context.workspace
         if decision.inputs.get("tier") == str(int(tier)):
             return decision
-        lifted = self._parts.policy.snapshot.decide(
-            PolicyRequest(caller.subject, workspace, request.tool, "call", tier)
-        )
+        asked = PolicyRequest(caller.subject, workspace, request.tool, "call", tier)
+        lifted = with_hold(self._parts.policy.snapshot.decide(asked), self._parts.catalogue.get(request.tool))
         if not lifted.allowed:
             raise denied(caller, request.tool, workspace, lifted)
         return lifted

@@ -10,6 +10,7 @@ from broker.approvals.content import Texts
 from broker.approvals.desk import Request, check_open, not_found
 from broker.approvals.envelopes import Matter, envelope
 from broker.approvals.voting import Cast, cast
+from broker.domain.administration import SETTINGS, TOOL
 from broker.domain.approval import (
     Approval,
     ApprovalKind,
@@ -157,7 +158,7 @@ class Approvals:
 
     async def _shown(self, action: str, parameters: JsonObject) -> Shown:
         """What people are shown: of a change, what the broker itself finds that it changes, and never the requester's word."""
-        if action in {standing.TOOLS, standing.SETTINGS}:
+        if action in {TOOL, SETTINGS}:
             return standing.held_change(self._parts.held, action, str(parameters["digest"])).shown()
         if action == "unfreeze":
             return Shown(parameters, concerned=self._owner_of_frozen(parameters))
@@ -241,6 +242,8 @@ class Approvals:
                     requirement=requirement,
                     texts=Texts.of(shown),
                     expires=expires,
+                    # So whoever has the ledger alone sees which version it was.
+                    act={"type": "workflow.approved", "workflow.version": version},
                 ),
             )
             return self._views.view(tx, approval, caller.identity, with_content=False)

@@ -134,6 +134,7 @@ def ask(
     files: Sequence[JsonObject],
     workflow: WorkflowSpec | None,
     requirement: Requirement,
+    effect: JsonObject | None = None,
 ) -> Asked:
     """Puts together what approvers are shown; reads names only.
 
@@ -150,6 +151,7 @@ def ask(
         files: as ``shown_files`` gives them.
         workflow: the version under which it runs.
         requirement: who has to agree.
+        effect: what its run on a copy changed there; ``None`` where it hasn't run.
     """
     approval_id = new_id("apv")
     expires = parts.clock() + timedelta(seconds=requirement.expiry_s)
@@ -166,6 +168,7 @@ def ask(
         workflow=None if workflow is None else {"name": workflow.name, "digest": workflow.digest()},
         call=parse_object(call, field="envelope", max_bytes=len(call)),
         files=files,
+        effect=effect,
         people={lineage.agent, *excluded, lineage.owner, lineage.registrar, lineage.starter, lineage.on_behalf_of},
     )
     shown = envelope(
@@ -233,5 +236,24 @@ def same_call(shown: JsonObject, now: bytes) -> None:
     if not isinstance(call, dict):
         raise FailedPreconditionError("what was approved is no call", reason="ENVELOPE_CHANGED")
     then = canonical(call)
+    if then != now:
+        raise envelope_changed(then, now, digest(then))
+
+
+def same_effect(shown: JsonObject, call: bytes, bound: JsonObject) -> None:
+    """Lets pass what was shown, if it is the effect that is about to be applied, of that very call.
+
+    Args:
+        shown: the approval's envelope.
+        call: the call's own, as it was planned.
+        bound: by what the effect is known, made of what is about to be applied.
+
+    Raises:
+        FailedPreconditionError: ``ENVELOPE_CHANGED``, with both digests and the fields that differ.
+    """
+    same_call(shown, call)
+    effect = shown.get("effect")
+    then = canonical(effect.get("bound") if isinstance(effect, dict) else None)
+    now = canonical(bound)
     if then != now:
         raise envelope_changed(then, now, digest(then))

@@ -96,7 +96,7 @@ class BlobWriter:
     def _object(self, tx: Transaction, more: int) -> SealedObject:
         if self._quota:
             fixed = OBJECT_COST if self._sealed is None else 0
-            check_storage(self._parts, tx, self._owner, fixed + more)
+            check_storage(tx, self._owner, fixed + more, quota=self._parts.bounds.storage_quota_bytes)
         if self._sealed is None:
             now = self._parts.clock()
             self._sealed = self._parts.vault.create(
@@ -135,13 +135,13 @@ class BlobWriter:
         return await self._parts.store.write(work)
 
 
-def check_storage(parts: Parts, tx: Transaction, owner: str, more: int) -> None:
+def check_storage(tx: Transaction, owner: str, more: int, *, quota: int) -> None:
     """Keeps one caller from filling the disk with files, requests, events and output.
 
     Raises:
         ResourceExhaustedError: with ``more`` bytes the caller would be over its quota.
     """
-    check_quota(tx, owner, more, parts.bounds.storage_quota_bytes)
+    check_quota(tx, owner, more, quota)
 
 
 class Blobs:

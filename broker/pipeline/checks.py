@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from broker.domain.call import CallRequest, Decision, InputFile
@@ -49,6 +50,17 @@ def request_digest(request: CallRequest) -> str:
 def tool_tier(tool: Tool | None) -> Tier:
     """The tier of a tool; an unknown one is asked about at the highest."""
     return Tier.AUTONOMOUS if tool is None else tool.spec.risk
+
+
+def with_hold(decision: Decision, tool: Tool | None) -> Decision:
+    """The policy's word on a tool that runs at a higher tier than it asks for: it says why, and so does the record."""
+    if tool is None or not tool.held:
+        return decision
+    return replace(
+        decision,
+        reason=f"{decision.reason} ({tool.spec.name} runs at tier {tool.spec.tier}: {tool.held})",
+        inputs={**decision.inputs, "tier_held": tool.held},
+    )
 
 
 def check_carried(missing: Sequence[str], tier: Tier) -> None:

@@ -18,6 +18,7 @@ from broker.domain.events import EventPayload, OutputFile, OutputPiece
 from broker.domain.run import Ended, Exited, FileData, FileEnd, FileStart, Output, Result, RunEvent, Started
 from broker.errors import UnavailableError
 from broker.pipeline.blobs import BlobWriter
+from broker.pipeline.effect_reading import TREE_EVENTS, EffectReader
 
 _MAX_PIECE = 64 * 1024
 _FIRST_S = 0.01
@@ -92,6 +93,8 @@ class Collector:
     new_blob: Callable[[], BlobWriter]
     expires: datetime
     room: asyncio.Event
+    tree: EffectReader | None = None
+    """Takes what the tool changed of its workspace's files; ``None`` for a tool that works on none."""
     started: bool = False
     _pending: _Pending = field(default_factory=_Pending)
     _exited: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,6 +127,8 @@ class Collector:
             await asyncio.gather(flushing, return_exceptions=True)
             if self._file is not None:  # the run was ended in the middle of it
                 await self._file[1].discard()
+            if self.tree is not None:
+                await self.tree.discard()
 
     def unwritten(self) -> list[EventPayload]:
         """Output of a run that broke off, as far as it had come; it isn't on record yet."""
@@ -156,6 +161,9 @@ class Collector:
                 taken(event)
 
     async def _take(self, event: RunEvent) -> None:
+        if self.tree is not None and (self.tree.reading or isinstance(event, TREE_EVENTS)):
+            await self.tree.take(event)
+            return
         match event:
             case Started():
                 self.started = True

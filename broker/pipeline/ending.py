@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from broker.domain.approval import OPEN_STATES, ApprovalKind, ApprovalState
 from broker.domain.call import CallState
@@ -36,21 +37,35 @@ async def finish(
     now = parts.clock()
 
     def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
-        move(row, state)
         if also is not None:
             also(tx)
-        sealed = parts.vault.open(tx, row.id)
-        ended = replace(row, state=state, ended=now)
-        entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
-        seq = parts.ledger.append(tx, entry_type, journal.outcome_body(ended, outcome, now, sealed), agent=row.agent)
-        events = write_events(tx, sealed, row.last_event, now, [*tail, Finished(state, outcome)])
-        done = replace(ended, outcome_seq=seq, last_event=events[-1].number)
-        tx.calls.replace(done)
-        return done, events
+        return write_end(tx, parts, row, state, outcome, now=now, tail=tail)
 
     written = await parts.store.write(work)
     parts.meter.ended(outcome.cause, state.value)
     return written
+
+
+def write_end(
+    tx: Transaction,
+    parts: Parts,
+    row: CallRow,
+    state: CallState,
+    outcome: Outcome,
+    *,
+    now: datetime,
+    tail: Sequence[EventPayload] = (),
+) -> tuple[CallRow, list[CallEvent]]:
+    """The same as a part of a transaction: the call as it is once that is durable, and the events to tell then."""
+    move(row, state)
+    sealed = parts.vault.open(tx, row.id)
+    ended = replace(row, state=state, ended=now)
+    entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
+    seq = parts.ledger.append(tx, entry_type, journal.outcome_body(ended, outcome, now, sealed), agent=row.agent)
+    events = write_events(tx, sealed, row.last_event, now, [*tail, Finished(state, outcome)])
+    done = replace(ended, outcome_seq=seq, last_event=events[-1].number)
+    tx.calls.replace(done)
+    return done, events
 
 
 def close_of_call(parts: Parts, call_id: str, why: str) -> Callable[[Transaction], None]:

@@ -7,8 +7,9 @@ on our side is never shown as the tool's doing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -27,11 +28,15 @@ from broker.errors import (
     UnavailableError,
 )
 from broker.pipeline.active import ActiveCall, Ending, write_events
-from broker.pipeline.blobs import BlobWriter
+from broker.pipeline.applying import Applying
+from broker.pipeline.blobs import Blobs, BlobWriter
 from broker.pipeline.collect import Collector
+from broker.pipeline.effect_reading import EffectReader
 from broker.pipeline.ending import close_approval, finish
+from broker.pipeline.hold import Hold
 from broker.pipeline.parts import Parts
-from broker.pipeline.start import Begun, Hold, Starter
+from broker.pipeline.planning import Planning, Ran
+from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.pipeline.verdict import judge, lost, never_ran
 from broker.pipeline.waiting import NOT_YET, Waiting
@@ -40,16 +45,20 @@ from broker.sandbox.engine import Lease
 
 _log = structlog.get_logger(__name__)
 _AGAIN_S = 2.0
+_WITH_CONTAINER = frozenset({CallState.RUNNING, CallState.PLANNING})
+T = TypeVar("T")
 
 
 class Execution:
     """Drives admitted calls, each in its own task."""
 
-    def __init__(self, parts: Parts, turns: Turns, starter: Starter) -> None:
+    def __init__(self, parts: Parts, turns: Turns, starter: Starter, blobs: Blobs) -> None:
         self._parts = parts
         self._turns = turns
         self._starter = starter
         self._waiting = Waiting(parts)
+        self._planning = Planning(parts, blobs)
+        self._applying = Applying(parts, starter)
 
     async def drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
         """Takes a call to its end, from the queue or from where it has begun; what fails on our side ends the feed with
@@ -63,6 +72,8 @@ class Execution:
                     await self._run(active, begun)
                 finally:
                     self._turns.release(active.row.agent)
+                if active.approval and active.row.state is CallState.PENDING_APPROVAL:
+                    await self._drive_approved(active)
         except asyncio.CancelledError:
             active.feed.fail(_stopping())
             raise
@@ -120,21 +131,29 @@ class Execution:
         await self._finish(active, CallState.CANCELLED, never_ran(ending.cause, ending.detail))
 
     async def _run(self, active: ActiveCall, begun: Begun | None) -> None:
-        begun = begun or await self._begin(active)
+        if active.planned:
+            await self._begun(active, self._applying.apply)
+            return
+        begun = begun or await self._begun(active, self._starter.begin)
         if begun is None:
             return
         try:
-            await self._in_container(active, begun)
+            ran = await self._in_container(active, begun)
         finally:
             await begun.hold.release()
+        if ran is None:
+            return
+        await self._planning.settle(active, begun.plan, ran)
+        if active.planned and not active.approval:
+            await self._begun(active, self._applying.apply)
 
-    async def _begin(self, active: ActiveCall) -> Begun | None:
-        """Begins a call whose turn has come; one that may not or can't begin is ended, and nothing ran."""
+    async def _begun(self, active: ActiveCall, begin: Callable[[ActiveCall], Awaitable[T]]) -> T | None:
+        """Begins a call whose turn has come; one that may not or can't begin is ended, and nothing was done."""
         if active.ending is not None:
             await self._cancel_before_start(active)
             return None
         try:
-            return await self._starter.begin(active)
+            return await begin(active)
         except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
             if active.approval and error.reason in NOT_YET:
                 return None
@@ -145,21 +164,27 @@ class Execution:
             await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
         return None
 
-    async def _in_container(self, active: ActiveCall, begun: Begun) -> None:
-        """Runs a call that has begun; what goes wrong before its job is handed over is no run."""
+    async def _in_container(self, active: ActiveCall, begun: Begun) -> Ran | None:
+        """Runs a call that has begun; what goes wrong before its job is handed over is no run.
+
+        Returns:
+            What a run on a copy came to; ``None`` where the call has ended.
+        """
         try:
             active.egress = self._parts.egress.session(active.row.id, begun.plan.profile.egress)
             active.lease = await self._container(active, begun.hold)
         except BrokerError as error:
             await self._never_started(active, error)
-            return
+            return None
         except Exception:
             outcome = never_ran(EndCause.ENGINE, "the broker failed before the tool could start")
             await self._finish(active, CallState.CANCELLED, outcome)
             raise
         if active.lease is None:
             await self._cancel_before_start(active)
-            return
+            return None
+        tree = begun.plan.tree if active.tool.spec.planned else None
+        reader = None if tree is None else EffectReader(self._parts.objects, tree.entries)
         collector = Collector(
             emit=lambda payloads: self._emit(active, payloads),
             new_blob=lambda: BlobWriter(
@@ -172,22 +197,24 @@ class Execution:
             ),
             expires=active.request.expires,
             room=active.feed.room,
+            tree=reader,
         )
         try:
-            await self._run_job(active, begun.plan.job, active.lease, active.egress, collector)
+            return await self._run_job(active, begun.plan.job, active.lease, active.egress, collector)
         except BrokerError as error:
-            if active.row.state is not CallState.RUNNING:
+            if active.row.state not in _WITH_CONTAINER:
                 raise
             if collector.started:
                 await self._lost(active, error.message, collector.unwritten())
             else:
                 await self._never_started(active, error)
         except Exception:
-            if active.row.state is CallState.RUNNING:
+            if active.row.state in _WITH_CONTAINER:
                 await self._lost(active, "the broker failed during the call", collector.unwritten())
             raise
         finally:
             active.lease = None
+        return None
 
     async def _container(self, active: ActiveCall, hold: Hold) -> Lease | None:
         """The call's container; ``None`` where the call is to end before there is one."""
@@ -204,7 +231,7 @@ class Execution:
 
     async def _run_job(
         self, active: ActiveCall, job: Job, lease: Lease, egress: EgressSession, collector: Collector
-    ) -> None:
+    ) -> Ran | None:
         active.clock.restart()
         # What people agreed to is compared once more with the very bytes that go out.
         approved = frame_digest_of(active.request.envelope) if active.approval else ""
@@ -220,8 +247,12 @@ class Execution:
             egress=egress.records(),
             warnings=egress.warnings(),
         )
+        if collector.tree is not None:
+            effect, complete = collector.tree.effect(), collected.ended.tree_complete
+            return Ran(state, outcome, effect, complete=complete, tail=tuple(collected.tail))
         # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
         await self._finish(active, state, outcome, collected.tail)
+        return None
 
     async def _never_started(self, active: ActiveCall, error: BrokerError) -> None:
         detail = f"the tool never started, as far as its sandbox said: {error.message}"
@@ -241,6 +272,10 @@ class Execution:
         active.feed.publish(events)
 
     async def _lost(self, active: ActiveCall, why: str, tail: Sequence[EventPayload]) -> None:
+        if active.row.state is CallState.PLANNING:
+            detail = f"the plan broke off, and nothing was changed: {why}"
+            await self._finish(active, CallState.CANCELLED, lost(detail), tail)
+            return
         _log.error("call.unknown", call=active.row.id, error=why)
         detail = f"the call may have run; its outcome is not known: {why}"
         egress = active.egress.records() if active.egress else ()

@@ -12,8 +12,9 @@ from datetime import datetime
 
 from broker.domain.call import CallContext, Decision, Lineage
 from broker.domain.canonical import MAX_SAFE_INTEGER, JsonObject, JsonValue, canonical, digest
-from broker.domain.events import Outcome, StoredRequest
+from broker.domain.events import AppliedEffect, Outcome, StoredRequest
 from broker.domain.hosts import authority
+from broker.domain.planned import Planned
 from broker.domain.ports import CallRow, SealedObject
 from broker.domain.run import EgressRecord, EgressRule, EgressVerdict, StreamSummary
 from broker.domain.tier import Tier
@@ -138,7 +139,47 @@ def outcome_body(row: CallRow, outcome: Outcome, ended: datetime, sealed: Sealed
             "files_commit": sealed.commit("files", canonical({f.path: [f.blob, f.digest] for f in outcome.files})),
         },
         "egress": _egress(outcome.egress, sealed),
-        "artifacts": [],
+        "artifacts": [outcome.effect.artifact] if outcome.effect else [],
+        **({} if outcome.effect is None else {"effect": _effect(outcome.effect)}),
+    }
+
+
+def _effect(effect: AppliedEffect) -> JsonObject:
+    # States and effect are digests over something that nobody can guess: a tree's or a call's own random bytes.
+    return {
+        "before": effect.before,
+        "after": effect.after,
+        "digest": effect.digest,
+        "artifact": effect.artifact,
+        "added": effect.added,
+        "changed": effect.changed,
+        "removed": effect.removed,
+        "undoes": list(effect.undoes),
+    }
+
+
+def plan_outcome_body(row: CallRow, planned: Planned, bound: JsonObject, sealed: SealedObject) -> JsonObject:
+    """What a run on a copy came to. ``bound`` says by which digests the effect is known."""
+    outcome = planned.outcome
+    return {
+        "call_id": row.id,
+        "workspace": row.workspace,
+        "tool": {"name": row.tool, "version": row.tool_version},
+        "tier": row.tier,
+        "effect": bound,
+        "rehearsed": True,
+        "reversibility": "exact",
+        "outcome": {
+            "cause": outcome.cause.value,
+            "exit_code": outcome.exit_code,
+            "wall_us": round(outcome.wall_s * 1e6),
+            "warnings": len(outcome.warnings),
+        },
+        "output": {
+            "stdout": _summary(outcome.stdout, sealed),
+            "stderr": _summary(outcome.stderr, sealed),
+            "files": len(outcome.files),
+        },
     }
 
 

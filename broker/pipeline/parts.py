@@ -18,6 +18,9 @@ from broker.sandbox.egress.gate import Egress
 from broker.sandbox.pool import Pool
 from broker.specs.catalogue import Catalogue
 from broker.specs.tiers import Tiers
+from broker.vault.artifacts import Artifacts
+from broker.workspace.objects import Objects
+from broker.workspace.trees import Trees
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Bounds:
     blob_max_bytes: int
     blob_ttl_s: float
     refusal_window_s: float
+    workspace_max_files: int = 200_000
+    workspace_max_bytes: int = 4 << 30
     admissions_per_s: float = 50.0
     """Calls that one agent may ask for, one second with another."""
     admissions_burst: int = 500
@@ -65,6 +70,11 @@ class Parts:
     """Name -> the version that the operator's folder holds; approved or not."""
     desk: Desk
     bell: Bell
+    objects: Objects
+    """The bytes of workspaces' files, by their digests."""
+    trees: Trees
+    """The states of workspaces' trees."""
+    artifacts: Artifacts
     origin: str
     bounds: Bounds
     clock: Callable[[], datetime]

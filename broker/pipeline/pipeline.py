@@ -29,6 +29,7 @@ from broker.pipeline.refusals import Refusals
 from broker.pipeline.retention import Retention
 from broker.pipeline.safeguards import Safeguards
 from broker.pipeline.start import Begun, Starter
+from broker.pipeline.tree_keeping import TreeKeeping
 from broker.pipeline.turns import Turns
 from broker.specs.catalogue import Tool
 
@@ -59,10 +60,11 @@ class Pipeline:
         self.approval_sight = ApprovalSight(parts)
         self.approvals = Approvals(parts, self.approval_sight, self.blobs)
         self.safeguards = Safeguards(parts, self.calls.active)
+        self._trees = TreeKeeping(parts)
         self._retention = Retention(parts.store, parts.ledger, parts.clock)
         starter = Starter(parts, self.blobs)
         self._admission = Admission(parts, self.blobs, self.refusals, self.turns, starter)
-        self._execution = Execution(parts, self.turns, starter)
+        self._execution = Execution(parts, self.turns, starter, self.blobs)
         self._draining = False
         self._admissions: set[asyncio.Task[Admitted]] = set()
         self._watchdogs: set[asyncio.Task[None]] = set()
@@ -247,6 +249,7 @@ class Pipeline:
                 await self.refusals.flush()
                 await self.approvals.sweep()
                 await self._retention.sweep()
+                await self._trees.sweep()
                 if self._parts.store.scrub_due:
                     await self._parts.store.scrub()
             except Exception:  # noqa: BLE001 - it must outlive whatever goes wrong once: retention depends on it

@@ -16,6 +16,7 @@ from broker.domain.tier import Tier
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.parts import Parts
+from broker.pipeline.tree_inputs import TreeInputs
 from broker.sandbox.job_frames import frame_digest
 from broker.sandbox.jobs import check_job
 from broker.specs.catalogue import Tool
@@ -30,6 +31,8 @@ class Plan:
     file_digests: Mapping[str, str]
     """Path -> ``sha256:`` digest of an input file as the vault has it now. The bytes that go into the container are held
     to it before the tool starts."""
+    tree: TreeInputs | None = None
+    """What it gets of its workspace, and may change there."""
 
 
 def plan_job(
@@ -40,8 +43,10 @@ def plan_job(
     arguments_bytes: bytes,
     files: Sequence[InputFile],
     rows: Sequence[VaultRow],
+    tree: TreeInputs | None = None,
 ) -> Plan:
-    """Profile and job of a call, from the tool's present specification and the kept arguments and files.
+    """Profile and job of a call, from the tool's present specification, the kept arguments and files, and what it is given
+    of its workspace.
 
     Raises:
         InvalidArgumentError: the job doesn't fit the tool's sandbox; names the request's field.
@@ -51,10 +56,12 @@ def plan_job(
         for item, row in zip(files, rows, strict=True)
     )
     arguments = parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes))
+    job = tool.spec.job(arguments, arguments_bytes, job_files, tool.files)
     plan = Plan(
         profile=tool.profile(parts.images[tool.spec.image]),
-        job=tool.spec.job(arguments, arguments_bytes, job_files, tool.files),
+        job=job if tree is None else tree.added_to(job, parts.objects),
         file_digests={item.path: row.digest for item, row in zip(files, rows, strict=True)},
+        tree=tree,
     )
     try:
         check_job(plan.job, plan.profile.limits)
@@ -112,4 +119,5 @@ def seal_envelope(
         decision=decision,
         expires=expires,
         salt=salt,
+        tree=None if plan.tree is None else plan.tree.bound(),
     )

@@ -9,17 +9,21 @@ from datetime import datetime
 from broker.domain.approval import ApprovalKind
 from broker.domain.call import RESTING_STATES, CallRequest, CallState
 from broker.domain.canonical import JsonObject, digest, parse_object
-from broker.domain.events import CallEvent, Finished, StateChanged, StoredRequest, decode_event
+from broker.domain.events import CallEvent, Finished, OutputPiece, StateChanged, StoredRequest, decode_event
 from broker.domain.ports import SealedObject, StoredEntry, Transaction, Vault
 from broker.domain.projection import Cell, Expected, UnexpectedEntryError, Unheld, listed, member, number, words
+from broker.domain.taken_back import marks
 from broker.errors import BrokerError, DataLossError
 from broker.pipeline.checks import request_digest
 from broker.pipeline.kept import read_request
 
 _QUEUED = 1
 """Number of the event that says so: the first of every call."""
+_ACTING = frozenset({CallState.RUNNING, CallState.APPLYING})
 _WAITING = frozenset({CallState.QUEUED, CallState.PENDING_APPROVAL, CallState.APPROVED})
 """States before a call begins; its sealed events alone say in which of them it is."""
+_BEFORE = _WAITING | {CallState.PLANNING}
+"""States before its tool runs for good, or its effect is applied."""
 _WAITING_VALUES = frozenset(state.value for state in _WAITING)
 
 
@@ -45,6 +49,7 @@ class CallRows:
         self._tx = tx
         self._vault = vault
         self._calls: dict[str, _Call] = {}
+        self._undoes: dict[str, tuple[str, ...]] = {}
 
     def entry(self, row: StoredEntry, entry: JsonObject) -> None:
         """Takes the next entry.
@@ -57,9 +62,12 @@ class CallRows:
                 self._decided(row.seq, entry)
             case "approval.requested" if words(entry, "approval", "kind") == ApprovalKind.CALL.value:
                 self._known(entry).row["state"] = CallState.PENDING_APPROVAL.value
+            case "plan.intent":
+                self._known(entry).row["state"] = CallState.PLANNING.value
             case "intent":
                 call = self._known(entry)
-                call.row |= {"intent_seq": row.seq, "state": CallState.RUNNING.value}
+                state = CallState.APPLYING if "effect" in entry else CallState.RUNNING
+                call.row |= {"intent_seq": row.seq, "state": state.value}
                 call.began = words(entry, "ts")
             case "outcome" | "unknown":
                 self._known(entry).row |= {
@@ -67,10 +75,22 @@ class CallRows:
                     "state": words(entry, "outcome", "state"),
                     "ended": _ended(entry),
                 }
+                if "effect" in entry:
+                    self._took_back(words(entry, "call_id"), listed(entry, "effect", "undoes"))
             case "erased":
                 for which in listed(entry, "ids"):
                     if which in self._calls:
                         self._calls[which].erased = True
+
+    def _took_back(self, call: str, undoes: Sequence[str]) -> None:
+        self._undoes[call] = tuple(undoes)
+        for which in undoes:
+            for other, by in marks(which, call, lambda one: self._undoes.get(one, ())):
+                self._stand(other, CallState.UNDONE if by else CallState.SUCCEEDED)
+
+    def _stand(self, which: str, state: CallState) -> None:
+        if which in self._calls:
+            self._calls[which].row["state"] = state.value
 
     def rows(self) -> Iterator[Expected]:
         """Rows of ``call``, by their keys; the content of each call is opened as it comes."""
@@ -134,17 +154,21 @@ class CallRows:
             }
 
     def _before(self, sealed: SealedObject) -> Iterator[tuple[CallState, datetime]]:
-        """The first events of a call, as far as they only say how it stands: until it runs, or has ended."""
-        which = _QUEUED
+        """The events of a call that say how it stands: until it runs, is applied, or has ended."""
+        which, planned = _QUEUED, False
         while True:
             event = self._event(sealed, which)
+            if event is not None and planned and isinstance(event.payload, OutputPiece):
+                which += 1  # of its run on a copy
+                continue
             if event is None or not isinstance(event.payload, StateChanged):
                 return
             state = event.payload.state
             if (which == _QUEUED) is not (state is CallState.QUEUED):
                 return
             yield state, event.time
-            if state not in _WAITING:
+            planned = planned or state is CallState.PLANNING
+            if state not in _BEFORE:
                 return
             which += 1
 
@@ -181,7 +205,7 @@ def _unheld_state(call: _Call, why: str) -> Cell | datetime | Unheld:
 def _started(call: _Call, before: Sequence[tuple[CallState, datetime]]) -> datetime | Unheld | None:
     if not call.began:
         return None
-    found = next((moment for state, moment in before if state is CallState.RUNNING), None)
+    found = next((moment for state, moment in before if state in _ACTING), None)
     return found or Unheld(call.began, "its event is missing")
 
 

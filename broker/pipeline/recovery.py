@@ -11,6 +11,7 @@ from broker.domain.canonical import JsonObject
 from broker.domain.events import StoredRequest
 from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.run import EndCause
+from broker.domain.tier import Tier
 from broker.errors import BrokerError, DataLossError, NotFoundError
 from broker.pipeline.active import ActiveCall, move
 from broker.pipeline.ending import close_of_call, finish
@@ -18,6 +19,7 @@ from broker.pipeline.feed import Feed
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
 from broker.pipeline.stopwatch import Stopwatch
+from broker.pipeline.taking_back import at_tier, takes_back
 from broker.pipeline.verdict import lost, never_ran
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +32,7 @@ async def recover(parts: Parts) -> list[ActiveCall]:
     A call that has an intent and no outcome may have run: it is never run again. One without an intent has not.
     """
     waiting: list[ActiveCall] = []
+    await _end_plans(parts)
     for row in await _left(parts, CallState.RUNNING):
         _log.warning("call.unknown", call=row.id)
         detail = "the broker stopped during the call; it may have run, and its outcome is not known"
@@ -54,7 +57,10 @@ async def recover(parts: Parts) -> list[ActiveCall]:
         except (NotFoundError, DataLossError) as error:
             await _settle_without_content(parts, row, CallState.CANCELLED, error)
             continue
+        if takes_back(row.tool):
+            tool = at_tier(tool, Tier(row.tier))
         active = ActiveCall(row, request, tool, Feed(row.last_event), Stopwatch(parts.meter))
+        active.planned = tool.spec.planned and row.state is not CallState.QUEUED
         if row.state is not CallState.QUEUED:
             subject = request.context.runbook or row.id
             approval = await parts.store.read(lambda tx, subject=subject: tx.approvals.by_subject(subject))  # type: ignore[misc]  # bound now
@@ -65,6 +71,15 @@ async def recover(parts: Parts) -> list[ActiveCall]:
             active.approval = approval.id
         waiting.append(active)
     return waiting
+
+
+async def _end_plans(parts: Parts) -> None:
+    for row in await _left(parts, CallState.PLANNING):
+        detail = "the broker stopped while the call was planned: nothing was changed"
+        try:
+            await finish(parts, row, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
+        except (NotFoundError, DataLossError) as error:
+            await _settle_without_content(parts, row, CallState.CANCELLED, error)
 
 
 async def _settle_without_content(parts: Parts, row: CallRow, state: CallState, why: BrokerError) -> None:

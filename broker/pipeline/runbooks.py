@@ -35,7 +35,7 @@ from broker.errors import (
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.approving import kept_out
 from broker.pipeline.blobs import Blobs
-from broker.pipeline.checks import denied
+from broker.pipeline.checks import denied, with_hold
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import plan_job, seal_envelope
@@ -93,8 +93,9 @@ def create(tx: Transaction, parts: Parts, blobs: Blobs, caller: Caller, asked: R
     tier = run_tier(tool.spec.risk, None if workflow is None else workflow.risk)
     check_named(workflow, tier, field="workflow")
     requirement = _requirement(parts, tier, asked.expires)
-    decision = parts.policy.snapshot.decide(
-        PolicyRequest(f"agent:{agent.name}", asked.workspace, asked.tool, "call", tier)
+    decision = with_hold(
+        parts.policy.snapshot.decide(PolicyRequest(f"agent:{agent.name}", asked.workspace, asked.tool, "call", tier)),
+        tool,
     )
     if not decision.allowed:
         raise denied(caller, asked.tool, asked.workspace, decision)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from broker.approvals.founding import Founding, accept, founding
+from broker.approvals.founding import accept, founding
 from broker.approvals.freezing import covers, freeze
 from broker.approvals.revoking import revoke_key
 from broker.domain.approval import ChatAccount, Freeze, FreezeScope, VoterKey
-from broker.domain.identity import Caller, Identity
+from broker.domain.identity import Caller
 from broker.domain.ports import Transaction
 from broker.domain.run import EndCause
 from broker.errors import NotFoundError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.approval_sight import check_bot
+from broker.pipeline.founding_view import FoundingView, names_of, view_founding
 from broker.pipeline.parts import Parts
 
 
@@ -29,33 +30,38 @@ class Safeguards:
         self._parts = parts
         self._active = active
 
-    async def founding(self) -> tuple[Founding, dict[str, str]]:
-        """How far the founding is, and the names of those who hold its keys."""
+    async def founding(self, *, content: bool) -> FoundingView:
+        """How far the founding is, with the names of those who hold its keys; and what it covers, where that is asked for.
 
-        def work(tx: Transaction) -> tuple[Founding, dict[str, str]]:
-            found = founding(tx)
-            return found, _holders(tx, found.keys)
+        Raises:
+            DataLossError: as ``broker.approvals.founding.founding`` and ``view_founding``.
+        """
+
+        def work(tx: Transaction) -> FoundingView:
+            found = founding(tx, self._parts.desk.agreement)
+            return view_founding(tx, self._parts.vault, found, content=content)
 
         return await self._parts.store.read(work)
 
-    async def accept(self, caller: Caller, statement: bytes, signature: bytes) -> tuple[Founding, dict[str, str]]:
+    async def accept(self, caller: Caller, statement: bytes, signature: bytes) -> FoundingView:
         """Takes a founder's acceptance.
 
         Raises:
             BrokerError: as ``broker.approvals.founding.accept``.
         """
 
-        def work(tx: Transaction) -> tuple[Founding, dict[str, str]]:
+        def work(tx: Transaction) -> FoundingView:
             found = accept(
                 tx,
                 self._parts.ledger,
+                self._parts.desk.agreement,
                 caller,
                 statement=statement,
                 signature=signature,
                 now=self._parts.clock(),
                 origin=self._parts.origin,
             )
-            return found, _holders(tx, found.keys)
+            return view_founding(tx, self._parts.vault, found, content=False)
 
         found = await self._parts.store.write(work)
         self._parts.bell.ring()
@@ -66,7 +72,7 @@ class Safeguards:
 
         def work(tx: Transaction) -> list[tuple[VoterKey, str]]:
             keys = tx.voters.all_keys()
-            names = _holders(tx, keys)
+            names = names_of(tx, {key.holder for key in keys})
             return [(key, names[key.holder]) for key in keys]
 
         return await self._parts.store.read(work)
@@ -81,7 +87,7 @@ class Safeguards:
         def work(tx: Transaction) -> tuple[VoterKey, str]:
             founded, now = self._parts.desk.founded(tx), self._parts.clock()
             key = revoke_key(tx, self._parts.ledger, caller, which=which, reason=reason, founded=founded, now=now)
-            return key, _holders(tx, [key])[key.holder]
+            return key, names_of(tx, [key.holder])[key.holder]
 
         key = await self._parts.store.write(work)
         self._parts.bell.ring()
@@ -139,11 +145,3 @@ class Safeguards:
             return found, holder.name
 
         return await self._parts.store.read(work)
-
-
-def _holders(tx: Transaction, keys: Sequence[VoterKey]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key in keys:
-        holder: Identity | None = tx.identities.get(key.holder)
-        found[key.holder] = key.holder if holder is None else f"{holder.kind}:{holder.name}"
-    return found

@@ -6,9 +6,9 @@ reaches it before.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from broker.approvals.desk import Used
 from broker.approvals.freezing import check_frozen
@@ -21,7 +21,6 @@ from broker.domain.identity import Caller
 from broker.domain.meter import Step
 from broker.domain.ports import CallRow, Transaction, VaultRow
 from broker.domain.requirement import Requirement
-from broker.domain.run import Profile
 from broker.domain.tier import Tier
 from broker.domain.workflow import run_tier
 from broker.errors import (
@@ -32,78 +31,19 @@ from broker.errors import (
     UnauthenticatedError,
 )
 from broker.identity.directory import Directory
-from broker.identity.lineage import prove
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
 from broker.pipeline.approving import call_requirement, check_rows, kept_out_now, same_call
 from broker.pipeline.blobs import Blobs
-from broker.pipeline.checks import denied
+from broker.pipeline.checks import denied, with_hold
 from broker.pipeline.envelope_check import envelope_changed
+from broker.pipeline.hold import Hold
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import Plan, plan_job, seal_envelope
 from broker.pipeline.runbooks import ask_review, lasting, same_as_runbook
+from broker.pipeline.taking_back import call_inputs, lineage_of
 from broker.pipeline.workflows import approved_workflow, check_named
-from broker.sandbox.engine import Lease
-from broker.sandbox.pool import Pool
-
-
-class Hold:
-    """The container of one call, claimed beside whatever else has to be done first.
-
-    Args:
-        pool: gives the container.
-        call_id: the call.
-        profile: what the decision resolved to.
-    """
-
-    def __init__(self, pool: Pool, call_id: str, profile: Profile) -> None:
-        self._pool = pool
-        self._call_id = call_id
-        self._profile = profile
-        self._stack = AsyncExitStack()
-        self._task: asyncio.Task[Lease] | None = None
-        self._released = False
-        self._loop = asyncio.get_running_loop()
-
-    def begin_soon(self) -> None:
-        """Begins to claim; any thread may say so."""
-        self._loop.call_soon_threadsafe(self._begin)
-
-    def _begin(self) -> None:
-        if self._task is None and not self._released:
-            claim = self._pool.lease(self._call_id, self._profile)
-            self._task = asyncio.create_task(self._stack.enter_async_context(claim))
-            self._task.add_done_callback(_heard)
-
-    @property
-    def settled(self) -> bool:
-        """Whether the claim has ended, in one way or another."""
-        return self._task is not None and self._task.done()
-
-    async def lease(self) -> Lease:
-        """The container.
-
-        Raises:
-            BrokerError: as ``Pool.lease``.
-        """
-        self._begin()
-        if self._task is None:
-            raise InternalError("the container of a call was given up before it was asked for")
-        return await self._task
-
-    async def release(self) -> None:
-        """Has the container destroyed, if there is one; may be called again."""
-        self._released = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._stack.aclose()
-
-
-def _heard(task: asyncio.Task[Lease]) -> None:
-    # Where nobody comes to ask for the lease, its failure has been heard all the same.
-    if not task.cancelled():
-        task.exception()
+from broker.specs.catalogue import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +67,7 @@ class Starter:
         Raises:
             BrokerError: it may not begin, or its intent can't be written; nothing ran.
         """
-        plan = await self._plan(active)
+        plan = await self.plan(active)
         directory = await self._parts.directory.current()
         begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile))
         try:
@@ -135,7 +75,7 @@ class Starter:
             container = await (await begun.hold.lease()).observe() if active.approval else None
 
             def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
-                return self.write_intent(tx, active, begun, directory, container)
+                return self.write(tx, active, begun, directory, container)
 
             active.row, events = await self._parts.store.write(work)
         except BaseException:
@@ -144,6 +84,47 @@ class Starter:
         active.feed.publish(events)
         active.clock.took(Step.BEGIN)
         return begun
+
+    def write(
+        self,
+        tx: Transaction,
+        active: ActiveCall,
+        begun: Begun,
+        directory: Directory,
+        container: ContainerFacts | None = None,
+    ) -> tuple[CallRow, list[CallEvent]]:
+        """``write_plan_intent`` for a call whose tool runs on a copy first, and ``write_intent`` for any other."""
+        if active.tool.spec.planned:
+            return self.write_plan_intent(tx, active, begun, directory)
+        return self.write_intent(tx, active, begun, directory, container)
+
+    def write_plan_intent(
+        self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory
+    ) -> tuple[CallRow, list[CallEvent]]:
+        """The same for a run on a copy, which changes nothing: nobody has to agree to it, and it is on record all the same.
+
+        Raises:
+            BrokerError: the call may not begin.
+        """
+        parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
+        self._check_envelope(active, begun.plan, parts.sandboxes.expected_facts(profile))
+        if profile.egress or begun.plan.tree is None:
+            raise InternalError("a plan runs on a copy of a workspace, and reaches no host")
+        decision = self.decide_again(tx, active, directory)
+        move(active.row, CallState.PLANNING)
+        sealed = parts.vault.open(tx, active.row.id)
+        body = {
+            **journal.request_body(active.row, active.request, profile.image, sealed, egress=()),
+            **journal.decision_body(decision, active.row.agent),
+            "decision_seq": -1 if active.row.decision_seq is None else active.row.decision_seq,
+            "base": begun.plan.tree.base,
+        }
+        parts.ledger.append(tx, "plan.intent", body, agent=active.row.agent)
+        events = write_events(tx, sealed, active.row.last_event, now, [StateChanged(CallState.PLANNING)])
+        row = replace(active.row, state=CallState.PLANNING, last_event=events[-1].number)
+        tx.calls.replace(row)
+        begun.hold.begin_soon()
+        return row, events
 
     def write_intent(
         self,
@@ -170,7 +151,7 @@ class Starter:
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
         envelope = self._check_envelope(active, begun.plan, container or parts.sandboxes.expected_facts(profile))
-        decision = self._decide_again(tx, active, directory)
+        decision = self.decide_again(tx, active, directory)
         requirement = call_requirement(parts, Tier(active.row.tier))
         if requirement is not None and not active.approval:
             raise FailedPreconditionError(
@@ -182,7 +163,9 @@ class Starter:
             raise InternalError("what people agreed to begins in a container that has been looked at")
         used: JsonObject = {}
         if active.approval:
-            used = {"approvals": [self._use_approval(tx, active, envelope, requirement).body()]}
+            self._check_tree(tx, active, begun.plan)
+            same = partial(same_call, now=envelope)
+            used = {"approvals": [self.use_approval(tx, active, requirement, same, envelope).body()]}
         move(active.row, CallState.RUNNING)
         sealed = parts.vault.open(tx, active.row.id)
         body = {
@@ -198,10 +181,32 @@ class Starter:
         begun.hold.begin_soon()
         return row, events
 
-    def _use_approval(
-        self, tx: Transaction, active: ActiveCall, envelope: bytes, requirement: Requirement | None
+    def _check_tree(self, tx: Transaction, active: ActiveCall, plan: Plan) -> None:
+        """What people agreed to reads the files as they are: those that it was given are from the present state."""
+        if plan.tree is not None and tx.trees.state(active.row.workspace) != plan.tree.base:
+            raise FailedPreconditionError(
+                "the workspace's files are not as they were when the call was admitted",
+                reason="BASE_MOVED",
+                hint="Nothing ran. Call it again.",
+            )
+
+    def use_approval(
+        self,
+        tx: Transaction,
+        active: ActiveCall,
+        requirement: Requirement | None,
+        check: Callable[[JsonObject], None],
+        envelope: bytes = b"",
     ) -> Used:
-        """Uses what people agreed to, once: counted again now, and compared with what is about to run."""
+        """Uses what people agreed to, once: counted again now, and compared with what is about to happen.
+
+        Args:
+            tx: the writing transaction in which it happens.
+            active: the call.
+            requirement: who has to agree today.
+            check: lets what was shown pass, if it is what is about to happen.
+            envelope: the call's own, as it is about to run; for one that uses a runbook.
+        """
         barred = kept_out_now(tx, self._parts, active)
         check_rows(tx, self._parts.desk, active.request)
         if active.request.context.runbook:
@@ -212,7 +217,7 @@ class Starter:
             subject=active.row.id,
             barred=barred,
             needed=requirement,
-            check=lambda shown: same_call(shown, envelope),
+            check=check,
         )
 
     def _use_runbook(
@@ -242,16 +247,24 @@ class Starter:
         ask_review(tx, self._parts, active, Caller(identity, certificate))
         return used
 
-    async def _plan(self, active: ActiveCall) -> Plan:
+    async def plan(self, active: ActiveCall) -> Plan:
+        """What a call runs: from its kept request, and from the tool as it is now.
+
+        Raises:
+            FailedPreconditionError: the tool is another now (``TOOL_VERSION_CHANGED``).
+            BrokerError: what it needs is no longer there.
+        """
         parts, row, request = self._parts, active.row, active.request
-        tool = parts.catalogue.get(row.tool)
-        if tool is None or tool.digest != row.tool_version or tool.spec.image not in parts.images:
-            raise FailedPreconditionError(
-                f"{row.tool} is not what it was when the call was admitted",
-                reason="TOOL_VERSION_CHANGED",
-                hint="Call it again.",
-            )
-        blobs = await parts.store.read(lambda tx: _blobs(tx, request)) if request.files else []
+        tool = tool_as_admitted(parts, row)
+        blobs = await parts.store.read(lambda tx: input_blobs(tx, request)) if request.files else []
+        tree = await call_inputs(
+            parts,
+            active.tool,
+            workspace=row.workspace,
+            base=request.base,
+            arguments=arguments_of(request),
+            undoes=request.undoes,
+        )
         return plan_job(
             parts,
             self._blobs,
@@ -259,24 +272,15 @@ class Starter:
             arguments_bytes=request.arguments_json.encode(),
             files=request.files,
             rows=blobs,
+            tree=tree,
         )
 
     def _check_envelope(self, active: ActiveCall, plan: Plan, container: ContainerFacts) -> bytes:
         """Recomputes the envelope from what is about to run, and where: what was admitted is what runs."""
         request = active.request
-        arguments_bytes = request.arguments_json.encode()
-        wire_request = CallRequest(
-            tool=request.tool,
-            tool_version=request.tool_version,
-            arguments=parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes)),
-            arguments_bytes=arguments_bytes,
-            files=request.files,
-            context=request.context,
-            request_id=request.request_id,
-        )
         now = seal_envelope(
             active.row.id,
-            request=wire_request,
+            request=wire_request(request),
             lineage=request.lineage,
             tool=active.tool,
             plan=plan,
@@ -290,7 +294,12 @@ class Starter:
             raise envelope_changed(request.envelope.encode(), now, active.row.envelope_digest)
         return now
 
-    def _decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
+    def decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
+        """What the policy in force says of a call now, with its workflow, its lineage and what is frozen looked at again.
+
+        Raises:
+            BrokerError: the call may not begin.
+        """
         parts, request = self._parts, active.request
         now = parts.clock()
         if request.context.delegation:
@@ -309,14 +318,15 @@ class Starter:
             known=parts.desk.agreement.frozen(),
         )
         tier = Tier(active.row.tier)
-        lineage = prove(tx, directory, caller=caller, context=request.context, tier=tier, now=now, origin=parts.origin)
+        lineage = lineage_of(
+            tx, parts, directory, caller=caller, tool=active.tool, context=request.context, tier=tier, now=now
+        )
         if lineage != request.lineage:
             raise PermissionDeniedError(
                 "the call's lineage has changed since it was admitted", reason="LINEAGE_CHANGED"
             )
-        decision = parts.policy.snapshot.decide(
-            PolicyRequest(caller.subject, request.context.workspace, active.row.tool, "call", tier)
-        )
+        asked = PolicyRequest(caller.subject, request.context.workspace, active.row.tool, "call", tier)
+        decision = with_hold(parts.policy.snapshot.decide(asked), active.tool)
         if not decision.allowed:
             raise denied(caller, active.row.tool, request.context.workspace, decision)
         return decision
@@ -332,10 +342,51 @@ class Starter:
                 reason="WORKFLOW_CHANGED",
                 hint="Call it again.",
             )
-        check_named(workflow, tier)
+        if not request.lineage.of_human:
+            check_named(workflow, tier)
 
 
-def _blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:
+def tool_as_admitted(parts: Parts, row: CallRow) -> Tool:
+    """The tool of a call, which is what it was when the call was admitted.
+
+    Raises:
+        FailedPreconditionError: it isn't (``TOOL_VERSION_CHANGED``).
+    """
+    tool = parts.catalogue.get(row.tool)
+    if tool is None or tool.digest != row.tool_version or tool.spec.image not in parts.images:
+        raise FailedPreconditionError(
+            f"{row.tool} is not what it was when the call was admitted",
+            reason="TOOL_VERSION_CHANGED",
+            hint="Call it again.",
+        )
+    return tool
+
+
+def arguments_of(request: StoredRequest) -> JsonObject:
+    """The arguments of a kept request."""
+    data = request.arguments_json.encode()
+    return parse_object(data, field="arguments", max_bytes=len(data))
+
+
+def wire_request(request: StoredRequest) -> CallRequest:
+    """A kept request as it came in."""
+    return CallRequest(
+        tool=request.tool,
+        tool_version=request.tool_version,
+        arguments=arguments_of(request),
+        arguments_bytes=request.arguments_json.encode(),
+        files=request.files,
+        context=request.context,
+        request_id=request.request_id,
+    )
+
+
+def input_blobs(tx: Transaction, request: StoredRequest) -> list[VaultRow]:
+    """The input files of a kept request.
+
+    Raises:
+        NotFoundError: one is no longer kept.
+    """
     rows = [tx.vault.get(item.blob) for item in request.files]
     found = [row for row in rows if row is not None]
     if len(found) != len(rows):

@@ -110,7 +110,8 @@ class Waiting:
         await self._finish(active, CallState.CANCELLED, never_ran(ending.cause, ending.detail), "call cancelled")
 
     async def _end(self, active: ActiveCall, state: ApprovalState) -> None:
-        detail = f"approvals/{active.approval} is {state.value}: nothing ran"
+        done = "was changed" if active.planned else "ran"
+        detail = f"approvals/{active.approval} is {state.value}: nothing {done}"
         end = _ENDS.get(state, CallState.DENIED)
         await self._finish(active, end, never_ran(EndCause.POLICY, detail), state.value.lower())
 

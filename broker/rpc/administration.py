@@ -57,7 +57,7 @@ class AdministrationService:
 
     def _held(self) -> list[pb.HeldChange]:
         held = [
-            pb.HeldChange(action=item.action, digest=str(item.parameters["digest"]), weaker=item.weaker)
+            pb.HeldChange(action=item.action, digest=str(item.parameters["digest"]), weaker=item.weaker, tool=item.tool)
             for item in self._parts.held
         ]
         refused = self._parts.policy.last_error

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from broker.approvals.desk import FOUNDERS
-from broker.approvals.founding import Founding
 from broker.approvals.voting import Cast
 from broker.domain.approval import (
     ApprovalKind,
@@ -22,6 +19,7 @@ from broker.domain.canonical import JsonObject
 from broker.domain.requirement import Channel, Requirement
 from broker.pipeline.approval_sight import Wanted
 from broker.pipeline.approval_views import ApprovalView, VoteView
+from broker.pipeline.founding_view import FoundingView
 from broker.rpc import wire
 from broker.v1 import approvals_pb2 as pb
 from broker.v1 import tool_pb2
@@ -185,19 +183,25 @@ def key_message(key: VoterKey, holder: str) -> pb.VoterKey:
     )
 
 
-def founding_message(found: Founding, names: Mapping[str, str], origin: str) -> pb.Founding:
-    """How far the founding is."""
+def founding_message(view: FoundingView, origin: str) -> pb.Founding:
+    """How far the founding is, and what it covers."""
+    found, standing = view.found, view.found.standing
     return pb.Founding(
         origin=origin,
-        genesis_leaf=found.genesis_leaf,
+        genesis_leaf=bytes.fromhex(standing.content.genesis),
         digest=found.digest,
         founders=[
-            pb.Founder(key=key_message(key, names[key.holder]), accepted=key.holder in found.accepted)
+            pb.Founder(key=key_message(key, view.names[key.holder]), accepted=key.holder in found.accepted)
             for key in found.keys
         ],
         accepted=len(found.accepted),
         needed=FOUNDERS,
         complete=found.complete,
+        content=view.content,
+        texts=view.texts,
+        names=view.names,
+        voided=sorted(view.names[person] for person in standing.voided),
+        changes=[pb.FoundingChange(seq=item.seq, what=item.what) for item in standing.changes],
     )
 
 

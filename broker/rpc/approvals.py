@@ -123,14 +123,14 @@ class ApprovalsService:
         )
         return convert.approval_message(await self._approvals.create_runbook(caller, asked))
 
-    async def GetFounding(self, _: Caller, __: pb.GetFoundingRequest, ___: Context) -> pb.Founding:
-        """How far the founding is."""
-        return convert.founding_message(*await self._safeguards.founding(), self._origin)
+    async def GetFounding(self, _: Caller, request: pb.GetFoundingRequest, __: Context) -> pb.Founding:
+        """How far the founding is, and what it covers where that is asked for."""
+        return convert.founding_message(await self._safeguards.founding(content=request.content), self._origin)
 
     async def AcceptFounding(self, caller: Caller, request: pb.AcceptFoundingRequest, _: Context) -> pb.Founding:
         """Takes a founder's acceptance."""
         found = await self._safeguards.accept(caller, request.statement, request.signature)
-        return convert.founding_message(*found, self._origin)
+        return convert.founding_message(found, self._origin)
 
     async def ListVoterKeys(self, _: Caller, __: pb.ListVoterKeysRequest, ___: Context) -> pb.ListVoterKeysResponse:
         """All keys."""

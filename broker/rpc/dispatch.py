@@ -24,7 +24,7 @@ from broker.domain.identity import Caller
 from broker.errors import BrokerError, DeadlineError, InternalError, InvalidArgumentError
 from broker.rpc.guard import Check, Places, guarded, unhurried, watched
 from broker.rpc.status import to_status
-from broker.rpc.workspaces import named_workspace
+from broker.rpc.workspaces import named_workspace, names_workspace
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _log = structlog.get_logger(__name__)
@@ -95,6 +95,13 @@ class _Entered:
     """Lets the same caller pass again, or raises."""
 
 
+@dataclass(slots=True)
+class _Where:
+    """The workspace that a request acts in, once it is known; ``None`` where it isn't about one."""
+
+    workspace: str | None = None
+
+
 def handlers(services: Sequence[Service], gate: Gate, bounds: Bounds) -> list[grpc.GenericRpcHandler]:
     """Generic handlers of all services."""
     result: list[grpc.GenericRpcHandler] = []
@@ -135,6 +142,7 @@ class _Method:
             if isinstance(request, bytes):
                 reply = await self._call(*entered.arguments)
             else:
+                # Whoever sends nothing holds a place too: the first request is waited for in it.
                 with self._places.one(entered.caller.identity.id):
                     work = self._call(*entered.arguments)
                     reply = await guarded(work, entered.check, self._bounds.recheck_s)
@@ -168,10 +176,13 @@ class _Method:
             workspace = named_workspace(self._name, message)
             if workspace is not None:
                 await self._gate.authorise(caller, self._name, workspace)
-            check = self._check_again(context, workspace)
+            check = self._check_again(context, _Where(workspace))
         else:
-            check = self._check_again(context, None)
+            where = _Where()
+            check = self._check_again(context, where)
             parsed = self._parse_all(request, check)
+            if names_workspace(self._name):
+                parsed = self._in_workspace(parsed, caller, where)
         arguments = (caller, parsed, context) if self._service.takes_caller else (parsed, context)
         return _Entered(caller, arguments, check)
 
@@ -200,14 +211,28 @@ class _Method:
             async for data in incoming:
                 yield self._parse(data)
 
-    def _check_again(self, context: Context, workspace: str | None) -> Check:
+    async def _in_workspace(
+        self, requests: AsyncIterator[Message], caller: Caller, where: _Where
+    ) -> AsyncIterator[Message]:
+        """The same requests; none goes on before the workspace that the first one names is decided."""
+        first = await anext(requests, None)
+        workspace = named_workspace(self._name, self._request_class() if first is None else first)
+        if workspace is not None:
+            await self._gate.authorise(caller, self._name, workspace)
+            where.workspace = workspace
+        if first is not None:
+            yield first
+        async for message in requests:
+            yield message
+
+    def _check_again(self, context: Context, where: _Where) -> Check:
         async def check() -> None:
             if self._gate.unfit is not None and not self._service.while_closed:
                 raise self._gate.unfit
             caller = await self._gate.authenticate(context)
             await self._gate.authorise(caller, self._name)
-            if workspace is not None:
-                await self._gate.authorise(caller, self._name, workspace)
+            if where.workspace is not None:
+                await self._gate.authorise(caller, self._name, where.workspace)
 
         return check
 

@@ -22,6 +22,7 @@ from broker.rpc.health import HealthService
 from broker.rpc.ledger import LedgerService
 from broker.rpc.sessions import SessionsService
 from broker.rpc.tool_broker import ToolBrokerService
+from broker.rpc.workspaces_service import WorkspacesService
 
 _TRANSPORT_MARGIN = 4
 """The transport takes messages that much longer than we do, so that the refusal is ours and says why."""
@@ -43,6 +44,7 @@ def services(
     ledger: LedgerService,
     approvals: ApprovalsService,
     *,
+    workspaces: WorkspacesService,
     gate: CertificateGate,
     max_arguments_bytes: int,
 ) -> list[Service]:
@@ -56,6 +58,7 @@ def services(
         Service(methods.ADMINISTRATION, administration),
         Service(methods.LEDGER, ledger),
         Service(methods.APPROVALS, approvals),
+        Service(methods.WORKSPACES, workspaces),
     ]
     names = frozenset(item.descriptor.full_name for item in ours)
     shown = sorted(service.full_name for service in methods.SERVED)

@@ -12,6 +12,7 @@ from broker.domain.call import CallRequest
 from broker.domain.identity import Caller
 from broker.domain.ids import ID_PATTERN
 from broker.domain.ports import CallQuery
+from broker.domain.spec_parts import SpecWorkspace
 from broker.errors import InvalidArgumentError, NotFoundError
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import wire
@@ -251,4 +252,19 @@ def tool_message(tool: Tool, image_digest: str) -> tool_pb2.Tool:
         image_digest=image_digest,
         egress=rule_messages(spec.egress_rules),
         runtime=tool.runtime,
+        effects=tool_pb2.ToolEffects.Value(f"TOOL_EFFECTS_{spec.effects.upper()}"),
+        workspace=_workspace_message(spec.workspace),
+        held=tool.held,
+    )
+
+
+def _workspace_message(chosen: SpecWorkspace | None) -> tool_pb2.ToolWorkspace | None:
+    if chosen is None:
+        return None
+    changes = bool(chosen.writes)
+    return tool_pb2.ToolWorkspace(
+        reads=chosen.reads,
+        writes=chosen.writes,
+        max_changes=chosen.max_changes if changes else 0,
+        max_change_bytes=chosen.max_change_bytes if changes else 0,
     )

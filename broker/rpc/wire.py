@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker.domain.call import CallContext, CallRequest, CallState, InputFile, Source
 from broker.domain.canonical import canonical, parse_object
-from broker.domain.events import CallEvent, CallView, Finished, Outcome, OutputPiece, StateChanged
+from broker.domain.events import AppliedEffect, CallEvent, CallView, Finished, Outcome, OutputPiece, StateChanged
 from broker.domain.identity import Schedule, Session
 from broker.domain.ports import VaultRow
 from broker.domain.run import EvidenceSource, StreamSummary
@@ -233,6 +233,19 @@ def _add_request(message: call_pb2.ToolCall, view: CallView, *, full: bool) -> N
         )
 
 
+def _effect(effect: AppliedEffect) -> call_pb2.AppliedEffect:
+    return call_pb2.AppliedEffect(
+        before=effect.before,
+        after=effect.after,
+        digest=effect.digest,
+        artifact=effect.artifact,
+        added=effect.added,
+        changed=effect.changed,
+        removed=effect.removed,
+        undoes=[f"calls/{call}" for call in effect.undoes],
+    )
+
+
 def _outcome(outcome: Outcome, *, full: bool) -> call_pb2.Outcome:
     message = call_pb2.Outcome(
         exit_code=outcome.exit_code or 0,
@@ -250,6 +263,7 @@ def _outcome(outcome: Outcome, *, full: bool) -> call_pb2.Outcome:
         oom_kills=outcome.oom_kills or 0,
         warnings=outcome.warnings,
         egress=record_messages(outcome.egress) if full else (),
+        effect=None if outcome.effect is None else _effect(outcome.effect),
     )
     message.files.extend(
         call_pb2.OutputFile(path=item.path, blob=f"blobs/{item.blob}", size=item.size, digest=item.digest)

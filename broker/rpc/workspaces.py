@@ -10,6 +10,9 @@ from google.protobuf.message import Message
 from broker.identity.names import check_name
 from broker.rpc import wire
 
+METHOD_LIST = "broker.v1.Workspaces/ListWorkspaces"
+"""It names no workspace, and answers with those in which the policy allows it."""
+
 NAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "broker.v1.ToolBroker/ListTools": ("workspace",),
@@ -19,6 +22,14 @@ NAMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "broker.v1.Sessions/StartSession": ("workspace",),
         "broker.v1.Sessions/CreateSchedule": ("schedule", "workspace"),
         "broker.v1.Approvals/CreateRunbook": ("workspace",),
+        "broker.v1.Workspaces/GetWorkspace": ("workspace",),
+        "broker.v1.Workspaces/ListWorkspaceFiles": ("workspace",),
+        # The first request of the stream names it, and is looked at before any other is read.
+        "broker.v1.Workspaces/ImportWorkspace": ("header", "workspace"),
+        "broker.v1.Workspaces/ExportWorkspace": ("workspace",),
+        "broker.v1.Workspaces/GetWorkspaceDiff": ("workspace",),
+        "broker.v1.Workspaces/PlanUndo": ("workspace",),
+        "broker.v1.Workspaces/DrillUndo": ("workspace",),
     },
 )
 """Full method -> path of the field that names the workspace in which it acts."""
@@ -37,6 +48,11 @@ ONLY_FILTERED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     },
 )
 """Methods whose field of that name gives no access to a workspace, each with its reason."""
+
+
+def names_workspace(method: str) -> bool:
+    """Do requests of this method say in which workspace they act?"""
+    return method in NAMED
 
 
 def named_workspace(method: str, request: Message) -> str | None:

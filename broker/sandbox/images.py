@@ -14,7 +14,8 @@ LABEL_INPUTS = "broker.inputs"
 LABEL_WIRE = "broker.wire"
 """Version of the frames that its runner speaks."""
 WIRE_VERSION = "3"
-CURRENT_TAG = "current"
+CURRENT_TAG = f"current-{WIRE_VERSION}"
+"""Tag of the image that was built last: releases whose runners speak otherwise can share an engine."""
 
 
 @dataclass(frozen=True, slots=True)

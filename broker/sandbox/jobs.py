@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from broker.domain.paths import MAX_PATTERNS, check_path
 from broker.domain.run import Job, JobFile, JobLink, Limits
 from broker.sandbox.engine import PROXY_PORT
 from broker.sandbox.job_frames import job_header
-from broker.sandbox.paths import MAX_PATTERNS, check_path
 from broker.sandbox.tree_jobs import check_tree, refusal
 
 KINDS = ("argv", "python")

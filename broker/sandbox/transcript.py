@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from broker.domain.paths import check_path, matches
 from broker.domain.run import (
     Exited,
     FileData,
@@ -23,7 +24,6 @@ from broker.domain.run import (
     TreeFileStart,
 )
 from broker.errors import InvalidArgumentError
-from broker.sandbox.paths import check_path, matches
 from broker.sandbox.tree_changes import TreeChanges
 from broker.sandbox.wire import CONTROL, FILES, STDERR, STDOUT, Frame, FrameKind, ProtocolViolation
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
+from broker.domain.paths import check_path, matches
 from broker.domain.run import Job, JobFile, JobLink, TreeFileStart, TreeLinkMade, TreeMode, TreeRemoved, TreeRules
 from broker.domain.tree import PERMISSIONS
 from broker.errors import InvalidArgumentError
-from broker.sandbox.paths import check_path, matches
 from broker.sandbox.wire import ProtocolViolation
 
 MAX_TARGET = 4095

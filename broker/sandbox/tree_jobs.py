@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from broker.domain.paths import check_path, matches
 from broker.domain.run import Job, JobFile, TreeRules
 from broker.domain.tree import PERMISSIONS
 from broker.errors import FieldViolation, InvalidArgumentError
-from broker.sandbox.paths import check_path, matches
 from broker.sandbox.tree_changes import MAX_TARGET, clashing, is_target
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")

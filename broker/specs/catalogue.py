@@ -38,6 +38,9 @@ class Tool:
     counts_files: bool = True
     """Whether its runtime keeps a limit on the number of files."""
 
+    held: str = ""
+    """Why it runs at a higher tier than its specification says; empty where it doesn't."""
+
     @property
     def limits(self) -> Limits:
         """What one run may use. Where its runtime keeps no limit on files and its specification wants none in so many
@@ -145,18 +148,19 @@ class Catalogue:
         }
         return Catalogue(MappingProxyType(fitted))
 
-    def at(self, tiers: Mapping[str, Tier], runtime_by_tier: Mapping[int, str]) -> Catalogue:
+    def at(self, tiers: Mapping[str, Tier], runtime_by_tier: Mapping[int, str], why: Mapping[str, str]) -> Catalogue:
         """The same tools, some at other tiers than their specifications say.
 
         Args:
             tiers: name of a tool -> its tier; one that isn't named keeps its own.
             runtime_by_tier: as for ``load``.
+            why: name of a tool that runs at a higher tier than it asks for -> why.
         """
-        return Catalogue(
-            MappingProxyType(
-                {name: _at(tool, tiers.get(name, tool.spec.risk), runtime_by_tier) for name, tool in self.tools.items()}
-            )
-        )
+        found = {
+            name: replace(_at(tool, tiers.get(name, tool.spec.risk), runtime_by_tier), held=why.get(name, ""))
+            for name, tool in self.tools.items()
+        }
+        return Catalogue(MappingProxyType(found))
 
     def get(self, name: str) -> Tool | None:
         """The tool of that name, or ``None``: there is no nearest match."""

@@ -191,8 +191,9 @@ async def test_operator_lowers_the_tier_of_a_tool(founded: Founded) -> None:
     with founded.serving() as world:
         async with world:
             held = (await world.operator.status()).held
-            assert [item.action for item in held] == ["tools.change"]
-            assert held[0].weaker == ("world.change would be of tier 1 instead of 4",)
+            assert [item.action for item in held] == ["tool.approve"]
+            (why,) = held[0].weaker
+            assert why.startswith("world.change would be of tier 1 instead of 4: given a lower tier")
             async with world.agent() as agent:
                 assert (await agent.get_tool("world.change")).tier == 4
                 with pytest.raises(BrokerError) as refusal:

@@ -24,7 +24,7 @@ from broker.identity.registry import Registry
 from broker.pipeline.admin_actions import Context, Shown
 from broker.pipeline.administration import request, settle
 from broker.signing import Ed25519Signer
-from tests.approval_core import AGENT, BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of, mapped_to
+from tests.approval_core import AGENT, BOT, BY_CHAT, OPERATOR, REQUIREMENT, TEAM, Core, account_of, mapped_to, owner_act
 
 
 def refused(
@@ -86,7 +86,7 @@ def test_one_person_with_two_accounts_counts_once(core: Core) -> None:
     with pytest.raises(PermissionDeniedError) as unknown:
         core.give(BOT, core.attested("ada", asked, team="T0OTHER"))
     assert unknown.value.reason == "ACCOUNT_UNKNOWN"
-    core.administrate("account.map", mapped_to("ada", "T0OTHER"))
+    core.administrate("account.map", ("bob", "cyn"), **mapped_to("ada", "T0OTHER"))
     core.later()
     with pytest.raises(ConflictError) as twice:
         core.give(BOT, core.attested("ada", asked, team="T0OTHER"))
@@ -205,7 +205,7 @@ def test_whoever_a_frozen_agent_was_given_to_since_does_not_let_it_go_on(core: C
         return core.write(lambda tx: settle(tx, context, core.desk.find(tx, asked.id))).state
 
     assert vote("ada") is ApprovalState.PENDING
-    core.by_people(OWNER, give_to_ada, ("bob", "cyn"), about="ada")
+    core.by_people(OWNER, give_to_ada, ("bob", "cyn"), about="ada", act=owner_act(core, AGENT, "ada"))
     assert vote("bob") is ApprovalState.APPROVED, "two have agreed, and one of them owns it by now"
     assert core.read(lambda tx: tx.freezes.all())
     assert vote("cyn") is ApprovalState.USED

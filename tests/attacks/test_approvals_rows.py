@@ -16,7 +16,7 @@ from broker.domain.ports import Transaction
 from broker.domain.requirement import Channel
 from broker.errors import DataLossError, PermissionDeniedError
 from broker.identity.registry import Registry
-from tests.approval_core import AGENT, BOT, BY_CHAT, OPERATOR, Core, account_of, mapped_to
+from tests.approval_core import AGENT, BOT, BY_CHAT, OPERATOR, Core, account_of, mapped_to, owner_act
 
 Attack = Callable[[Core], None]
 
@@ -181,7 +181,7 @@ def account_put_back(core: Core) -> None:
     service, team, user = account_of("dan")
     row = core.read(lambda tx: tx.voters.account(service, team, user))
     assert row is not None
-    core.administrate("account.unmap", {"service": service, "team": team, "user": user})
+    core.administrate("account.unmap", ("ada", "bob"), service=service, team=team, user=user)
     core.sql("INSERT INTO chat_account VALUES (?, ?, ?, ?, ?)", service, team, user, row.person, row.seq)
 
 
@@ -207,8 +207,10 @@ def test_a_chat_account_is_whose_the_ledger_says(core: Core, person: str, attack
 
 def test_without_an_attack_each_of_them_is_believed(core: Core) -> None:
     """The tests above would pass where nothing is believed at all."""
-    core.administrate("account.unmap", {"service": "slack", "team": account_of("dan")[1], "user": account_of("dan")[2]})
-    core.administrate("account.map", {**mapped_to("dan"), "user": "U0ANEW"})
+    core.administrate(
+        "account.unmap", ("ada", "bob"), service="slack", team=account_of("dan")[1], user=account_of("dan")[2]
+    )
+    core.administrate("account.map", ("ada", "bob"), **{**mapped_to("dan"), "user": "U0ANEW"})
     asked = core.ask(requirement=BY_CHAT)
     core.later()
     said = core.statement("dan", asked, key=core.signers[BOT].id, channel=Channel.SLACK)
@@ -229,7 +231,7 @@ def test_whoever_owns_the_agent_by_now_has_no_vote_either(core: Core) -> None:
             tx, agent=agent, owner=owner, by=by, now=core.now
         )
 
-    core.by_people(OWNER, work, ("ada", "cyn"), about="dan")
+    core.by_people(OWNER, work, ("ada", "cyn"), about="dan", act=owner_act(core, AGENT, "dan"))
     with pytest.raises(PermissionDeniedError) as caught:
         core.vote("dan", asked)
     assert caught.value.reason == "VOTER_IN_LINEAGE"

@@ -55,6 +55,7 @@ class Told(Story):
 
     def begun(self) -> None:
         self.rows = rows_of(self.path)
+        self.stand()
 
     def append(self, kind: str, body: JsonObject) -> int:
         seq = self.world.append(kind, body)
@@ -63,7 +64,9 @@ class Told(Story):
 
 
 def shown(_: Transaction, approval: str) -> JsonObject | None:
-    """What is kept of the approval of these tests."""
+    """What is kept of the approval of these tests; of another nothing is."""
+    if approval != APPROVAL:
+        return None
     return {
         "approval": approval,
         "envelope": f"envelope of {approval}",
@@ -79,7 +82,7 @@ def shown(_: Transaction, approval: str) -> JsonObject | None:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Files, FileSigner, Path]]:
     folder = tmp_path_factory.mktemp("votes")
     with bundle_world(folder) as world:
-        story = Told(world, folder / "broker.db").found()
+        story = Told(world, folder / "broker.db").found().with_bot()
         story.ask(requirement=BY_CHAT)
         votes = [story.vote(ADA), story.vote(BOB, bot=True)]
         story.close(*votes)
@@ -94,7 +97,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Files, Fil
 def test_a_genuine_one_says_whose_votes_are_attested(scene: tuple[Files, FileSigner, Path]) -> None:
     report = verify_bundle.verify(str(scene[2] / "full.zip"))
     assert (report["verdict"], report["place"]) == ("ok", None)
-    assert (report["votes"]["acts"], report["votes"]["votes"], report["votes"]["signatures"]) == (1, 2, 5)
+    assert (report["votes"]["acts"], report["votes"]["votes"], report["votes"]["signatures"]) == (2, 4, 7)
     assert [item["person"] for item in report["votes"]["attested"]] == [BOB]
     assert report["texts"]["approvals"] == 1
     assert verify_bundle.verify(str(scene[2] / "plain.zip"))["texts"]["approvals"] == 0
@@ -156,7 +159,7 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a ledger in which one person's vote was enough, and its bundle."""
     folder = tmp_path_factory.mktemp("forged")
     with bundle_world(folder) as world:
-        story = Told(world, folder / "broker.db").found()
+        story = Told(world, folder / "broker.db").found().with_bot()
         story.run(ADA)
         world.publish()
         world.export(folder / "full.zip")
@@ -218,7 +221,7 @@ def test_what_is_sealed_is_what_is_disclosed(tmp_path: Path) -> None:
     with bundle_world(tmp_path) as world:
 
         def work(tx: Transaction) -> tuple[JsonObject | None, JsonObject | None]:
-            keep(tx, world.vault, approval, texts)
+            keep(tx, world.vault, approval, texts, None)
             keep_vote(tx, world.vault, APPROVAL, 1, vote)
             return disclosed(tx, world.vault, APPROVAL), disclosed(tx, world.vault, "apv_none")
 

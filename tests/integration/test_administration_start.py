@@ -20,17 +20,16 @@ async def test_a_lower_tier_of_a_tool_comes_into_force_once_two_people_agree(fou
     with founded.serving() as world:
         async with world:
             status = command_json(founded.state, "status", "--identity", f"human/{OPERATOR}")
-            words = status["held"][0]["command"].split()
-            assert words[:4] == ["broker", "approvals", "request", "tools.change"]
+            assert status["held"][0]["command"].startswith("broker tools approve world.change --reason")
             with pytest.raises(NotFoundError) as other:
-                await world.operator.request_administration("tools.change", {"digest": "sha256:" + "0" * 64})
+                await world.operator.request_administration("tool.approve", {"digest": "sha256:" + "0" * 64})
             assert other.value.reason == "NOTHING_HELD"
-            asked = await world.agree("tools.change", {"digest": status["held"][0]["digest"]})
+            asked = await world.agree("tool.approve", {"digest": status["held"][0]["digest"]})
             assert asked.state is ApprovalState.APPROVED
             shown = await world.operator.get_approval(asked.name)
             (widens, change) = json.loads(shown.envelope)["difference"]
             assert widens.endswith("world.change would be of tier 2 instead of 4")
-            assert change == "tools.world.change: 4 becomes 2"
+            assert change == "tier: 4 becomes 2"
             assert "!! WIDENS" in shown.rendering
             async with world.agent() as agent:
                 assert (await agent.get_tool("world.change")).tier == 4, "until the next start"
@@ -49,7 +48,7 @@ async def test_a_lower_tier_of_a_tool_comes_into_force_once_two_people_agree(fou
     with founded.serving() as world:
         async with world:
             assert (await world.operator.status()).held, "what was agreed to has been used"
-    used = [item for item in ledger(founded.state) if item["type"] == "settings.changed" and item.get("approvals")]
+    used = [item for item in ledger(founded.state) if item["type"] == "spec.registered" and item.get("approvals")]
     assert len(used) == 1
     assert len(used[0]["approvals"][0]["votes"]) == 2
 
@@ -77,7 +76,7 @@ async def test_a_vote_that_counts_no_more_keeps_the_change_back(founded: Founded
     with founded.serving() as world:
         async with world:
             which = (await world.operator.status()).held[0].digest
-            asked = await world.agree("tools.change", {"digest": which})
+            asked = await world.agree("tool.approve", {"digest": which})
             await world.people["cyn"].revoke_voter_key(world.signers["ada"].id, "lost")
     with founded.serving() as world:
         async with world:

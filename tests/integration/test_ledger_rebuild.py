@@ -178,7 +178,8 @@ def test_a_state_that_nobody_changed_is_equal(state: Path, made: Rebuildable) ->
     assert {item.table: item.equal for item in report.tables} == {
         table: len(rows) for table, rows in whole(made.state).items()
     }
-    assert all(item.equal > 1 for item in report.tables if item.table != "founding")
+    # Effects have a test of their own, where a real tool has them.
+    assert all(item.equal > 1 for item in report.tables if item.table not in {"founding", "effect"})
     # What was erased is said, and nothing else is left out.
     unheld = {(item.table, column): count for item in report.tables for (column, _), count in item.unheld.items()}
     assert unheld == {("certificate", "public_key_der"): 1, **{("call", column): 1 for column in UNHELD}}
@@ -207,7 +208,7 @@ def test_each_changed_value_is_found_and_mended(state: Path, made: Rebuildable, 
 
 def _rows(made: Rebuildable, table: str) -> Iterator[tuple[Any, ...]]:
     rows = list(dump(made.state, table))
-    yield from rows if len(rows) < 20 else [rows[0], rows[1], rows[300], rows[-2]]
+    yield from rows if len(rows) < 20 else [rows[0], rows[1], rows[min(300, len(rows) // 2)], rows[-2]]
 
 
 @pytest.mark.parametrize("table", KEYS)
@@ -243,7 +244,7 @@ def test_a_table_that_is_gone_is_made_anew(state: Path, made: Rebuildable, table
     change(state, f'DELETE FROM "{table}"')  # noqa: S608 - a fixed name
     report = report_on(run(state), table)
     assert (report.missing + report.behind, report.equal) == (len(before), 0)
-    assert run(state, write=True).written
+    assert run(state, write=True).written is bool(before)
     assert run(state).wrong == 0
     assert _held(dump(state, table), made) == _held(before, made)
 
@@ -350,6 +351,24 @@ EXTRA = {
         "approval": "apv_forged",
         "approved": "2026-01-01T00:00:00.000000Z",
         "seq": 3,
+    },
+    "workspace_tree": {
+        "workspace": "forged",
+        "state": "sha256:forged",
+        "seq": 3,
+        "changed": "2026-01-01T00:00:00.000000Z",
+    },
+    "effect": {
+        "call_id": "call_forged",
+        "workspace": "demo",
+        "base": "sha256:forged",
+        "after": "sha256:forged",
+        "digest": "sha256:forged",
+        "artifact": "",
+        "undoes": "",
+        "undone_by": "",
+        "seq": 3,
+        "at": "2026-01-01T00:00:00.000000Z",
     },
 }
 

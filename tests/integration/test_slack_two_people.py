@@ -45,11 +45,8 @@ async def two_people(tmp_path: Path, *, slack_approves: bool) -> AsyncIterator[t
     signer = new_key_file(folder / "bot.key", Secret(PASSPHRASE.encode()), name=BOT)
     with serving(state) as served:
         async with World(served) as world, fake_slack() as slack:
-            enrol = {"person": BOT, "vkey": str(signer.vkey(BOT)), "kind": "bot"}
-            await world.operator.request_administration("key.enroll", enrol)
-            account = {"service": "slack", "team": TEAM, "user": "UADA", "person": "ada"}
-            await world.operator.request_administration("account.map", account)
             await world.ready()
+            await world.admit_bot(BOT, signer, team=TEAM, user="UADA")
             path = write_settings(
                 folder,
                 slack,

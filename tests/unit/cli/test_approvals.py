@@ -455,18 +455,44 @@ def test_another_founding_is_loud(voter: Program, service: FakeApprovals) -> Non
 
 
 def test_a_founder_compares_keys_on_a_terminal(terminal: Callable[..., Terminal], service: FakeApprovals) -> None:
+    service.texts["policy"] += "# innocent \u202e remark\n"
     digest = service.founding().digest
     with terminal("approvers", "accept", "--as", "ada") as shown:
+        shown.until("Enter goes on, q leaves -- ")
+        shown.type("")
         shown.until("To accept it, type the last six characters of the digest of the founding: ")
         for key in service.keys.values():
             assert key.holder_name in shown.seen
             assert key.name.removeprefix("voterKeys/") in shown.seen
         assert service.genesis_leaf.hex() in shown.seen
+        for covered in ("python.run: tier 1", "unsafe_chat_only_quorum: off", "approvers decide", "\\u{202E} remark"):
+            assert covered in shown.seen, "all that is signed is shown before"
         shown.type(digest[-6:])
         shown.until("Passphrase of ")
         shown.type(PASSPHRASE)
         assert shown.end() == 0
     assert len(service.acceptances) == 1
+
+
+def test_what_a_change_has_voided_is_told(voter: Program, service: FakeApprovals, fits: Fits) -> None:
+    voter("approvers", "accept", "--as", "ada", "--digest", service.founding().digest)
+    service.texts["tools"] = '{"tools":{"python.run":0}}'
+
+    def told(message: pb.Founding) -> pb.Founding:
+        message.voided.append("human:ada")
+        message.changes.add(seq=17, what="settings.changed: tools sha256:00")
+        return message
+
+    service.change["GetFounding"] = told
+    ran = voter("approvers", "founding", "--as", "ada", "--json")
+    assert ran.code == 6
+    shown = fits(ran, "approvers-founding")
+    assert (shown["accepted_here"], shown["voided"], shown["accepted"]) == (False, ["human:ada"], 0)
+    assert shown["changes"] == ["entry 17: settings.changed: tools sha256:00"]
+    assert any(item.startswith("the tools or their tiers: sha256:") for item in shown["changed_here"])
+    plain = voter("approvers", "founding", "--as", "ada").out
+    assert "accepted before, and must look and sign again: human:ada" in plain
+    assert "python.run: tier 0" in plain
 
 
 def test_keys_are_listed_enrolled_and_revoked(voter: Program, service: FakeApprovals, fits: Fits) -> None:

@@ -15,6 +15,7 @@ ANY = st.recursive(
 )
 NAMES = ["agent", "tool", "policy", "refused", "repeated", "outcome", "lineage", "call_id", "tier", "rules", "tools"]
 NAMES += ["egress", "egress_allowed", "old", "new", "key", "lost", "forked", "by", "approval", "approvals", "vote"]
+NAMES += ["effect", "undoes", "added", "passed", "tried", "live", "rehearsed", "artifact", "workspace"]
 NAMES += ["person", "people", "scope", "target", "workflow", "founding_digest", "in_force", "channel"]
 
 
@@ -134,3 +135,25 @@ def test_what_became_of_keys_foundings_freezes_accounts_and_workflows() -> None:
             "in_force": {"tiers": "sha256:cccc"},
         }
         assert line(entry) == wanted, entry_type
+
+
+def test_an_effect_says_what_changed_and_what_it_takes_back() -> None:
+    effect = {"digest": "sha256:" + "ab" * 32, "artifact": "sha256:" + "cd" * 32, "undoes": ["call_1"]}
+    tool = {"name": "workspace.undo"}
+    intent = {"type": "intent", "tool": tool, "lineage": {"starter": "hum_1"}, "effect": effect}
+    assert line(intent) == "workspace.undo, started by hum_1, takes back call_1, effect abababababab"
+    outcome = {"state": "SUCCEEDED", "cause": "TOOL", "exit_code": 0}
+    counted = {**effect, "added": 6, "changed": 0, "removed": 1}
+    assert line({"type": "outcome", "tool": tool, "outcome": outcome, "effect": counted}) == (
+        "SUCCEEDED  workspace.undo, exit code 0, 6 added, 0 changed, 1 removed, takes back call_1, effect abababababab"
+    )
+
+
+def test_a_plan_says_what_takes_it_back_and_a_drill_how_many_were_good() -> None:
+    effect = {"digest": "sha256:" + "ab" * 32, "artifact": "sha256:" + "cd" * 32, "undoes": []}
+    plan = {"type": "plan.outcome", "tool": {"name": "files.clean_up"}, "effect": effect, "rehearsed": True}
+    assert line(plan) == "files.clean_up has a plan, effect abababababab; cdcdcdcdcdcd takes it back, tried"
+    begun = {"type": "plan.intent", "tool": {"name": "files.clean_up"}, "lineage": {}}
+    assert line(begun) == "files.clean_up runs on a copy, started by nobody"
+    drill = {"type": "undo.drill", "workspace": "shop", "by": "hum_1", "live": 5, "tried": 3, "passed": 2}
+    assert line(drill) == "2 of 3 artifacts are good, of 5 live in shop, by hum_1"

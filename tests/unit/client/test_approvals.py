@@ -26,7 +26,7 @@ from broker.client import (
 from broker.domain.approval import FreezeScope
 from broker.domain.canonical import canonical, digest
 from broker.domain.rendering import render
-from broker.domain.statement import SeenCheckpoint, commitment, parse_acceptance
+from broker.domain.statement import SeenCheckpoint, commitment, key_id, parse_acceptance
 from broker.errors import BrokerError, DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from broker.signing import Ed25519Signer, verify
 from broker.tlog.note import encode_base64
@@ -337,7 +337,48 @@ async def test_before_it_is_in_force_another_can_be_accepted(
     assert (await client.get_founding()).accepted == 1
 
 
-@pytest.mark.parametrize("lie", ["digest", "genesis", "origin", "key"])
+async def test_what_has_changed_since_is_told_by_what_is_remembered(
+    client: AsyncBroker, service: FakeApprovals, signer: Ed25519Signer
+) -> None:
+    await client.accept_founding(await client.get_founding(), signer=signer)
+    assert await client.changes_since_accepted(await client.get_founding()) == ()
+    before = digest(service.texts["policy"].encode())
+    service.texts["policy"] += "g, human:mallory, role:approver, *\n"
+    other = Ed25519Signer.generate()
+    service.enroll("ben", other.public_key)
+    shown = await client.show_founding()
+    policy, key = await client.changes_since_accepted(shown), key_id(other.public_key)
+    assert any("human:ben" in item and key in item and "which was not there" in item for item in policy)
+    assert f"the policy: {digest(service.texts['policy'].encode())} instead of {before}" in policy
+
+
+async def test_nobody_accepts_what_they_were_not_shown(
+    client: AsyncBroker, service: FakeApprovals, signer: Ed25519Signer
+) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        await client.accept_founding(await client.get_founding(content=False), signer=signer)
+    assert refused.value.reason == "CONTENT_MISSING"
+    assert service.acceptances == []
+
+
+@pytest.mark.parametrize("part", ["policy", "settings", "tools"])
+async def test_a_text_that_is_not_the_one_that_would_be_signed_is_told(
+    client: AsyncBroker, service: FakeApprovals, signer: Ed25519Signer, part: str
+) -> None:
+    """The broker has one thing signed, and shows another."""
+
+    def change(message: pb.Founding) -> pb.Founding:
+        message.texts[part] = message.texts[part].replace("approvers", "nobody").replace("4", "3").replace("1", "4")
+        return message
+
+    service.change["GetFounding"] = change
+    with pytest.raises(DataLossError) as refused:
+        await client.accept_founding(await client.show_founding(), signer=signer)
+    assert refused.value.reason == "FOUNDING_INVALID"
+    assert service.acceptances == []
+
+
+@pytest.mark.parametrize("lie", ["digest", "genesis", "origin", "key", "content", "spelling", "founder"])
 async def test_a_false_founding_is_not_accepted(
     client: AsyncBroker, service: FakeApprovals, signer: Ed25519Signer, lie: str
 ) -> None:
@@ -352,6 +393,14 @@ async def test_a_false_founding_is_not_accepted(
                 message.origin = "broker-2"
             case "key":
                 message.founders[0].key.holder = "hum_00000000000000000000000009"
+            case "content":
+                policy = json.loads(message.content)["policy"].encode()
+                message.content = message.content.replace(policy, f"sha256:{'1' * 64}".encode())
+            case "spelling":
+                message.content = message.content.replace(b":", b": ", 1)
+                message.digest = digest(message.content)
+            case "founder":
+                del message.founders[0]
         return message
 
     service.change["GetFounding"] = change

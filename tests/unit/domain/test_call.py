@@ -26,10 +26,10 @@ def test_only_legal_moves_pass() -> None:
                 check_move(old, new)
 
 
-def test_effects_begin_only_after_a_queue_or_an_approval_and_undo_only_after_an_end() -> None:
+def test_effects_begin_only_after_a_queue_a_plan_or_an_approval_and_undo_only_after_an_end() -> None:
     into = {state: {old for old in CallState if state in LEGAL_MOVES[old]} for state in EFFECTS}
     assert into[CallState.RUNNING] == {CallState.QUEUED, CallState.APPROVED}
-    assert into[CallState.APPLYING] == {CallState.APPROVED}
+    assert into[CallState.APPLYING] == {CallState.PLANNING, CallState.APPROVED}
     assert into[CallState.UNDOING] <= RESTING_STATES
 
 

@@ -31,6 +31,8 @@ PLANTED = {
     "broker.approvals": ("broker.identity", "layers"),
     "broker.signing": ("slack_sdk", "bolt"),
     "broker.slack": ("broker.pipeline", "slack"),
+    "broker.workspace": ("broker.vault", "layers"),
+    "broker.tree_folder": ("broker.workspace", "layers"),
     "broker.stray": ("broker.errors", "layers"),
 }
 

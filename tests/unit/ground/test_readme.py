@@ -12,12 +12,12 @@ from broker.cli.main import COMMANDS, run
 
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("docs/architecture.md", "docs/adr/README.md", "docs/approvals.md"),
+    *("docs/architecture.md", "docs/adr/README.md", "docs/approvals.md", "docs/workspaces.md", "docs/undo.md"),
 )
 COMMAND = re.compile(r"\bbroker ([a-z][a-z-]*(?: [a-z][a-z-]*){0,2})")
 GROUPS = {
     *("calls", "tools", "workflows", "sessions", "identity", "delegations", "policy", "ledger", "sandbox"),
-    *("keys", "approvals", "approvers", "freeze", "runbooks", "accounts"),
+    *("keys", "approvals", "approvers", "freeze", "runbooks", "accounts", "workspaces"),
 }
 """Their second word is a command, and not an argument."""
 

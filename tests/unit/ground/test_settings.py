@@ -45,6 +45,7 @@ def test_all_that_can_be_set(tmp_path: Path) -> None:
 def test_no_risk_is_taken_without_a_word(tmp_path: Path) -> None:
     settings = load(tmp_path, {})
     assert (settings.unsafe_chat_only_quorum, settings.unsafe_slack_approves_tier4) == (False, False)
+    assert settings.unsafe_import_over_tree is False
     settings = load(tmp_path, {"unsafe_chat_only_quorum": True})
     assert (settings.unsafe_chat_only_quorum, settings.unsafe_slack_approves_tier4) == (True, False)
 

@@ -92,7 +92,7 @@ QUERIES = (
 
 
 @pytest.mark.parametrize("newest_first", [False, True], ids=["oldest first", "newest first"])
-@pytest.mark.parametrize("query", QUERIES, ids=str)
+@pytest.mark.parametrize("query", QUERIES, ids=[f"query {number}" for number in range(len(QUERIES))])
 def test_every_entry_that_fits_comes_once_and_in_order(
     store: Database, query: EntryQuery, *, newest_first: bool
 ) -> None:

@@ -31,7 +31,7 @@ from tests.signing_support import ORIGIN, NumberedSigner, signed, text_of
 _SMALL = 1024
 """Entries of a run in these tests, so that a small ledger has several."""
 _LARGE = 5 * _SMALL + 300
-_WORLD = 39
+_WORLD = 41
 """Entries of the small world."""
 
 

@@ -17,7 +17,8 @@ from broker.errors import UnavailableError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.execution import Execution
 from broker.pipeline.feed import Feed
-from broker.pipeline.start import Begun, Hold
+from broker.pipeline.hold import Hold
+from broker.pipeline.start import Begun
 
 NOBODY = cast("Any", None)
 PROFILE = Profile("sha256:image", Limits())
@@ -52,7 +53,7 @@ def active() -> ActiveCall:
 
 
 async def container(call: ActiveCall, hold: Hold) -> object:
-    return await Execution(NOBODY, NOBODY, NOBODY)._container(call, hold)
+    return await Execution(NOBODY, NOBODY, NOBODY, NOBODY)._container(call, hold)
 
 
 async def test_a_container_that_is_there_is_taken_and_given_up_in_the_end() -> None:
@@ -97,7 +98,7 @@ async def test_a_defect_of_ours_before_the_start_is_an_end_on_record_and_no_run(
     call = ActiveCall(row=cast("Any", row), request=NOBODY, tool=NOBODY, feed=Feed(0), clock=NOBODY)
     hold = Hold(cast("Any", Pool()), "call_1", PROFILE)
     with pytest.raises(KeyError):
-        await Recording(cast("Any", parts), NOBODY, NOBODY)._in_container(call, Begun(cast("Any", plan), hold))
+        await Recording(cast("Any", parts), NOBODY, NOBODY, NOBODY)._in_container(call, Begun(cast("Any", plan), hold))
     ((state, outcome),) = ended
     assert (state, outcome.cause, outcome.exit_code) == (CallState.CANCELLED, EndCause.ENGINE, None)
 

@@ -11,20 +11,21 @@ from broker.domain.tier import Tier
 from broker.policy.default import default_policy
 from broker.policy.snapshot import Snapshot
 from broker.rpc.methods import served_methods
-from broker.v1 import administration_pb2, approvals_pb2, sessions_pb2, tool_broker_pb2
+from broker.v1 import administration_pb2, approvals_pb2, sessions_pb2, tool_broker_pb2, workspaces_pb2
 
 METHODS = sorted(
     f"{service.full_name}/{method.name}"
-    for file in (tool_broker_pb2, sessions_pb2, administration_pb2, approvals_pb2)
+    for file in (tool_broker_pb2, sessions_pb2, administration_pb2, approvals_pb2, workspaces_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
 TOOLS = ("data.query", "text.search", "python.run", "shell.run")
+UNDO = "workspace.undo"
 
 
 @pytest.fixture(scope="module")
 def policy() -> Snapshot:
-    return Snapshot.load(default_policy("olivia"), known_tools=frozenset(TOOLS), known_rpcs=served_methods())
+    return Snapshot.load(default_policy("olivia"), known_tools=frozenset((*TOOLS, UNDO)), known_rpcs=served_methods())
 
 
 def may(policy: Snapshot, subject: str, method: str, workspace: str = "-") -> bool:
@@ -51,6 +52,21 @@ def test_administration_is_the_operators_alone(policy: Snapshot, method: str) ->
     assert not may(policy, "agent:olivia", method)
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if ".Workspaces/" in name])
+def test_a_tree_is_open_to_its_keepers_and_operators_alone(method: str) -> None:
+    text = default_policy("olivia") + "g, human:ada, role:keeper, sales\n"
+    policy = Snapshot.load(text, known_tools=frozenset((*TOOLS, UNDO)), known_rpcs=served_methods())
+    for subject, sales, others in (
+        ("human:olivia", True, True),
+        ("human:ada", True, False),
+        ("human:hugo", False, False),
+        ("agent:scout", False, False),
+    ):
+        assert may(policy, subject, method, "sales") is sales
+        assert may(policy, subject, method, "demo") is others
+    assert not may(policy, "agent:scout", method)
+
+
 @pytest.mark.parametrize("name", ["GetToolCall", "ListToolCalls", "WatchToolCall", "CancelToolCall"])
 def test_only_operators_reach_what_belongs_to_others(policy: Snapshot, name: str) -> None:
     method = f"broker.v1.ToolBroker/{name}"
@@ -72,7 +88,16 @@ def test_only_operators_look_at_everybodys_approvals(policy: Snapshot, name: str
 @pytest.mark.parametrize("name", ["CreateToolCall", "RunToolCall", "UploadBlob"])
 def test_humans_do_not_call_tools(policy: Snapshot, name: str) -> None:
     assert may(policy, "agent:scout", f"broker.v1.ToolBroker/{name}")
-    assert not may(policy, "human:olivia", f"broker.v1.ToolBroker/{name}")
+    assert not may(policy, "human:hugo", f"broker.v1.ToolBroker/{name}")
+
+
+def test_responders_call_one_tool(policy: Snapshot) -> None:
+    def calls(tool: str) -> bool:
+        return policy.decide(PolicyRequest("human:olivia", "demo", tool, "call", Tier(4))).allowed
+
+    assert may(policy, "human:olivia", "broker.v1.ToolBroker/CreateToolCall", "demo")
+    assert calls("workspace.undo")
+    assert not calls("python.run")
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if ".Approvals/" in name])

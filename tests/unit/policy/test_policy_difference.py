@@ -148,7 +148,7 @@ def test_rpcs_are_said_and_not_sensitive() -> None:
     assert found.sensitive == ()
 
 
-def test_the_shipped_policy_against_nothing_names_its_approvers_and_no_call_at_tier_4() -> None:
+def test_the_shipped_policy_against_nothing_names_its_approvers_and_who_takes_back() -> None:
     nothing = "p, nothing, *, *, *, call, 4, deny, nothing goes\n"
     found = difference(nothing, default_policy("olivia"))
     assert {item.row for item in found.sensitive} == {
@@ -156,6 +156,11 @@ def test_the_shipped_policy_against_nothing_names_its_approvers_and_no_call_at_t
         "approver-workflows",
         "approver-runbooks",
         "approver-administration",
+        # The one call at Tier 4: taking back, which is of the tier of what it takes back.
+        "nothing",
+        "responder-undo",
+        "g, role:operator, role:responder, *",
+        "g, human:olivia, role:operator, *",
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.domain.paths import check_path, matches
 from broker.domain.run import EndCause, EvidenceSource, Limits, Profile
 from broker.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from broker.sandbox import wire
@@ -21,8 +22,7 @@ from broker.sandbox.address import Endpoint, engine_address
 from broker.sandbox.docker_api import EngineApi
 from broker.sandbox.docker_config import container_config, tool_environment
 from broker.sandbox.evidence import Counters, HostEvidence, find_process
-from broker.sandbox.images import WIRE_VERSION, choose, from_listing
-from broker.sandbox.paths import check_path, matches
+from broker.sandbox.images import CURRENT_TAG, WIRE_VERSION, choose, from_listing
 from broker.sandbox.transcript import ExitReport
 from broker.sandbox.verdict import Kill, decide
 from broker.sandbox.wire import FrameKind
@@ -245,7 +245,7 @@ def test_somebody_elses_process_is_not_read(tmp_path: Path, cgroup: str) -> None
 
 def test_the_image_built_last_is_chosen_and_foreign_ones_are_not() -> None:
     def listed(number: int, **labels: str) -> dict[str, object]:
-        tags = ["broker-sandbox-python:current"] if number == 2 else []
+        tags = [f"broker-sandbox-python:{CURRENT_TAG}"] if number in (2, 3) else ["broker-sandbox-python:current"]
         return {"Id": f"sha256:{number}", "Labels": labels, "RepoTags": tags, "Size": number}
 
     named = {"broker.image": "python", "broker.inputs": "x"}

@@ -174,7 +174,7 @@ def command() -> Callable[..., Any]:
 
 def test_the_command(write: Callable[..., Path], command: Callable[..., Any]) -> None:
     clean = command()
-    assert (clean.exit_code, clean.stdout.strip()) == (0, "5 file(s): 0 error(s), 0 warning(s)")
+    assert (clean.exit_code, clean.stdout.strip()) == (0, "6 file(s): 0 error(s), 0 warning(s)")
     bad = write(SPEC.replace("tier: 1", "tier: 9"))
     printed = command(str(bad))
     assert printed.exit_code == 1

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from broker.domain import units
 from broker.domain.run import Limits
 from broker.domain.spec import ToolSpec
+from broker.domain.spec_parts import SpecWorkspace
 from broker.errors import InternalError, InvalidArgumentError
 
 CHANGES: dict[str, Any] = {
@@ -49,8 +50,16 @@ FILES: dict[str, Any] = {
     "max_output_files": 1,
     "max_output_bytes": "1KiB",
 }
-# Fields that have only one value in this release can't change.
-FIXED = {"reversibility", "limits", "files"}
+TREE_FIELDS: dict[str, Any] = {"reads": ["r"], "max_changes": 7, "max_change_bytes": "1KiB"}
+# Fields that go together, and those that have fields of their own.
+FIXED = {"reversibility", "effects", "workspace", "limits", "files"}
+TREE: dict[str, Any] = {"effects": "workspace", "reversibility": "exact", "workspace": {"writes": ["a"]}}
+TREES: list[dict[str, Any]] = [
+    TREE,
+    *({**TREE, "workspace": {"writes": ["a"], key: value}} for key, value in TREE_FIELDS.items()),
+    {**TREE, "workspace": {"writes": ["b"]}},
+    {"workspace": {"reads": ["a"]}},
+]
 
 
 def test_every_field_is_in_the_digest(good: dict[str, Any]) -> None:
@@ -59,6 +68,8 @@ def test_every_field_is_in_the_digest(good: dict[str, Any]) -> None:
     variants = [{**good, key: value} for key, value in CHANGES.items()]
     variants += [{**good, "limits": {**good["limits"], key: value}} for key, value in LIMITS.items()]
     variants += [{**good, "files": {key: value}} for key, value in FILES.items()]
+    variants += [{**good, **tree} for tree in TREES]
+    assert {*TREE_FIELDS, "writes"} == set(SpecWorkspace.model_fields)
     assert set(LIMITS) == set(type(base.limits).model_fields)
     assert set(FILES) == set(type(base.files).model_fields)
     digests = {ToolSpec.model_validate(variant).digest({}) for variant in variants} | {base.digest({})}
@@ -156,8 +167,13 @@ def test_scalars_stand_on_a_command_line_as_json_writes_them(good: dict[str, Any
         ({"runtime": "/usr/bin/runsc"}, "match pattern"),
         ({"limits": {"inodes": 63}}, "must be at least 64, or 0 for no limit"),
         ({"env": {"HTTP_PROXY": "http://x"}}, "the broker sets this one itself"),
-        ({"reversibility": "exact"}, "can't undo"),
-        ({"reversibility": "irreversible"}, "can't undo"),
+        ({"reversibility": "exact"}, "must be `no_effect` for a tool without effects"),
+        ({"reversibility": "irreversible"}, "undoes nothing else"),
+        ({"effects": "workspace", "reversibility": "exact"}, "needs the paths that it may change"),
+        ({"effects": "workspace", "workspace": {"writes": ["a"]}}, "must be `exact`"),
+        ({"workspace": {"writes": ["a"]}}, "needs `effects: workspace` beside it"),
+        ({"workspace": {}}, "needs paths in `reads` or in `writes`"),
+        ({"workspace": {"reads": ["../a"]}}, "must be a relative path pattern"),
         ({"tier": 5}, "less than or equal to 4"),
         ({"tier": "1"}, "valid integer"),
         ({"tier": True}, "valid integer"),

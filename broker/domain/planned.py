@@ -1,0 +1,100 @@
+"""What a run on a copy came to: the effect that is to be applied, and all that was found out about it before.
+
+Kept, encrypted, with the call from the end of its plan on. What people agree to names its digests; what is applied is
+made of this again, and compared with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from broker.domain.canonical import JsonObject, JsonValue, canonical, parse_json
+from broker.domain.events import Outcome
+from broker.domain.tree import Effect, members, read_effect
+from broker.errors import DataLossError, InvalidArgumentError
+
+PLANNED = -3
+"""Chunk of a call's object that holds its plan."""
+
+_OUTCOME = TypeAdapter(Outcome)
+_MAX = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan of one call."""
+
+    base: str
+    """The workspace's state when the copy was made."""
+    selection: str
+    """Digest of what the tool was given of it."""
+    effect: Effect
+    artifact: str
+    """Address of the rollback artifact, tried and found good; empty where there is nothing to take back."""
+    outcome: Outcome
+    """How the run on the copy ended."""
+    undoes: tuple[str, ...] = ()
+    """The calls that it takes back, oldest first; empty for no undo."""
+
+    def bound(self, salt: str) -> JsonObject:
+        """What people agree to besides the call's own envelope: all by which the effect is known.
+
+        Args:
+            salt: the call's own, of its envelope.
+        """
+        return {
+            "base": self.base,
+            "selection": self.selection,
+            "digest": self.effect.digest(salt),
+            "artifact": self.artifact,
+            "undoes": list(self.undoes),
+        }
+
+
+def encode_planned(planned: Planned) -> bytes:
+    """The bytes under which a plan is kept."""
+    return canonical(
+        {
+            "base": planned.base,
+            "selection": planned.selection,
+            "changes": planned.effect.body(),
+            "artifact": planned.artifact,
+            "undoes": list(planned.undoes),
+            "outcome": _OUTCOME.dump_json(planned.outcome).decode(),
+        }
+    )
+
+
+def decode_planned(data: bytes) -> Planned:
+    """Reads what ``encode_planned`` wrote.
+
+    Raises:
+        DataLossError: the bytes are no plan (``PLAN_UNREADABLE``).
+    """
+    try:
+        value = members(parse_json(data, field="plan", max_bytes=_MAX))
+        undoes = value["undoes"]
+        if not isinstance(undoes, list):
+            raise _unreadable()
+        return Planned(
+            _text(value["base"]),
+            _text(value["selection"]),
+            read_effect(value["changes"]),
+            _text(value["artifact"]),
+            _OUTCOME.validate_json(_text(value["outcome"])),
+            tuple(_text(item) for item in undoes),
+        )
+    except (KeyError, ValueError, InvalidArgumentError) as error:
+        raise _unreadable() from error
+
+
+def _text(value: JsonValue) -> str:
+    if not isinstance(value, str):
+        raise _unreadable()
+    return value
+
+
+def _unreadable() -> DataLossError:
+    return DataLossError("the kept plan of a call can't be read", reason="PLAN_UNREADABLE")
