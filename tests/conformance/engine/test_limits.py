@@ -135,7 +135,8 @@ async def test_processor_time(engine: Engine) -> None:
     code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
     ended = (await run(engine, python(code), Limits(cpu_cores=0.25))).ended
     assert ended.exit_code == 0
-    assert ended.wall_s >= 2
+    # The broker's clock starts when it hears of the start, a moment after the tool's own.
+    assert ended.wall_s >= 1.9
     assert ended.cpu_s is not None
     # A quarter of a core; without the limit it would be a whole one.
     assert 0.1 * ended.wall_s < ended.cpu_s < 0.4 * ended.wall_s
