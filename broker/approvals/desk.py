@@ -24,12 +24,7 @@ from broker.domain.canonical import JsonObject
 from broker.domain.ports import OBJECT_COST, Recorder, Transaction, Vault
 from broker.domain.quota import check_quota
 from broker.domain.requirement import Requirement, weaker
-from broker.errors import (
-    DataLossError,
-    FailedPreconditionError,
-    NotFoundError,
-    PermissionDeniedError,
-)
+from broker.errors import DataLossError, FailedPreconditionError, NotFoundError, PermissionDeniedError
 
 FOUNDERS = 3
 """People who must have accepted the founding before anything is approved."""
@@ -144,8 +139,8 @@ class Desk:
                 hint="See how far it is with: broker approvers founding",
             )
 
-    def request(self, tx: Transaction, request: Request, *, patient: bool = True) -> Approval:
-        """Asks for an approval; only the broker itself asks without patience, for what must not fail.
+    def check(self, tx: Transaction, request: Request, *, patient: bool = True) -> Approval:
+        """Lets a request pass that may be made now and could be met; the approval as it would begin.
 
         Raises:
             FailedPreconditionError: the two-person rule isn't in force yet (``FOUNDING_INCOMPLETE``).
@@ -196,6 +191,15 @@ class Desk:
                 "broker approvers --help",
                 metadata={"missing": "; ".join(missing), "workspace": approval.workspace, "object": approval.obj},
             )
+        return approval
+
+    def request(self, tx: Transaction, request: Request, *, patient: bool = True) -> Approval:
+        """Asks for an approval; only the broker itself asks without patience, for what must not fail.
+
+        Raises:
+            BrokerError: as ``check``.
+        """
+        approval = self.check(tx, request, patient=patient)
         body: JsonObject = {
             "approval": evidence.request_body(approval),
             "workspace": approval.workspace,

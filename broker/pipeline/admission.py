@@ -28,7 +28,7 @@ from broker.identity.directory import Directory
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
 from broker.pipeline.admission_check import Checked, RequestChecks
-from broker.pipeline.approving import Asked, ask, file_request, shown_files
+from broker.pipeline.approving import Asked, ask, check_askable, file_request, shown_files
 from broker.pipeline.blobs import Blobs, check_storage
 from broker.pipeline.checks import (
     request_digest,
@@ -226,9 +226,13 @@ class Admission:
             admitted = self._insert(tx, caller, request, row=row, stored=stored, checked=checked)
             if admitted.active is not None and asked is not None:
                 self._wait_for_people(tx, admitted.active, asked)
+            if admitted.active is not None and checked.requirement is not None and tool.spec.planned:
+                lineage, requirement = checked.lineage, checked.requirement
+                check_askable(
+                    tx, self._parts.desk, admitted.active.row, lineage=lineage, tool=tool, requirement=requirement
+                )
             if admitted.active is not None and request.context.runbook:
-                tool, arguments = checked.tool, request.arguments_bytes
-                agent = caller.identity.id
+                arguments, agent = request.arguments_bytes, caller.identity.id
                 runbook = check_usable(
                     tx, self._parts, request.context.runbook, agent=agent, tool=tool, arguments=arguments
                 )

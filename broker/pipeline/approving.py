@@ -204,25 +204,39 @@ def file_request(tx: Transaction, desk: Desk, asked: Asked, row: CallRow, reques
         BrokerError: as ``Desk.request`` and ``check_rows``.
     """
     check_rows(tx, desk, request)
-    return desk.request(
-        tx,
-        Request(
-            id=asked.id,
-            kind=ApprovalKind.CALL,
-            subject=row.id,
-            workspace=row.workspace,
-            obj=row.tool,
-            tier=row.tier,
-            requester=row.agent,
-            excluded=asked.excluded,
-            requirement=asked.requirement,
-            texts=asked.texts,
-            expires=asked.expires,
-            call_id=row.id,
-            tool={"name": row.tool, "version": row.tool_version},
-            agent=row.agent,
-            kept_until=row.expires,
-        ),
+    return desk.request(tx, _request(asked, row))
+
+
+def check_askable(
+    tx: Transaction, desk: Desk, row: CallRow, *, lineage: Lineage, tool: Tool, requirement: Requirement
+) -> None:
+    """Lets a call pass of which people will be asked once its effect is known: who can't be asked, or won't be now, is told
+    so before anything runs.
+
+    Raises:
+        BrokerError: as ``Desk.check``.
+    """
+    excluded = kept_out(tx, lineage, tool, requirement)
+    desk.check(tx, _request(Asked("", requirement, excluded, row.created, Texts(b"", "")), row))
+
+
+def _request(asked: Asked, row: CallRow) -> Request:
+    return Request(
+        id=asked.id,
+        kind=ApprovalKind.CALL,
+        subject=row.id,
+        workspace=row.workspace,
+        obj=row.tool,
+        tier=row.tier,
+        requester=row.agent,
+        excluded=asked.excluded,
+        requirement=asked.requirement,
+        texts=asked.texts,
+        expires=asked.expires,
+        call_id=row.id,
+        tool={"name": row.tool, "version": row.tool_version},
+        agent=row.agent,
+        kept_until=row.expires,
     )
 
 

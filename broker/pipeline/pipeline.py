@@ -249,8 +249,8 @@ class Pipeline:
                 await self.refusals.flush()
                 await self.approvals.sweep()
                 await self._retention.sweep()
-                await self._trees.sweep()
                 if self._parts.store.scrub_due:
                     await self._parts.store.scrub()
+                await self._trees.sweep()
             except Exception:  # noqa: BLE001 - it must outlive whatever goes wrong once: retention depends on it
                 _log.exception("housekeeping.failed")

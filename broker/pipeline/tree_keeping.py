@@ -32,17 +32,23 @@ class TreeKeeping:
         self._parts = parts
         self._swept = time.monotonic()
 
-    async def sweep(self, *, at_once: bool = False) -> None:
-        """Removes what nothing names any more, at most once an hour.
+    async def sweep(self) -> None:
+        """``sweep_now``, at most once an hour."""
+        if time.monotonic() >= self._swept + _EVERY_S:
+            self._swept = time.monotonic()
+            await self.sweep_now()
+
+    async def sweep_now(self, now: float | None = None) -> None:
+        """Removes what nothing names any more.
+
+        Args:
+            now: the time, in Unix seconds; ``None`` for that of the clock.
 
         Raises:
             DataLossError: a state that counts can't be read (``TREE_DAMAGED``); nothing was removed.
         """
-        if not at_once and time.monotonic() < self._swept + _EVERY_S:
-            return
-        self._swept = time.monotonic()
         roots, also = await self._parts.store.read(self._needed)
-        swept = await self._parts.trees.sweep(roots, also)
+        swept = await self._parts.trees.sweep(roots, also, now)
         if swept.removed:
             _log.info("trees.swept", kept=swept.kept, removed=swept.removed, bytes=swept.removed_bytes)
 

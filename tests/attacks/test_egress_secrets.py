@@ -14,11 +14,13 @@ import pytest
 from broker.domain.run import EgressKind, EgressRule, EgressVerdict, SecretUse
 from broker.errors import InvalidArgumentError
 from broker.sandbox.egress import exchange
+from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.scanner import SecretScanner
 from tests.egress_support import (
     NAME,
     SECRET,
     USE,
+    WITHIN_S,
     Certificates,
     Tool,
     World,
@@ -97,6 +99,21 @@ async def test_an_echoed_secret_is_cut(certificates: Certificates, echo: bytes, 
     assert world.record.verdict is EgressVerdict.SECRET_ECHOED
     assert any("secret" in warning for warning in world.session.warnings())
     assert SECRET not in f"{world.session.records()}{world.session.warnings()}"
+
+
+async def test_a_tool_that_ends_before_it_is_answered_hides_no_echo(certificates: Certificates) -> None:
+    """Its run is over once it has ended: verdict and warning are there while the gate still waits for it to close."""
+    async with serving(saying(ok(_RAW)), certificates.context()) as host:
+        world = World(https_rule(host.port, secret=USE), ca=certificates.ca, limits=EgressLimits(linger_s=WITHIN_S))
+        tool = Tool(world.session)
+        tool.send(f"GET http://{NAME}/ HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+        await tool.until(b"\r\n\r\n")
+        assert not tool.serving.done()
+        assert [item.verdict for item in world.session.records()] == [EgressVerdict.SECRET_ECHOED]
+        assert len(world.session.warnings()) == 1
+        tool.close()
+        await tool.all()
+        assert len(world.session.warnings()) == 1
 
 
 async def test_an_echo_in_a_small_answer_becomes_a_refusal(certificates: Certificates) -> None:

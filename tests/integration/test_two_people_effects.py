@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.client.models import Call
+from broker.domain.approval import VoteDecision
 from broker.domain.call import CallState
+from broker.errors import ResourceExhaustedError
 from tests.approval_scene import agreed, end_of, until
 from tests.approval_world import Founded, World
 from tests.tree_world import CHANGE, CHANGE_4, content, state_of
@@ -53,6 +57,20 @@ async def test_two_people_see_the_change_and_it_is_applied_and_taken_back(tree_w
             assert content(tree_world.state) == before
             async with world.agent() as agent:
                 assert (await agent.get_call(call)).state is CallState.UNDONE
+
+
+async def test_who_was_denied_is_told_at_once_and_nothing_is_planned(tree_world: Founded) -> None:
+    with tree_world.serving() as serving:
+        async with serving as world:
+            call = await asked(world)
+            await world.vote("ada", await world.pending(call.name), VoteDecision.DENY)
+            async with world.agent() as agent:
+                denied, _ = await end_of(agent, call)
+                assert denied.state is CallState.DENIED
+                with pytest.raises(ResourceExhaustedError) as caught:
+                    await agent.create_call(CHANGE_4, {"code": REMOVE})
+                assert caught.value.reason == "COOLING_DOWN"
+                assert [item.name async for item in agent.list_calls()] == [call.name]
 
 
 async def test_a_file_changed_meanwhile_stops_the_apply(tree_world: Founded) -> None:

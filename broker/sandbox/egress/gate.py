@@ -113,8 +113,7 @@ class EgressSession:
                 tally.wants("", listener)
                 tally.refused(RefusedError(EgressVerdict.NOT_LISTED, "no egress rule listens there"))
         except RefusedError as error:
-            line.tally.refused(error)
-            self._warn(error, line)
+            self._refused(error, line)
         except ConnectionError:
             self._broke(line)
         finally:
@@ -139,6 +138,7 @@ class EgressSession:
             secrets=self._secrets,
             records=self._records,
             limits=self._limits,
+            refused=lambda error: self._refused(error, line),
         )
         await proxy.serve()
 
@@ -159,7 +159,9 @@ class EgressSession:
         if line.tally.verdict is EgressVerdict.ALLOWED:
             line.tally.detail = "the connection broke"
 
-    def _warn(self, error: RefusedError, line: Line) -> None:
+    def _refused(self, error: RefusedError, line: Line) -> None:
+        """The verdict, and with it what a person should look at: a run that ends now has both or neither."""
+        line.tally.refused(error)
         if error.verdict in {EgressVerdict.SECRET_ECHOED, EgressVerdict.SECRET_UNAVAILABLE}:
             text = f"egress {line.tally.host}:{line.tally.port}: {error.message}"
             if len(self._warnings) < _MAX_WARNINGS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -32,6 +33,7 @@ class Proxy:
         secrets: where they come from.
         records: of the call.
         limits: of the call.
+        refused: puts on record why the present request was refused or cut.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Proxy:
         secrets: SecretStore,
         records: Records,
         limits: EgressLimits,
+        refused: Callable[[RefusedError], None],
     ) -> None:
         self._line = line
         self._rules = rules
@@ -50,6 +53,7 @@ class Proxy:
         self._secrets = secrets
         self._records = records
         self._limits = limits
+        self._refused = refused
         self._tool = ToolSide(line, limits.header_bytes)
         self._head_only = False
         self._tunnelling = False
@@ -66,7 +70,7 @@ class Proxy:
                 self._records.close(self._line.tally)
                 self._line.tally = self._records.open(EgressKind.HTTP)
         except RefusedError as error:
-            self._line.tally.refused(error)  # the run may end while the answer is on its way
+            self._refused(error)  # the run may end while the answer is on its way
             if not self._tool.answering and not self._tunnelling:
                 await self._refuse(error)
             raise
