@@ -95,9 +95,6 @@ class VoterTable(Protocol):
     def accept(self, acceptance: Acceptance) -> None:
         """Adds an acceptance; one person's again changes nothing."""
 
-    def acceptances(self, founding_digest: str) -> Sequence[Acceptance]:
-        """Who has accepted a founding."""
-
     def complete_founding(self, founding_digest: str, seq: int) -> None:
         """Says that the founding is complete, for good."""
 

@@ -233,11 +233,6 @@ def bad_target(target: str) -> str:
     return ""
 
 
-def conflicts(effect: Effect, present: Mapping[str, Entry]) -> tuple[str, ...]:
-    """The paths at which ``present`` isn't what the effect starts from; ``present`` has what is at its paths now."""
-    return tuple(change.path for change in effect.changes if present.get(change.path) != change.before)
-
-
 def members(value: JsonValue) -> JsonObject:
     """A JSON object.
 

@@ -7,12 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from broker.domain.paths import check_path, matches
 from broker.domain.run import Job, JobFile, JobLink, TreeFileStart, TreeLinkMade, TreeMode, TreeRemoved, TreeRules
-from broker.domain.tree import PERMISSIONS
+from broker.domain.tree import PERMISSIONS, bad_target
 from broker.errors import InvalidArgumentError
 from broker.sandbox.wire import ProtocolViolation
-
-MAX_TARGET = 4095
-"""Bytes of UTF-8 that a symbolic link may point with."""
 
 
 class TreeChanges:
@@ -60,7 +57,7 @@ class TreeChanges:
     def link(self, header: Mapping[str, object]) -> TreeLinkMade:
         """A symbolic link is there that is new or points elsewhere."""
         path, target = self._path(header), header.get("target")
-        if not isinstance(target, str) or not is_target(target):
+        if not isinstance(target, str) or bad_target(target):
             raise ProtocolViolation("a symbolic link with a bad target")
         if self._came.get(path) == JobLink(path, target):
             raise ProtocolViolation("a symbolic link that is as it was")
@@ -111,14 +108,6 @@ class TreeChanges:
         self._told.add(path)
         self._changes_left -= 1
         return path
-
-
-def is_target(text: str) -> bool:
-    """Whether a symbolic link may point with this text."""
-    try:
-        return "\0" not in text and 0 < len(text.encode()) <= MAX_TARGET
-    except UnicodeEncodeError:
-        return False
 
 
 def clashing(paths: Iterable[str]) -> tuple[str, str] | None:

@@ -6,9 +6,9 @@ import re
 
 from broker.domain.paths import check_path, matches
 from broker.domain.run import Job, JobFile, TreeRules
-from broker.domain.tree import PERMISSIONS
+from broker.domain.tree import PERMISSIONS, bad_target
 from broker.errors import FieldViolation, InvalidArgumentError
-from broker.sandbox.tree_changes import MAX_TARGET, clashing, is_target
+from broker.sandbox.tree_changes import clashing
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -38,9 +38,8 @@ def _check_links(job: Job) -> None:
         check_path(item.path, f"links[{number}].path")
         if item.path in seen:
             raise refusal(f"links[{number}].path", f"{item.path!r} is given twice", "PATH_INVALID")
-        if not is_target(item.target):
-            what = f"must be 1 to {MAX_TARGET} bytes of valid UTF-8 without NUL"
-            raise refusal(f"links[{number}].target", what, "LINK_INVALID")
+        if wrong := bad_target(item.target):
+            raise refusal(f"links[{number}].target", wrong, "LINK_INVALID")
         seen.add(item.path)
 
 

@@ -18,7 +18,6 @@ _K, _A, _F, _C = VOTER_KEY.c, ACCEPTANCE.c, FOUNDING.c, CHAT_ACCOUNT.c
 _KEYS = select(*VOTER_KEY.columns).order_by(_K.enrolled_seq, _K.id)
 _KEY = select(*VOTER_KEY.columns).where(_K.id == bindparam("which"))
 _REVOKE = update(VOTER_KEY).where(_K.id == bindparam("which"), _K.revoked.is_(None)).values(revoked=bindparam("moment"))
-_ACCEPTANCES = select(*ACCEPTANCE.columns).where(_A.founding_digest == bindparam("which")).order_by(_A.seq)
 _ACCEPTED = select(_A.seq).where(_A.founding_digest == bindparam("which"), _A.person == bindparam("whose"))
 _FOUNDING = select(_F.digest).order_by(_F.seq).limit(1)
 _ACCOUNTS = select(_C.service, _C.team, _C.user, _C.person, _C.seq).order_by(_C.seq)
@@ -81,11 +80,6 @@ class SqlVoterTable:
                 "seq": acceptance.seq,
             }
             self._connection.execute(insert(ACCEPTANCE), values)
-
-    def acceptances(self, founding_digest: str) -> Sequence[Acceptance]:
-        """Who has accepted a founding, in that order."""
-        rows = self._connection.execute(_ACCEPTANCES, {"which": founding_digest})
-        return [Acceptance(row.person, row.key, row.founding_digest, row.seq) for row in rows]
 
     def complete_founding(self, founding_digest: str, seq: int) -> None:
         """Says that the founding is complete, for good."""

@@ -13,7 +13,7 @@ from broker.client.models import Call
 from broker.domain.approval import ApprovalState
 from broker.domain.call import CallState
 from broker.errors import BrokerError
-from tests.approval_scene import end_of
+from tests.approval_scene import end_of, until
 from tests.approval_world import Founded, World
 from tests.served import command, ledger, make_state, serving
 from tests.tree_world import CHANGE, add_tools, content, seed, state_of, trees_of, waiting, which
@@ -67,7 +67,27 @@ def test_killed_at_any_moment_the_tree_is_before_or_after(tmp_path: Path) -> Non
             assert state_of(state).state == before, number
         else:
             assert end is CallState.CANCELLED
-    assert found
+    assert set(found) <= {CallState.SUCCEEDED, CallState.CANCELLED}
+
+
+@pytest.mark.parametrize("last", [CallState.PLANNING, CallState.SUCCEEDED])
+async def test_killed_before_the_apply_and_after_it(tmp_path: Path, last: CallState) -> None:
+    state = tmp_path / "state"
+    make_state(state)
+    add_tools(state)
+    before = seed(state)
+    code = "import time; time.sleep(600)" if last is CallState.PLANNING else CODE
+    with serving(state) as served:
+        async with served.client() as agent:
+            call = await agent.create_call(CHANGE, {"code": code})
+            if last is CallState.PLANNING:
+                await until(agent, call, last)
+            else:
+                assert (await end_of(agent, call))[0].state is last
+            served.kill()
+    await followed(state, which(call.name))
+    wanted = CallState.CANCELLED if last is CallState.PLANNING else last
+    assert await asyncio.to_thread(checked, state, which(call.name), before) is wanted
 
 
 async def killed(state: Path, after_s: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from broker.client.models import Call, CompletedCall
 from broker.domain.call import CallState
 from broker.errors import FailedPreconditionError
+from tests.approval_scene import end_of, until
 from tests.served import command, ledger, make_state, serving
 from tests.tree_world import CHANGE, SPEC, add_tools, content, seed, state_of, which
 
@@ -83,6 +84,27 @@ async def test_of_ten_at_once_that_touch_the_same_file_none_is_built_on_what_has
             assert "box0/x" in call.outcome.detail
     effects = [item for item in ledger(state) if item["type"] == "outcome" and "effect" in item]
     assert len(effects) == 1 + len(applied)
+    sound(state)
+
+
+async def test_of_ten_that_were_admitted_on_one_state_one_is_applied(state: Path) -> None:
+    settings = state / "settings.yaml"
+    settings.write_text(settings.read_text("utf-8") + "max_running: 1\n", "utf-8")
+    with serving(state) as served:
+        async with served.client() as agent:
+            # It has the only turn until all of them wait, each with what was there then.
+            first = await agent.create_call(box(1), {"code": "import time; time.sleep(600)"})
+            await until(agent, first, CallState.PLANNING)
+            code = "import os; os.makedirs('box0'); open('box0/x', 'w').write('{0}')"
+            calls = [await agent.create_call(box(0), {"code": code.format(n)}) for n in range(MANY)]
+            await agent.cancel_call(first)
+            ends = [(await end_of(agent, call))[0] for call in calls]
+    assert [end.state for end in ends].count(CallState.SUCCEEDED) == 1
+    for end in ends:
+        if end.state is not CallState.SUCCEEDED:
+            assert end.state is CallState.DENIED
+            assert end.outcome is not None
+            assert "BASE_MOVED" in end.outcome.detail
     sound(state)
 
 

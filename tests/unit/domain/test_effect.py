@@ -22,7 +22,6 @@ from broker.domain.tree import (
     TreeFile,
     TreeLink,
     check_change,
-    conflicts,
     read_effect,
     read_entry,
 )
@@ -44,10 +43,7 @@ def test_an_effect_makes_the_one_of_the_other_and_its_inverse_the_other_way(
     assert applied(before, effect) == after
     assert applied(after, effect.inverse()) == before
     assert effect.inverse().inverse() == effect
-    assert conflicts(effect, before) == ()
     assert bool(effect.changes) == (before != after)
-    if effect.changes:
-        assert conflicts(effect, after)
     assert [change.path.encode() for change in effect.changes] == sorted(path.encode() for path in effect.paths)
 
 
