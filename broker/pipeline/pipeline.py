@@ -247,6 +247,8 @@ class Pipeline:
             await asyncio.sleep(_HOUSEKEEPING_S)
             try:
                 await self.refusals.flush()
+                # So who asks or votes next doesn't have to read what a day of calls has added.
+                await self._parts.store.read(self._parts.desk.agreement.read_on)
                 await self.approvals.sweep()
                 await self._retention.sweep()
                 if self._parts.store.scrub_due:
