@@ -162,3 +162,8 @@ def ledger(state: Path, *options: str) -> list[dict[str, Any]]:
         result = command(state, *arguments, check=False)
     assert result.returncode == 0, f"{arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}"
     return [item["entry"] for item in json.loads(result.stdout)["items"]]
+
+
+def asked(state: Path) -> list[dict[str, Any]]:
+    """The entries that somebody's asking made: no heads, and no ends of kept things, which come when the clock says so."""
+    return [entry for entry in ledger(state) if entry["type"] not in {"heads", "erased"}]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from broker.client import CallContext, InputFile
 from broker.domain.call import CallState
 from broker.errors import DataLossError, InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError
 from broker.pipeline.refusals import MAX_KINDS
-from tests.served import OPERATOR, Served, ledger, make_state, serving
+from tests.served import OPERATOR, Served, asked, ledger, make_state, serving
 
 pytestmark = pytest.mark.docker
 
@@ -63,11 +62,11 @@ async def test_more_data_classes_than_an_entry_holds_are_refused_before_anything
     async with served.client() as client:
         blobs = [await client.upload(b"x", data_classes=_labels(prefix, 32)) for prefix in "bc"]
         files = [InputFile(blob.name[-8:], blob) for blob in blobs]
-        before = len(ledger(served.state))
+        before = len(asked(served.state))
         with pytest.raises(InvalidArgumentError) as caught:
             await client.run("python.run", {"code": "1"}, files=files, context=CallContext(data_classes=("one-more",)))
     assert caught.value.reason == "DATA_CLASSES_TOO_MANY"
-    assert len(ledger(served.state)) == before
+    assert len(asked(served.state)) == before
 
 
 async def test_text_that_an_agent_makes_up_never_stands_in_the_ledger(served: Served) -> None:
@@ -132,16 +131,11 @@ async def test_a_path_that_the_sandbox_refuses_is_the_callers_fault_and_leaves_n
 ) -> None:
     async with served.client() as client:
         blob = await client.upload(b"x")
-        before = _but_erasures(served)
+        before = asked(served.state)
         with pytest.raises(InvalidArgumentError) as caught:
             await client.run("python.run", {"code": "1"}, files=[InputFile(path, blob)])
     assert caught.value.violations[0].field == "tool_call.files[0].path"
-    assert _but_erasures(served) == before
-
-
-def _but_erasures(served: Served) -> list[dict[str, Any]]:
-    """The ledger without the ends of blobs that other tests left: when those come is the clock's affair."""
-    return [entry for entry in ledger(served.state) if entry["type"] != "erased"]
+    assert asked(served.state) == before
 
 
 async def test_a_blob_that_lost_its_end_never_comes_back_short(served: Served) -> None:

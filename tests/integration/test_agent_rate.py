@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 from broker.client import RetryPolicy
 from broker.errors import InvalidArgumentError
 from tests.integration.test_wire import channel, create, facts
-from tests.served import Served, ledger
+from tests.served import Served, asked
 
 pytestmark = pytest.mark.docker
 
@@ -40,7 +40,7 @@ async def _first_refusal(opened: grpc.aio.Channel) -> grpc.aio.AioRpcError:
 
 
 async def test_an_agent_that_asks_too_often_is_refused_with_a_delay_and_others_are_not(served: Served) -> None:
-    before = len(ledger(served.state))
+    before = len(asked(served.state))
     async with channel(served) as opened:
         refusal = await _first_refusal(opened)
         code, _, metadata = facts(refusal)
@@ -50,7 +50,7 @@ async def test_an_agent_that_asks_too_often_is_refused_with_a_delay_and_others_a
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert metadata["per_second"] == "50"
     assert 0 < _delay(refusal) < 60
-    assert len(ledger(served.state)) == before
+    assert len(asked(served.state)) == before
 
 
 async def test_a_client_waits_for_the_delay_and_comes_through(served: Served) -> None:
