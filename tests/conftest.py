@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.approval_world import Founded, make_founded
+from tests.approval_world import Founded, World, make_founded
+from tests.outside_world import Shelf, make_outside_world
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.tree_world import make_tree_world
 
@@ -69,3 +70,41 @@ def tree_world(tree_world_once: Founded, tmp_path: Path, monkeypatch: pytest.Mon
     """A copy of it for one test, with clients that remember nothing yet."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     return tree_world_once.copy(tmp_path / "state")
+
+
+@pytest.fixture(scope="session")
+def one_shelf() -> Iterator[Shelf]:
+    """The service outside, for all tests of a process."""
+    shelf = Shelf()
+    with shelf.serving():
+        yield shelf
+
+
+@pytest.fixture
+def shelf(one_shelf: Shelf) -> Shelf:
+    """The service outside, as at the beginning."""
+    one_shelf.reset()
+    return one_shelf
+
+
+@pytest.fixture(scope="session")
+def outside_once(one_shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Founded:
+    """A state directory with the two-person rule in force and tools that change that service."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("outside-home")))
+        return asyncio.run(make_outside_world(tmp_path_factory.mktemp("outside") / "state", one_shelf.port))
+
+
+@pytest.fixture
+def outside(outside_once: Founded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Founded:
+    """A copy of it for one test, with clients that remember nothing yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    return outside_once.copy(tmp_path / "state")
+
+
+@pytest.fixture
+async def outside_world(outside: Founded) -> AsyncIterator[World]:
+    """The same, served."""
+    with outside.serving() as serving:
+        async with serving as world:
+            yield world

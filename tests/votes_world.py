@@ -353,6 +353,7 @@ class Story:
         tier: int = 4,
         lineage: JsonObject | None = None,
         workflow: JsonObject | None = None,
+        effect: JsonObject | None = None,
         **named: str,
     ) -> int:
         """The intent of a call that names its approval; ``named`` changes members of that."""
@@ -364,6 +365,7 @@ class Story:
             "tier": tier,
             "approvals": [said],
             "workflow": workflow,
+            **({} if effect is None else {"effect": effect}),
         }
         return self.append(kind, body)
 

@@ -342,7 +342,9 @@ def summarise(call: Call) -> None:
     if outcome.effect is not None:
         effect = outcome.effect
         what = f"{effect.added} added, {effect.changed} changed, {effect.removed} removed"
-        say(f"changed files of its workspace: {what}; to take it back: broker undo {call.name.removeprefix('calls/')}")
+        where = "files of its workspace" if effect.after else "items outside"
+        done = "may have changed" if call.state is CallState.UNKNOWN else "changed"
+        say(f"{done} {where}: {what}; to take it back: broker undo {call.name.removeprefix('calls/')}")
     for record in outcome.egress:
         say(egress_sentence(record))
     for warning in outcome.warnings:

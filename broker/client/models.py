@@ -124,8 +124,8 @@ class Tool:
     runtime: str = ""
     """Container runtime that it runs under; empty is the engine's own choice."""
     effects: str = ""
-    """``NONE``, or ``WORKSPACE``: its effect on the workspace's files is planned, shown and then applied; empty where the
-    broker doesn't say."""
+    """``NONE``; ``WORKSPACE``: its effect on the workspace's files is planned, shown and then applied; ``OUTSIDE``: the same of
+    what it changes elsewhere; empty where the broker doesn't say."""
     workspace: ToolWorkspace | None = None
     """``None`` where it has nothing to do with the workspace's tree."""
     held: str = ""

@@ -28,10 +28,10 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class AppliedEffect:
-    """What a call changed in its workspace; all of it was written in one step."""
+    """What a call changed; all of its workspace's files was written in one step."""
 
     before: str
-    """State of the tree, ``sha256:...``."""
+    """State of the tree, ``sha256:...``; empty where nothing was changed there, but elsewhere."""
     after: str
     digest: str
     """Of the effect, with the call's salt."""
@@ -137,6 +137,8 @@ class StoredRequest:
     """State of its workspace's tree from which it gets files; empty for a tool that gets none."""
     undoes: tuple[str, ...] = ()
     """The calls that it takes back, oldest first; empty for no undo."""
+    acts_for: str = ""
+    """For an undo of what a tool changed outside, that tool: its programs run. Empty for any other call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from broker.domain.canonical import JsonObject, JsonValue, canonical, parse_json
 from broker.domain.events import Outcome
+from broker.domain.outside import Step
 from broker.domain.tree import Effect, members, read_effect
 from broker.errors import DataLossError, InvalidArgumentError
 
@@ -20,6 +21,21 @@ PLANNED = -3
 
 _OUTCOME = TypeAdapter(Outcome)
 _MAX = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class OutsidePlan:
+    """What else is known of a plan whose effect lies outside of the workspace's files."""
+
+    tool: str
+    """Under whose name its items stand: that of the tool, or of the tool whose call is taken back."""
+    step: Step
+    """What applies it: ``apply`` or ``undo``."""
+    reversibility: str
+    on_failure: str
+    """``undo`` where it is taken back by itself if its end isn't known and all is as planned; else ``none``."""
+    frames: str
+    """Digest of the frames by which the run that applies it is handed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,13 @@ class Planned:
     """How the run on the copy ended."""
     undoes: tuple[str, ...] = ()
     """The calls that it takes back, oldest first; empty for no undo."""
+    outside: OutsidePlan | None = None
+    """``None`` for an effect on the workspace's files."""
+
+    @property
+    def rehearsed(self) -> bool:
+        """Was it tried whether it can be taken back?"""
+        return self.outside is None or self.outside.reversibility == "exact"
 
     def bound(self, salt: str) -> JsonObject:
         """What people agree to besides the call's own envelope: all by which the effect is known.
@@ -44,13 +67,26 @@ class Planned:
         Args:
             salt: the call's own, of its envelope.
         """
-        return {
+        found: JsonObject = {
             "base": self.base,
             "selection": self.selection,
             "digest": self.effect.digest(salt),
             "artifact": self.artifact,
             "undoes": list(self.undoes),
         }
+        if self.outside is not None:
+            found["outside"] = {**_outside_body(self.outside), "undo": self.effect.inverse().digest(salt)}
+        return found
+
+
+def _outside_body(outside: OutsidePlan) -> JsonObject:
+    return {
+        "tool": outside.tool,
+        "step": outside.step.value,
+        "reversibility": outside.reversibility,
+        "on_failure": outside.on_failure,
+        "frames": outside.frames,
+    }
 
 
 def encode_planned(planned: Planned) -> bytes:
@@ -63,6 +99,7 @@ def encode_planned(planned: Planned) -> bytes:
             "artifact": planned.artifact,
             "undoes": list(planned.undoes),
             "outcome": _OUTCOME.dump_json(planned.outcome).decode(),
+            **({} if planned.outside is None else {"outside": _outside_body(planned.outside)}),
         }
     )
 
@@ -85,9 +122,17 @@ def decode_planned(data: bytes) -> Planned:
             _text(value["artifact"]),
             _OUTCOME.validate_json(_text(value["outcome"])),
             tuple(_text(item) for item in undoes),
+            _outside(value.get("outside")),
         )
     except (KeyError, ValueError, InvalidArgumentError) as error:
         raise _unreadable() from error
+
+
+def _outside(value: JsonValue) -> OutsidePlan | None:
+    if value is None:
+        return None
+    body = {name: _text(item) for name, item in members(value).items()}
+    return OutsidePlan(body["tool"], Step(body["step"]), body["reversibility"], body["on_failure"], body["frames"])
 
 
 def _text(value: JsonValue) -> str:

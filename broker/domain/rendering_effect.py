@@ -1,11 +1,11 @@
-"""The part of the approvers' text that says what a call changes in its workspace: each path, as a real difference."""
+"""The part of the approvers' text that says what a call changes, in its workspace or outside: each path, as a real difference."""
 
 from __future__ import annotations
 
 from broker.domain.canonical import canonical, digest
 from broker.domain.reading import Members
 from broker.domain.sheet import Sheet
-from broker.domain.tree import FORMAT
+from broker.domain.tree import FORMAT, OUTSIDE
 
 _COUNTS = (
     ("Added", "added"),
@@ -24,6 +24,12 @@ _TITLES = {
     "mode": "MODE",
     "type": "OF ANOTHER KIND",
 }
+_INSIDE = "WHAT IT CHANGES, TO THE LAST BYTE: IT HAS RUN ON A COPY, AND THIS IS WHAT IS APPLIED"
+_OUTSIDE = "WHAT IT CHANGES OUTSIDE, ITEM BY ITEM, BY ITS DRY RUN: THIS IS WHAT IS APPLIED, AND NOTHING ELSE"
+_ON_FAILURE = {
+    "none": "it stays so, until people look at it and take it back",
+    "undo": "IT IS TAKEN BACK BY ITSELF, if all is as it was to become, and else stays so",
+}
 _SHOWN = frozenset({"diff", "binary", "entry"})
 
 
@@ -38,24 +44,38 @@ def effect_section(effect: Members, sheet: Sheet, salt: str) -> None:
     Raises:
         InvalidArgumentError: ``ENVELOPE_MALFORMED``.
     """
-    sheet.heading("WHAT IT CHANGES, TO THE LAST BYTE: IT HAS RUN ON A COPY, AND THIS IS WHAT IS APPLIED")
+    bound = effect.members("bound")
+    outside = bound.members("outside") if bound.has("outside") else None
+    sheet.heading(_INSIDE if outside is None else _OUTSIDE)
     summary, changes = effect.members("summary"), effect.objects("changes")
     for label, member in _COUNTS:
         sheet.field(label, str(summary.whole(member)))
-    bound = effect.members("bound")
-    undoes = bound.texts("undoes")
-    for call in undoes:
+    for call in bound.texts("undoes"):
         sheet.field("Takes back the call", call)
-    sheet.field("State of the files", bound.text("base"))
+    if outside is not None:
+        _outside(outside, sheet)
+    sheet.field("State of the files", bound.text("base") or "(it has to do with none)")
     sheet.field("What the tool was given", bound.text("selection"))
     sheet.field("Digest of the changes", bound.text("digest"))
     sheet.field("What takes it back", bound.text("artifact"))
     body = []
     for change in changes:
-        _change(change, sheet)
+        _change(change, sheet, "" if outside is None else f"{OUTSIDE}/{outside.text('tool')}/")
         body.append({name: change.any(name) for name in ("path", "before", "after")})
     if digest(canonical({"format": FORMAT, "salt": salt, "changes": body})) != bound.text("digest"):
         bound.refuse("digest", "is not that of the changes that are shown")
+
+
+def _outside(outside: Members, sheet: Sheet) -> None:
+    """How what lies outside is applied, and what happens where it fails half-way."""
+    sheet.field("Items of the tool", outside.text("tool"))
+    sheet.field("Step that applies it", outside.text("step"))
+    sheet.field("Its job", outside.text("frames"))
+    sheet.field("Digest of taking it back", outside.text("undo"))
+    on_failure = outside.text("on_failure")
+    if on_failure not in _ON_FAILURE:
+        outside.refuse("on_failure", f"must be one of {', '.join(_ON_FAILURE)}")
+    sheet.words("Where its end isn't known", _ON_FAILURE[on_failure])
 
 
 def _side(change: Members, name: str, sheet: Sheet) -> None:
@@ -72,11 +92,13 @@ def _side(change: Members, name: str, sheet: Sheet) -> None:
     sheet.field("    mode", f"{side.whole('mode'):04o}")
 
 
-def _change(change: Members, sheet: Sheet) -> None:
+def _change(change: Members, sheet: Sheet, prefix: str) -> None:
     kind = change.text("kind")
     if kind not in _TITLES:
         change.refuse("kind", f"must be one of {', '.join(_TITLES)}")
-    sheet.field(_TITLES[kind], change.text("path"))
+    if not change.text("path").startswith(prefix):
+        change.refuse("path", f"must begin with {prefix}")
+    sheet.field(_TITLES[kind], change.text("path").removeprefix(prefix))
     source = change.text("from")
     if source:
         sheet.field("  the same bytes as", source)

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
 from broker.domain.command import expand
+from broker.domain.outside import Step
 from broker.domain.reserved import RESERVED_NAMESPACE, is_reserved
 from broker.domain.run import EgressKind, EgressRule, Job, JobFile, OutputRules, Profile
+from broker.domain.spec_effects import Effects, effect_conflicts
 from broker.domain.spec_egress import MAX_RULES, SpecEgress, rule_conflicts
+from broker.domain.spec_outside import SpecOutside
 from broker.domain.spec_parts import (
     Duration,
     Label,
@@ -44,14 +47,6 @@ CODE_NAME = "<code>"
 
 TOOL_NAME = r"^[a-z][a-z0-9_]{0,30}\.[a-z][a-z0-9_]{0,30}$"
 """What the name of a tool matches: ``namespace.name``."""
-
-
-def _known_reversibility(value: object) -> object:
-    if value not in ("no_effect", "exact"):
-        raise ValueError(
-            "must be `no_effect`, or `exact` for a tool with `effects: workspace`: this release undoes nothing else"
-        )
-    return value
 
 
 def _not_reserved(name: str) -> str:
@@ -93,13 +88,17 @@ class ToolSpec(SpecPart):
     """Classes of data that it handles, such as `public` or `customer`."""
     retention: Annotated[Duration, Field(ge=60, le=10 * 366 * 86400)] = 30.0 * 86400
     """How long events, output and result files of a call are kept."""
-    effects: Literal["none", "workspace"] = "none"
-    """What a call changes outside its sandbox: nothing, or files of its workspace. Such a tool runs on a copy, and what it
-    changed there is the effect, which is looked at, kept undoable and then applied; the tool doesn't run again."""
+    effects: Literal["none", "workspace", "outside"] = "none"
+    """What a call changes outside its sandbox: nothing, files of its workspace, or something elsewhere. With `workspace` it runs on a
+    copy, and what it changed there is the effect, which is looked at, kept undoable and then applied; the tool doesn't run again.
+    With `outside` its programs say what would be changed, and take it back."""
     workspace: SpecWorkspace | None = None
     """Which paths of its workspace's tree it gets and may change; absent for a tool that has nothing to do with it."""
-    reversibility: Annotated[Literal["no_effect", "exact"], BeforeValidator(_known_reversibility)] = "no_effect"
-    """Whether its effect can be taken back: `exact` with `effects: workspace`, and otherwise there is none."""
+    outside: SpecOutside | None = None
+    """The programs that plan and take back what it changes outside; absent for a tool that is `irreversible`."""
+    reversibility: Literal["no_effect", "exact", "compensable", "irreversible"] = "no_effect"
+    """Whether its effect can be taken back: `exact` with `effects: workspace`; with `outside` that, or `compensable` by another
+    action, or `irreversible`, which not every tier allows; and otherwise there is none."""
     egress: Annotated[tuple[SpecEgress, ...], Field(max_length=MAX_RULES)] = ()
     """Hosts that it may reach through the broker; the sandbox itself has no network."""
     runtime: Annotated[Text, Field(pattern=r"^([a-z][a-z0-9._-]{0,62})?$")] = ""
@@ -111,30 +110,17 @@ class ToolSpec(SpecPart):
     def _parts_fit(self) -> Self:
         problems = [*self._wrong_placeholders()]
         problems.extend((("egress", *place), text) for place, text in rule_conflicts(self.egress))
-        problems.extend(self._effect_conflicts())
+        problems.extend(
+            effect_conflicts(
+                Effects(self.effects, self.reversibility, self.workspace, self.outside, self.egress),
+                run=self.run,
+                answers=self.result is not None or bool(self.files.outputs),
+            )
+        )
         if len(set(self.data_classes)) != len(self.data_classes):
             problems.append((("data_classes",), "names a class twice"))
         refuse_places(problems)
         return self
-
-    def _effect_conflicts(self) -> Iterator[tuple[Place, str]]:
-        writes = self.workspace.writes if self.workspace is not None else ()
-        if self.effects == "none":
-            if writes:
-                yield ("workspace", "writes"), "needs `effects: workspace` beside it"
-            if self.reversibility != "no_effect":
-                yield ("reversibility",), "must be `no_effect` for a tool without effects"
-            return
-        if not writes:
-            yield ("effects",), "needs the paths that it may change in `workspace.writes`"
-        if self.reversibility != "exact":
-            yield ("reversibility",), "must be `exact` for a tool with `effects: workspace`"
-        if self.egress:
-            # What reaches a host has an effect there which no diff shows, and could carry the files away.
-            yield ("egress",), "must be empty for a tool with `effects: workspace`: it runs without hosts and secrets"
-        for number, rule in enumerate(self.egress):
-            if rule.secret is not None:
-                yield ("egress", number, "secret"), "a tool with `effects: workspace` gets no secret"
 
     def _wrong_placeholders(self) -> list[tuple[Place, str]]:
         found: list[tuple[Place, str]] = []
@@ -172,14 +158,16 @@ class ToolSpec(SpecPart):
         return {item for item in kinds if isinstance(item, str)}
 
     def normalised(self) -> JsonObject:
-        """The specification with its defaults filled in, sizes in bytes and times in seconds; without `effects` and `workspace`
-        where it has none, as they were unknown to the first specifications.
+        """The specification with its defaults filled in, sizes in bytes and times in seconds; without `effects`, `workspace` and
+        `outside` where it has none, as they were unknown to the first specifications.
         """
         value: JsonObject = self.model_dump(mode="json")
         if self.effects == "none":
             del value["effects"]
         if self.workspace is None:
             del value["workspace"]
+        if self.outside is None:
+            del value["outside"]
         return value
 
     def digest(self, files: Mapping[str, bytes]) -> str:
@@ -188,8 +176,16 @@ class ToolSpec(SpecPart):
 
     @property
     def planned(self) -> bool:
-        """Does it run on a copy first, whose changes are then applied?"""
-        return self.effects != "none"
+        """Is what it changes known, and kept undoable, before it is changed?"""
+        return self.effects == "workspace" or self.outside is not None
+
+    @property
+    def code_files(self) -> Iterator[tuple[Place, str]]:
+        """The Python files that it names, each with its place."""
+        if self.run.python is not None and self.run.python.file is not None:
+            yield ("run", "python", "file"), self.run.python.file
+        if self.outside is not None:
+            yield from self.outside.files
 
     @property
     def risk(self) -> Tier:
@@ -232,29 +228,32 @@ class ToolSpec(SpecPart):
         arguments_bytes: bytes,
         files: tuple[JobFile, ...],
         code_files: Mapping[str, bytes],
+        step: Step | None = None,
     ) -> Job:
-        """What the sandbox is asked to do for one call.
+        """What the sandbox is asked to do for one call, or for one step of a call with programs in `outside`.
 
         Args:
             arguments: the arguments, as the schema let them through.
             arguments_bytes: their RFC 8785 bytes, which the tool reads.
             files: what is put into the working folder.
             code_files: the files that the specification names, as the catalogue read them.
+            step: of which the program is run; ``None`` for a tool without such programs.
 
         Raises:
             InvalidArgumentError: a value can't be an element of the argument vector.
         """
         python = self.run.python
-        code = ""
-        if python is not None and python.file is not None:
-            if python.file not in code_files:
-                raise InternalError(f"the file {python.file} of {self.name} is missing", reason="SPEC_FILE_MISSING")
-            code = code_files[python.file].decode("utf-8")
+        code, argv = "", self.argv(arguments)
+        if step is not None:
+            file = self._program(step)
+            code, argv = self._code(file, code_files), (file, step.value)
+        elif python is not None and python.file is not None:
+            code = self._code(python.file, code_files)
         elif python is not None and python.argument is not None:
             code = str(arguments[python.argument])
         return Job(
             kind="argv" if python is None else "python",
-            argv=self.argv(arguments),
+            argv=argv,
             code=code,
             env=dict(self.env),
             arguments=arguments_bytes,
@@ -268,6 +267,18 @@ class ToolSpec(SpecPart):
             proxy=any(item.kind is not EgressKind.TCP for item in self.egress),
             forwards=tuple(item.listen for item in self.egress if item.kind is EgressKind.TCP),
         )
+
+    def _program(self, step: Step) -> str:
+        own = None if self.run.python is None else self.run.python.file
+        file = own if step is Step.APPLY or self.outside is None else self.outside.file(step)
+        if file is None or self.outside is None:
+            raise InternalError(f"{self.name} has no program for {step}", reason="SPEC_STEP_MISSING")
+        return file
+
+    def _code(self, file: str, code_files: Mapping[str, bytes]) -> str:
+        if file not in code_files:
+            raise InternalError(f"the file {file} of {self.name} is missing", reason="SPEC_FILE_MISSING")
+        return code_files[file].decode("utf-8")
 
 
 def version_of(text: JsonObject) -> str:

@@ -62,6 +62,7 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": units.DURATION_PATTERN}),
 ]
 Label = Annotated[Text, Field(pattern=_LABEL)]
+CodeFile = Annotated[Text, Field(pattern=r"^[a-z][a-z0-9_]{0,60}\.py$")]
 Place: TypeAlias = tuple[str | int, ...]
 """Keys and indexes that lead to a value, from the part that is checked."""
 
@@ -132,7 +133,7 @@ class PythonRun(SpecPart):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["argument"]}]})
 
-    file: Annotated[Text, Field(pattern=r"^[a-z][a-z0-9_]{0,60}\.py$")] | None = None
+    file: CodeFile | None = None
     """Name of the Python file; it lies in the same folder as the specification."""
     argument: Text | None = None
     """Name of the argument whose text is the program."""

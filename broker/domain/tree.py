@@ -28,6 +28,11 @@ MAX_TARGET = 4095
 RESERVED = ".broker-restore"
 """Name at a tree's top that no tree may have: the broker's own, in the sandbox in which files are put back."""
 
+OUTSIDE = ".broker-outside"
+"""Another: what is changed elsewhere stands below it in an effect, so that no path of a tree is the same."""
+
+_KEPT_NAMES = frozenset({RESERVED, OUTSIDE})
+
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -205,17 +210,17 @@ def check_change(change: Change, field: str) -> None:
 
 def reserved(path: str) -> bool:
     """Does a path lie where no tree may have one?"""
-    return path.split("/", 1)[0] == RESERVED
+    return path.split("/", 1)[0] in _KEPT_NAMES
 
 
 def check_not_reserved(path: str, field: str) -> None:
     """Lets a path pass that a tree may have.
 
     Raises:
-        InvalidArgumentError: it is, or lies in, ``RESERVED`` (``PATH_INVALID``).
+        InvalidArgumentError: it is, or lies in, ``RESERVED`` or ``OUTSIDE`` (``PATH_INVALID``).
     """
     if reserved(path):
-        wrong = f"begins with {RESERVED}, a name that the broker keeps for itself"
+        wrong = f"begins with {path.split('/', 1)[0]}, a name that the broker keeps for itself"
         raise InvalidArgumentError(
             f"the path {path!a} {wrong}",
             reason="PATH_INVALID",

@@ -828,6 +828,7 @@ class Votes:
         self.standing, self.founding = Standing(), ""
         self.open: dict[str, Asked] = {}
         self.used: dict[str, Asked] = {}
+        self.undoing: dict[str, str] = {}  # call that people let be taken back by itself -> what that does
         self.readers = {
             **dict.fromkeys(WITH_THE_VOTE, self._action),
             **dict.fromkeys(CHANGES, self._change),
@@ -1031,12 +1032,21 @@ class Votes:
         if not due and "approvals" not in entry:
             return
         self.report["acts"] += 1
+        if kind == "undo.intent":
+            back = of(of(entry, "undo", dict), "digest", str, "undo.digest")
+            right = self.undoing.pop(str(entry.get("call_id")), "") == back
+            needed(right, "undo.digest", "is not what people agreed to, should the call's end not be known")
+            return
         named = entry.get("approvals")
         why = "nobody's agreement is named, and it needs that of people"
         needed(isinstance(named, list) and (named or not due), "approvals", why)
         self._founded()
         for item in named or ():
             self._named(kind, entry, item, tier)
+        effect = entry.get("effect")
+        outside = effect.get("outside") if isinstance(effect, dict) else None
+        if kind == "intent" and isinstance(outside, dict) and outside.get("on_failure") == "undo":
+            self.undoing[of(entry, "call_id", str)] = of(outside, "undo", str, "effect.outside.undo")
 
     def _named(self, kind: str, entry: dict[str, Any], item: Any, tier: int) -> None:  # noqa: ANN401 - any JSON
         which = of(item, "id", str, "approvals.id")

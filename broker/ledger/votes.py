@@ -39,6 +39,7 @@ from broker.ledger.votes_reading import (
     words,
 )
 from broker.ledger.votes_report import Alone, Attested, VotesReport
+from broker.ledger.votes_undo import SelfUndos
 from broker.signing import verify
 from broker.tlog.merkle import leaf_hash
 
@@ -97,6 +98,7 @@ class Votes:
         self._alone: list[Alone] = []
         self._alone_count = 0
         self._force = InForce()
+        self._self_undos = SelfUndos()
         self._findings: list[Place] = []
         self._found = 0
 
@@ -199,6 +201,7 @@ class Votes:
         made._attested, made._attested_count = list(self._attested), self._attested_count
         made._alone, made._alone_count = list(self._alone), self._alone_count
         made._force = self._force.copy()
+        made._self_undos = self._self_undos.copy()
         made._findings, made._found = list(self._findings), self._found
         return made
 
@@ -339,6 +342,9 @@ class Votes:
             self._action(kind, entry)
             return
         self._acts += 1
+        if kind == "undo.intent":
+            self._self_undos.taken_back(entry)
+            return
         named = entry.get("approvals")
         needed = kind == "workflow.approved" or tier_of(entry) >= APPROVAL_REQUIRED_FROM
         if not isinstance(named, list) or (needed and not named):
@@ -346,6 +352,8 @@ class Votes:
         self._check_founded()
         for item in named:
             self._named(kind, entry, item)
+        if kind == "intent":
+            self._self_undos.began(entry)
 
     def _named(self, kind: str, entry: JsonObject, item: JsonValue) -> None:
         said: JsonObject = item if isinstance(item, dict) else {}

@@ -56,6 +56,11 @@ class ActiveCall:
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
+    @property
+    def applying(self) -> bool:
+        """Is its effect being applied, as far as is on record?"""
+        return self.row.state is CallState.APPLYING
+
     def end(self, cause: EndCause, detail: str) -> None:
         """Ends the call wherever it stands; the first to ask is the one who is named."""
         if self.ending is None and not self.feed.finished:

@@ -109,7 +109,7 @@ class Admission:
                 reason="RUNBOOK_UNUSABLE",
             )
         if request.context.runbook and checked.tool.spec.planned:
-            why = "names a tool that changes a workspace: what it would change isn't known beforehand"
+            why = "names a tool whose effect is planned: what it would change isn't known beforehand"
             raise InvalidArgumentError(
                 f"tool_call.context.runbook {why}",
                 violations=(FieldViolation("tool_call.context.runbook", why),),
@@ -202,6 +202,7 @@ class Admission:
             workflow_digest="" if checked.workflow is None else checked.workflow.digest(),
             base="" if tree is None else tree.base,
             undoes=() if tree is None else tree.undoes,
+            acts_for="" if tree is None else tree.named,
         )
         row = CallRow(
             id=call_id,

@@ -38,9 +38,10 @@ from broker.pipeline.checks import (
     with_hold,
 )
 from broker.pipeline.parts import Parts
-from broker.pipeline.taking_back import at_tier, find_chain, lineage_of, takes_back
+from broker.pipeline.taking_back import as_it_runs, find_chain, lineage_of, takes_back
 from broker.pipeline.workflows import approved_workflow, check_inside
 from broker.specs.catalogue import Tool
+from broker.specs.tiers import TierRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,20 @@ class Checked:
     workflow: WorkflowSpec | None
     requirement: Requirement | None
     """Who has to agree to the call; ``None`` where nobody has to."""
+
+
+def check_reversible(row: TierRow, tool: Tool) -> None:
+    """Lets a tool pass that can be taken back, or may do what can't be at this tier; taking something back always may.
+
+    Raises:
+        FailedPreconditionError: ``IRREVERSIBLE_REFUSED``.
+    """
+    if tool.spec.reversibility == "irreversible" and not row.irreversible and not takes_back(tool.spec.name):
+        raise FailedPreconditionError(
+            f"nothing takes back what {tool.spec.name} does, and the table of tiers allows no such tool at tier {row.tier}",
+            reason="IRREVERSIBLE_REFUSED",
+            hint=f"Give it programs in `outside` that take it back, or `irreversible: true` to tier {row.tier} in tiers.yaml.",
+        )
 
 
 class RequestChecks:
@@ -116,7 +131,7 @@ class RequestChecks:
         tool.validate_arguments(request.arguments)
         if takes_back(tool.spec.name):
             chain = await self._parts.store.read(lambda tx: find_chain(tx, self._parts, workspace, request.arguments))
-            tool = at_tier(tool, chain.tier)
+            tool = as_it_runs(self._parts, tool, chain.tier, chain.named)
         check_paths(tool, request.files)
         return await self._prove(caller, request, tool, decision)
 
@@ -133,6 +148,7 @@ class RequestChecks:
             lineage = lineage_of(
                 tx, self._parts, directory, caller=caller, tool=tool, context=request.context, tier=tier, now=now
             )
+            check_reversible(self._parts.tiers.row(tier), tool)
             blobs = tuple(self._blobs.visible(tx, caller, item.blob) for item in request.files)
             labels = {label for blob in blobs for label in blob.data_classes}
             workspace = self._parts.workspace_classes.get(request.context.workspace, ())

@@ -7,14 +7,15 @@ durable together or not at all: nothing can be cut half-way, and a start finds n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from broker.approvals.content import read_envelope
 from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
 from broker.domain.envelope import envelope_digest, salt_of
-from broker.domain.events import AppliedEffect, CallEvent, StateChanged
+from broker.domain.events import AppliedEffect, CallEvent, EventPayload, Outcome, StateChanged
 from broker.domain.meter import Step
 from broker.domain.planned import PLANNED, Planned, decode_planned
 from broker.domain.ports import CallRow, Transaction
@@ -55,13 +56,7 @@ class Applying:
             BrokerError: the call may not be applied now; nothing was changed.
         """
         parts, row = self._parts, active.row
-        if envelope_digest(active.request.envelope.encode()) != row.envelope_digest:
-            raise envelope_changed(active.request.envelope.encode(), b"{}", row.envelope_digest)
-        tool_as_admitted(parts, row)
-        planned = await parts.store.read(lambda tx: self._planned(tx, row))
-        if active.approval:
-            await parts.store.read(lambda tx: self._check_agreed(tx, active, planned))
-        await self._check_content(active, planned)
+        planned = await self.check(active)
         directory = await parts.directory.current()
         for _ in range(_TRIES):
             present = await parts.store.read(lambda tx: tx.trees.state(row.workspace))
@@ -88,11 +83,21 @@ class Applying:
                 return
         raise _moved(())
 
-    def _planned(self, tx: Transaction, row: CallRow) -> Planned:
-        found = dict(self._parts.vault.open(tx, row.id).read(tx, PLANNED, 1)).get(PLANNED)
-        if found is None:
-            raise DataLossError(f"the plan of {row.id} is missing", reason="PLAN_UNREADABLE")
-        return decode_planned(found)
+    async def check(self, active: ActiveCall) -> Planned:
+        """The plan of a call, where it is what was admitted and agreed to, and all that it needs is there.
+
+        Raises:
+            BrokerError: as ``apply``.
+        """
+        row = active.row
+        if envelope_digest(active.request.envelope.encode()) != row.envelope_digest:
+            raise envelope_changed(active.request.envelope.encode(), b"{}", row.envelope_digest)
+        tool_as_admitted(self._parts, row)
+        planned = await self._parts.store.read(lambda tx: planned_of(tx, self._parts, row.id))
+        if active.approval:
+            await self._parts.store.read(lambda tx: self._check_agreed(tx, active, planned))
+        await self._check_content(active, planned)
+        return planned
 
     def _check_agreed(self, tx: Transaction, active: ActiveCall, planned: Planned) -> None:
         """Says early, and by its fields, what isn't as it was shown; it is compared again, with the votes, at the use."""
@@ -137,6 +142,21 @@ class Applying:
         after: str,
     ) -> tuple[CallRow, list[CallEvent]]:
         parts, now = self._parts, self._parts.clock()
+        row, events = self.write_intent(tx, active, planned, directory, now=now)
+        salt = salt_of(active.request.envelope)
+        outcome = replace(planned.outcome, effect=applied(planned, salt, before, after))
+        row, more = write_applied(tx, parts, row, CallState.SUCCEEDED, outcome, now=now)
+        return row, [*events, *more]
+
+    def write_intent(
+        self, tx: Transaction, active: ActiveCall, planned: Planned, directory: Directory, *, now: datetime
+    ) -> tuple[CallRow, list[CallEvent]]:
+        """Decides again, counts again and writes the intent of an effect, as a part of a transaction.
+
+        Raises:
+            BrokerError: it may not be applied.
+        """
+        parts = self._parts
         decision = self._starter.decide_again(tx, active, directory)
         bound = planned.bound(salt_of(active.request.envelope))
         used = self._use(tx, active, bound)
@@ -144,8 +164,9 @@ class Applying:
         move(active.row, CallState.APPLYING)
         sealed = parts.vault.open(tx, active.row.id)
         image = parts.images.get(active.tool.spec.image, "")
+        hosts = () if planned.outside is None else active.tool.spec.egress_rules
         body: JsonObject = {
-            **journal.request_body(active.row, active.request, image, sealed, egress=()),
+            **journal.request_body(active.row, active.request, image, sealed, egress=hosts),
             **journal.decision_body(decision, active.row.agent),
             **used,
             "decision_seq": -1 if active.row.decision_seq is None else active.row.decision_seq,
@@ -154,28 +175,8 @@ class Applying:
         seq = parts.ledger.append(tx, "intent", body, agent=active.row.agent)
         events = write_events(tx, sealed, active.row.last_event, now, [StateChanged(CallState.APPLYING)])
         row = replace(active.row, state=CallState.APPLYING, started=now, intent_seq=seq, last_event=events[-1].number)
-        applied = _applied(planned, bound, before, after)
-        outcome = replace(planned.outcome, effect=applied)
-        row, more = write_end(tx, parts, row, CallState.SUCCEEDED, outcome, now=now)
-        where = -1 if row.outcome_seq is None else row.outcome_seq
-        tx.trees.move(row.workspace, before, after, where, now)
-        tx.trees.insert(
-            EffectRow(
-                call=row.id,
-                workspace=row.workspace,
-                base=before,
-                after=after,
-                digest=applied.digest,
-                artifact=applied.artifact,
-                undoes=applied.undoes,
-                undone_by="",
-                seq=where,
-                at=now,
-            )
-        )
-        for call in planned.undoes:
-            mark_undone(tx, call, row.id)
-        return row, [*events, *more]
+        tx.calls.replace(row)
+        return row, events
 
     def _use(self, tx: Transaction, active: ActiveCall, bound: JsonObject) -> JsonObject:
         requirement = call_requirement(self._parts, Tier(active.row.tier))
@@ -195,6 +196,55 @@ class Applying:
         """What is to be taken back is still in effect: another may have taken it back since."""
         for call in planned.undoes:
             check_in_effect(tx, call)
+
+
+def planned_of(tx: Transaction, parts: Parts, call: str) -> Planned:
+    """The plan of a call.
+
+    Raises:
+        DataLossError: it is missing or can't be read (``PLAN_UNREADABLE``).
+    """
+    found = dict(parts.vault.open(tx, call).read(tx, PLANNED, 1)).get(PLANNED)
+    if found is None:
+        raise DataLossError(f"the plan of {call} is missing", reason="PLAN_UNREADABLE")
+    return decode_planned(found)
+
+
+def write_applied(
+    tx: Transaction,
+    parts: Parts,
+    row: CallRow,
+    state: CallState,
+    outcome: Outcome,
+    *,
+    now: datetime,
+    tail: Sequence[EventPayload] = (),
+) -> tuple[CallRow, list[CallEvent]]:
+    """The end of a call that had an effect, or may have had it, with that effect, as a part of a transaction."""
+    row, events = write_end(tx, parts, row, state, outcome, now=now, tail=tail)
+    effect = outcome.effect
+    if effect is None:
+        return row, events
+    where = -1 if row.outcome_seq is None else row.outcome_seq
+    if effect.after:
+        tx.trees.move(row.workspace, effect.before, effect.after, where, now)
+    tx.trees.insert(
+        EffectRow(
+            call=row.id,
+            workspace=row.workspace,
+            base=effect.before,
+            after=effect.after,
+            digest=effect.digest,
+            artifact=effect.artifact,
+            undoes=effect.undoes,
+            undone_by="",
+            seq=where,
+            at=now,
+        )
+    )
+    for call in effect.undoes:
+        mark_undone(tx, call, row.id)
+    return row, events
 
 
 async def _read_through(pieces: AsyncIterator[bytes]) -> tuple[str, int]:
@@ -223,12 +273,20 @@ def _stand(tx: Transaction, call: str, state: CallState) -> None:
         tx.calls.replace(replace(row, state=state))
 
 
-def _applied(planned: Planned, bound: JsonObject, before: str, after: str) -> AppliedEffect:
+def applied(planned: Planned, salt: str, before: str = "", after: str = "") -> AppliedEffect:
+    """What an outcome says of an effect.
+
+    Args:
+        planned: the plan.
+        salt: the call's own.
+        before: state of the workspace's files before it; empty where none of them was changed.
+        after: their state after it.
+    """
     kinds = [change.kind for change in planned.effect.changes]
     return AppliedEffect(
         before=before,
         after=after,
-        digest=str(bound["digest"]),
+        digest=planned.effect.digest(salt),
         artifact=planned.artifact,
         added=kinds.count("added"),
         removed=kinds.count("removed"),

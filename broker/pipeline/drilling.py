@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from broker.domain.canonical import JsonObject
 from broker.domain.identity import Caller
 from broker.domain.ids import new_id
+from broker.domain.outside import of_outside
 from broker.domain.ports import Transaction
 from broker.domain.tree_ports import EffectRow
 from broker.errors import BrokerError, FieldViolation, InvalidArgumentError
 from broker.pipeline.parts import Parts
-from broker.pipeline.rehearsing import rehearse
+from broker.pipeline.rehearsing import opened, rehearse
 from broker.pipeline.taking_back import done_of
 
 MOST = 1000
@@ -86,7 +87,11 @@ def _kept(tx: Transaction, row: EffectRow) -> bool:
 async def _try(parts: Parts, row: EffectRow) -> Tried:
     try:
         done = await parts.store.read(lambda tx: done_of(tx, parts, row))
-        await rehearse(parts, new_id("drl"), row.artifact, row.call, done.effect)
+        if of_outside(done.effect):
+            # Put back it can be where it belongs alone, and a drill changes nothing there: it is opened and compared.
+            await opened(parts, row.artifact, row.call, done.effect)
+        else:
+            await rehearse(parts, new_id("drl"), row.artifact, row.call, done.effect)
     except BrokerError as error:
         return Tried(row.call, row.artifact, error.reason, error.message)
     return Tried(row.call, row.artifact)

@@ -19,6 +19,7 @@ from broker.domain.events import CallEvent, EventPayload, Outcome
 from broker.domain.meter import Step
 from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause, Job
+from broker.domain.tree import Effect
 from broker.errors import (
     BrokerError,
     FailedPreconditionError,
@@ -34,8 +35,10 @@ from broker.pipeline.collect import Collector
 from broker.pipeline.effect_reading import EffectReader
 from broker.pipeline.ending import close_approval, finish
 from broker.pipeline.hold import Hold
+from broker.pipeline.outside import Outside
 from broker.pipeline.parts import Parts
-from broker.pipeline.planning import Planning, Ran
+from broker.pipeline.planning import Planning
+from broker.pipeline.ran import Ran
 from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.pipeline.verdict import judge, lost, never_ran
@@ -45,7 +48,8 @@ from broker.sandbox.engine import Lease
 
 _log = structlog.get_logger(__name__)
 _AGAIN_S = 2.0
-_WITH_CONTAINER = frozenset({CallState.RUNNING, CallState.PLANNING})
+_WITH_CONTAINER = frozenset({CallState.RUNNING, CallState.PLANNING, CallState.APPLYING})
+"""States in which a container may be at work for the call."""
 T = TypeVar("T")
 
 
@@ -59,13 +63,16 @@ class Execution:
         self._waiting = Waiting(parts)
         self._planning = Planning(parts, blobs)
         self._applying = Applying(parts, starter)
+        self._outside = Outside(parts, blobs, self._applying)
 
     async def drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
         """Takes a call to its end, from the queue or from where it has begun; what fails on our side ends the feed with
         that failure.
         """
         try:
-            if active.approval:
+            if active.row.state is CallState.APPLYING:
+                await self._outside.resume(active)
+            elif active.approval:
                 await self._drive_approved(active)
             elif begun is not None or await self._wait_for_turn(active):
                 try:
@@ -128,11 +135,11 @@ class Execution:
 
     async def _cancel_before_start(self, active: ActiveCall) -> None:
         ending = active.ending or Ending(EndCause.CLIENT, "cancelled")
-        await self._finish(active, CallState.CANCELLED, never_ran(ending.cause, ending.detail))
+        await self._never_ran(active, never_ran(ending.cause, ending.detail))
 
     async def _run(self, active: ActiveCall, begun: Begun | None) -> None:
         if active.planned:
-            await self._begun(active, self._applying.apply)
+            await self._apply(active)
             return
         begun = begun or await self._begun(active, self._starter.begin)
         if begun is None:
@@ -145,7 +152,22 @@ class Execution:
             return
         await self._planning.settle(active, begun.plan, ran)
         if active.planned and not active.approval:
+            await self._apply(active)
+
+    async def _apply(self, active: ActiveCall) -> None:
+        """Applies a plan: in one step of ours, or by the tool's own program where it lies outside."""
+        if active.tool.spec.outside is None:
             await self._begun(active, self._applying.apply)
+            return
+        begun = await self._begun(active, self._outside.begin)
+        if begun is None:
+            return
+        try:
+            ran = await self._in_container(active, begun)
+        finally:
+            await begun.hold.release()
+        if ran is not None:
+            await self._outside.settle(active, begun, ran)
 
     async def _begun(self, active: ActiveCall, begin: Callable[[ActiveCall], Awaitable[T]]) -> T | None:
         """Begins a call whose turn has come; one that may not or can't begin is ended, and nothing was done."""
@@ -170,22 +192,46 @@ class Execution:
         Returns:
             What a run on a copy came to; ``None`` where the call has ended.
         """
+        claimed = await self._claimed(active, begun)
+        if claimed is None:
+            return None
+        lease, egress = claimed
+        collector = self._collector(active, begun)
         try:
-            active.egress = self._parts.egress.session(active.row.id, begun.plan.profile.egress)
-            active.lease = await self._container(active, begun.hold)
+            return await self._run_job(active, begun.plan.job, lease, egress, collector)
+        except BrokerError as error:
+            if active.row.state not in _WITH_CONTAINER:
+                raise
+            return await self._broke(active, error, collector)
+        except Exception:
+            if active.applying:
+                _log.exception("call.failed", call=active.row.id)
+                return _unknown("the broker failed during the call", collector)
+            if active.row.state in _WITH_CONTAINER:
+                await self._lost(active, "the broker failed during the call", collector.unwritten())
+            raise
+        finally:
+            active.lease = None
+
+    async def _claimed(self, active: ActiveCall, begun: Begun) -> tuple[Lease, EgressSession] | None:
+        """The call's container, and its way out; ``None`` where the call has ended instead."""
+        try:
+            egress = active.egress or self._parts.egress.session(active.row.id, begun.plan.profile.egress)
+            active.egress, active.lease = egress, await self._container(active, begun.hold)
         except BrokerError as error:
             await self._never_started(active, error)
             return None
         except Exception:
-            outcome = never_ran(EndCause.ENGINE, "the broker failed before the tool could start")
-            await self._finish(active, CallState.CANCELLED, outcome)
+            await self._never_ran(active, never_ran(EndCause.ENGINE, "the broker failed before the tool could start"))
             raise
         if active.lease is None:
             await self._cancel_before_start(active)
             return None
+        return active.lease, egress
+
+    def _collector(self, active: ActiveCall, begun: Begun) -> Collector:
         tree = begun.plan.tree if active.tool.spec.planned else None
-        reader = None if tree is None else EffectReader(self._parts.objects, tree.entries)
-        collector = Collector(
+        return Collector(
             emit=lambda payloads: self._emit(active, payloads),
             new_blob=lambda: BlobWriter(
                 self._parts,
@@ -197,23 +243,17 @@ class Execution:
             ),
             expires=active.request.expires,
             room=active.feed.room,
-            tree=reader,
+            tree=None if tree is None else EffectReader(self._parts.objects, tree.entries),
         )
-        try:
-            return await self._run_job(active, begun.plan.job, active.lease, active.egress, collector)
-        except BrokerError as error:
-            if active.row.state not in _WITH_CONTAINER:
-                raise
-            if collector.started:
-                await self._lost(active, error.message, collector.unwritten())
-            else:
-                await self._never_started(active, error)
-        except Exception:
-            if active.row.state in _WITH_CONTAINER:
-                await self._lost(active, "the broker failed during the call", collector.unwritten())
-            raise
-        finally:
-            active.lease = None
+
+    async def _broke(self, active: ActiveCall, error: BrokerError, collector: Collector) -> Ran | None:
+        """What is said of a run that broke off on our side."""
+        if active.applying and not isinstance(error, FailedPreconditionError):
+            return _unknown(error.message, collector)  # not even that it hadn't started is sure enough to say so
+        if collector.started:
+            await self._lost(active, error.message, collector.unwritten())
+        else:
+            await self._never_started(active, error)
         return None
 
     async def _container(self, active: ActiveCall, hold: Hold) -> Lease | None:
@@ -233,8 +273,9 @@ class Execution:
         self, active: ActiveCall, job: Job, lease: Lease, egress: EgressSession, collector: Collector
     ) -> Ran | None:
         active.clock.restart()
-        # What people agreed to is compared once more with the very bytes that go out.
-        approved = frame_digest_of(active.request.envelope) if active.approval else ""
+        # What people agreed to is compared once more with the very bytes that go out; those of a planned effect were compared
+        # with its plan, and files of the workspace may have come since.
+        approved = frame_digest_of(active.request.envelope) if active.approval and not active.planned else ""
         if active.ending is not None:
             lease.kill(active.ending.cause, active.ending.detail)
         collected = await collector.consume(lease.run(job, egress, frame_digest=approved), lease.taken)
@@ -256,7 +297,13 @@ class Execution:
 
     async def _never_started(self, active: ActiveCall, error: BrokerError) -> None:
         detail = f"the tool never started, as far as its sandbox said: {error.message}"
-        await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
+        await self._never_ran(active, never_ran(EndCause.ENGINE, detail))
+
+    async def _never_ran(self, active: ActiveCall, outcome: Outcome) -> None:
+        if active.row.state is CallState.APPLYING:
+            await self._outside.never_started(active, outcome)
+        else:
+            await self._finish(active, CallState.CANCELLED, outcome)
 
     async def _emit(self, active: ActiveCall, payloads: list[EventPayload]) -> None:
         now = self._parts.clock()
@@ -289,6 +336,10 @@ class Execution:
         active.feed.publish(events)
         active.clock.took(Step.FINISH)
         self._parts.directory.look_soon()
+
+
+def _unknown(why: str, collector: Collector) -> Ran:
+    return Ran(CallState.UNKNOWN, lost(why), Effect(()), complete=False, tail=tuple(collector.unwritten()))
 
 
 def _stopping() -> UnavailableError:

@@ -167,8 +167,8 @@ def plan_outcome_body(row: CallRow, planned: Planned, bound: JsonObject, sealed:
         "tool": {"name": row.tool, "version": row.tool_version},
         "tier": row.tier,
         "effect": bound,
-        "rehearsed": True,
-        "reversibility": "exact",
+        "rehearsed": planned.rehearsed,
+        "reversibility": "exact" if planned.outside is None else planned.outside.reversibility,
         "outcome": {
             "cause": outcome.cause.value,
             "exit_code": outcome.exit_code,
@@ -180,6 +180,7 @@ def plan_outcome_body(row: CallRow, planned: Planned, bound: JsonObject, sealed:
             "stderr": _summary(outcome.stderr, sealed),
             "files": len(outcome.files),
         },
+        **({} if planned.outside is None else {"egress": _egress(outcome.egress, sealed)}),
     }
 
 

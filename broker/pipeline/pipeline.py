@@ -72,7 +72,7 @@ class Pipeline:
 
     async def __aenter__(self) -> Self:
         for active in await recover(self._parts):
-            if not active.approval:
+            if not active.approval and not active.applying:
                 self.turns.reserve(active.row.agent, force=True)
             self._drive(active)
         self._housekeeper = asyncio.create_task(self._keep_house())

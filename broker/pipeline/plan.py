@@ -56,7 +56,8 @@ def plan_job(
         for item, row in zip(files, rows, strict=True)
     )
     arguments = parse_object(arguments_bytes, field="arguments", max_bytes=len(arguments_bytes))
-    job = tool.spec.job(arguments, arguments_bytes, job_files, tool.files)
+    step = None if tree is None else tree.step
+    job = tool.spec.job(arguments, arguments_bytes, job_files, tool.files, step)
     plan = Plan(
         profile=tool.profile(parts.images[tool.spec.image]),
         job=job if tree is None else tree.added_to(job, parts.objects),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -22,15 +22,18 @@ from broker.domain.planned import PLANNED, Planned, encode_planned
 from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause, EvidenceSource
 from broker.domain.tier import Tier
-from broker.domain.tree import Effect, reserved
+from broker.domain.tree import reserved
 from broker.errors import BrokerError, FailedPreconditionError, FieldViolation, UnauthenticatedError
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
 from broker.pipeline.approving import Asked, ask, call_requirement, file_request, shown_files
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.ending import finish
+from broker.pipeline.outside_plan import read_plan
+from broker.pipeline.outside_steps import Steps
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import Plan
+from broker.pipeline.ran import Ran
 from broker.pipeline.rehearsing import rehearse
 from broker.pipeline.start import input_blobs, wire_request
 from broker.pipeline.workflows import approved_workflow
@@ -40,25 +43,13 @@ from broker.rollback.shown import MAX_TEXT, shown_changes, summary
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A run on a copy that has ended."""
-
-    state: CallState
-    outcome: Outcome
-    effect: Effect
-    complete: bool
-    """Whether the runner told all that was changed."""
-    tail: tuple[EventPayload, ...] = ()
-    """Output that is not on record yet."""
-
-
 class Planning:
     """Makes plans of runs."""
 
     def __init__(self, parts: Parts, blobs: Blobs) -> None:
         self._parts = parts
         self._blobs = blobs
+        self._steps = Steps(parts, blobs)
 
     async def settle(self, active: ActiveCall, plan: Plan, ran: Ran) -> None:
         """Takes a call on from the end of its run: it has ended, waits for people, or may be applied at once.
@@ -69,6 +60,8 @@ class Planning:
             ran: how the run ended; its container is gone.
         """
         tail = ran.tail
+        if plan.tree is not None and plan.tree.step is not None:
+            ran = read_plan(active.tool, plan.tree, ran)
         wrong = self._wrong(plan, ran)
         if wrong is not None:
             await self._end(active, *wrong, tail)
@@ -100,7 +93,8 @@ class Planning:
         if not ran.complete:
             detail = "not all that the tool changed could be told, as the warnings say: nothing was changed"
             return CallState.FAILED, replace(outcome, detail=detail)
-        kept = [path for path in ran.effect.paths if reserved(path)]
+        inside = plan.tree is None or plan.tree.step is None
+        kept = [path for path in ran.effect.paths if reserved(path)] if inside else []
         if kept:
             detail = f"the tool changed {min(kept)!a}, where no workspace may have files: nothing was changed"
             return CallState.FAILED, replace(outcome, detail=detail)
@@ -133,8 +127,11 @@ class Planning:
             kind=KIND,
             retention=timedelta(seconds=active.tool.spec.retention),
         )
-        await rehearse(parts, row.id, kept.digest, row.id, ran.effect)
-        return Planned(tree.base, tree.selection, ran.effect, kept.digest, ran.outcome, tree.undoes)
+        planned = Planned(tree.base, tree.selection, ran.effect, kept.digest, ran.outcome, tree.undoes)
+        if tree.step is None:
+            await rehearse(parts, row.id, kept.digest, row.id, ran.effect)
+            return planned
+        return await self._steps.tried(active, planned)
 
     async def _ask(self, active: ActiveCall, planned: Planned) -> Asked | None:
         """What people are shown, where the tier asks for people.

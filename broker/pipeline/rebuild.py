@@ -70,17 +70,19 @@ class CallRows:
                 call.row |= {"intent_seq": row.seq, "state": state.value}
                 call.began = words(entry, "ts")
             case "outcome" | "unknown":
-                self._known(entry).row |= {
-                    "outcome_seq": row.seq,
-                    "state": words(entry, "outcome", "state"),
-                    "ended": _ended(entry),
-                }
-                if "effect" in entry:
-                    self._took_back(words(entry, "call_id"), listed(entry, "effect", "undoes"))
+                self._has_ended(row.seq, entry)
+            case "undo.intent" | "undo.outcome":
+                self._known(entry).row["state"] = words(entry, "undo", "state")
             case "erased":
                 for which in listed(entry, "ids"):
                     if which in self._calls:
                         self._calls[which].erased = True
+
+    def _has_ended(self, seq: int, entry: JsonObject) -> None:
+        state = words(entry, "outcome", "state")
+        self._known(entry).row |= {"outcome_seq": seq, "state": state, "ended": _ended(entry)}
+        if "effect" in entry:
+            self._took_back(words(entry, "call_id"), listed(entry, "effect", "undoes"))
 
     def _took_back(self, call: str, undoes: Sequence[str]) -> None:
         self._undoes[call] = tuple(undoes)

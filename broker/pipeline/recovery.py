@@ -12,14 +12,14 @@ from broker.domain.events import StoredRequest
 from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.domain.tier import Tier
-from broker.errors import BrokerError, DataLossError, NotFoundError
+from broker.errors import BrokerError, DataLossError, FailedPreconditionError, NotFoundError
 from broker.pipeline.active import ActiveCall, move
 from broker.pipeline.ending import close_of_call, finish
 from broker.pipeline.feed import Feed
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
 from broker.pipeline.stopwatch import Stopwatch
-from broker.pipeline.taking_back import at_tier, takes_back
+from broker.pipeline.taking_back import as_it_runs, takes_back
 from broker.pipeline.verdict import lost, never_ran
 
 _log = structlog.get_logger(__name__)
@@ -31,8 +31,8 @@ async def recover(parts: Parts) -> list[ActiveCall]:
 
     A call that has an intent and no outcome may have run: it is never run again. One without an intent has not.
     """
-    waiting: list[ActiveCall] = []
     await _end_plans(parts)
+    waiting = [found for row in await _left(parts, CallState.APPLYING) if (found := await _resumed(parts, row))]
     for row in await _left(parts, CallState.RUNNING):
         _log.warning("call.unknown", call=row.id)
         detail = "the broker stopped during the call; it may have run, and its outcome is not known"
@@ -58,7 +58,12 @@ async def recover(parts: Parts) -> list[ActiveCall]:
             await _settle_without_content(parts, row, CallState.CANCELLED, error)
             continue
         if takes_back(row.tool):
-            tool = at_tier(tool, Tier(row.tier))
+            try:
+                tool = as_it_runs(parts, tool, Tier(row.tier), request.acts_for)
+            except FailedPreconditionError as error:
+                also = close_of_call(parts, row.id, error.reason)
+                await finish(parts, row, CallState.DENIED, never_ran(EndCause.POLICY, error.message), also=also)
+                continue
         active = ActiveCall(row, request, tool, Feed(row.last_event), Stopwatch(parts.meter))
         active.planned = tool.spec.planned and row.state is not CallState.QUEUED
         if row.state is not CallState.QUEUED:
@@ -71,6 +76,31 @@ async def recover(parts: Parts) -> list[ActiveCall]:
             active.approval = approval.id
         waiting.append(active)
     return waiting
+
+
+async def _resumed(parts: Parts, row: CallRow) -> ActiveCall | None:
+    """A call whose effect was being applied by its tool's own program, to be settled; ``None`` where that ended here."""
+    try:
+        request = await parts.store.read(lambda tx: _request(tx, parts, row))
+        tool = parts.catalogue.get(row.tool)
+        if tool is not None and request.acts_for:
+            tool = as_it_runs(parts, tool, Tier(row.tier), request.acts_for)
+        if tool is not None and tool.spec.outside is not None and tool.spec.image in parts.images:
+            active = ActiveCall(
+                row, request, tool, Feed(row.last_event), Stopwatch(parts.meter), waiting=False, planned=True
+            )
+            approval = await parts.store.read(lambda tx: tx.approvals.by_subject(row.id))
+            active.approval = "" if approval is None else approval.id
+            return active
+        detail = "the broker stopped while the effect was applied, and the tool is not here any more"
+        await finish(parts, row, CallState.UNKNOWN, lost(detail))
+    except FailedPreconditionError as error:
+        await finish(
+            parts, row, CallState.UNKNOWN, lost(f"the broker stopped while the effect was applied: {error.message}")
+        )
+    except (NotFoundError, DataLossError) as error:
+        await _settle_without_content(parts, row, CallState.UNKNOWN, error)
+    return None
 
 
 async def _end_plans(parts: Parts) -> None:

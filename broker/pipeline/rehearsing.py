@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from broker.domain.canonical import JsonObject, canonical
-from broker.domain.run import Ended
 from broker.domain.tree import Change, Effect, Entry, TreeFile
 from broker.errors import FailedPreconditionError
-from broker.pipeline.effect_reading import EffectReader
 from broker.pipeline.parts import Parts
+from broker.pipeline.step_run import run_step
 from broker.pipeline.taking_back import back_inputs
-from broker.rollback.artifact import unpack
+from broker.rollback.artifact import Manifest, unpack
 from broker.rollback.restore import UNDO_TOOL
 
 _EMPTY = TreeFile("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0, 0o400)
@@ -33,31 +32,32 @@ async def rehearse(parts: Parts, holder: str, address: str, call: str, effect: E
     """
     tool = parts.catalogue.get(UNDO_TOOL)
     if tool is None or tool.spec.image not in parts.images:
-        raise _refused("the tool that puts files back is missing")
-    async with parts.objects.batch() as batch:
-        found = await unpack(parts.artifacts.open(address), batch.put)
-        await batch.put_bytes(b"")
-    if (found.call, found.effect) != (call, effect):
-        raise _refused("it reads otherwise than it was written")
+        raise refused("the tool that puts files back is missing")
+    found = await opened(parts, address, call, effect)
+    await parts.objects.put_bytes(b"")
     back = _with_stand_ins(found.effect.inverse())
     inputs = await back_inputs(parts, back, found.base)
     arguments: JsonObject = {"call": found.call}
     job = inputs.added_to(tool.spec.job(arguments, canonical(arguments), (), tool.files), parts.objects)
-    reader, ended = EffectReader(parts.objects, inputs.entries), None
-    try:
-        async with parts.sandboxes.lease(holder, tool.profile(parts.images[tool.spec.image])) as lease:
-            async for event in lease.run(job):
-                if isinstance(event, Ended):
-                    ended = event
-                    break
-                await reader.take_tree(event)
-                lease.taken(event)
-    finally:
-        await reader.discard()
-    if ended is None or ended.exit_code != 0 or not ended.tree_complete:
-        raise _refused("putting the files back failed" + ("" if ended is None else f": {ended.detail}"))
-    if reader.effect() != back:
-        raise _refused("it brings back something else than what was there")
+    ran = await run_step(parts, holder, tool.profile(parts.images[tool.spec.image]), job, before=inputs.entries)
+    if not ran.good:
+        raise refused(f"putting the files back failed: {ran.told}")
+    if ran.effect != back:
+        raise refused("it brings back something else than what was there")
+
+
+async def opened(parts: Parts, address: str, call: str, effect: Effect) -> Manifest:
+    """Opens an artifact and puts its contents among the objects.
+
+    Raises:
+        FailedPreconditionError: it isn't the one of that call and effect (``REHEARSAL_FAILED``).
+        BrokerError: it can't be opened.
+    """
+    async with parts.objects.batch() as batch:
+        found = await unpack(parts.artifacts.open(address), batch.put)
+    if (found.call, found.effect) != (call, effect):
+        raise refused("it reads otherwise than it was written")
+    return found
 
 
 def _with_stand_ins(back: Effect) -> Effect:
@@ -67,7 +67,8 @@ def _with_stand_ins(back: Effect) -> Effect:
     return Effect(tuple(Change(item.path, stand_in(item.before), item.after) for item in back.changes))
 
 
-def _refused(why: str) -> FailedPreconditionError:
+def refused(why: str) -> FailedPreconditionError:
+    """That an artifact is not good."""
     return FailedPreconditionError(
         f"the rollback artifact was tried and is not good: {why}",
         reason="REHEARSAL_FAILED",

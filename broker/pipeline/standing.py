@@ -120,6 +120,8 @@ def _weaker_settings(before: JsonObject, after: JsonObject) -> Iterator[str]:
 
 
 def _weaker_row(old: TierRow, new: TierRow) -> Iterator[str]:
+    if new.irreversible and not old.irreversible:
+        yield "irreversible actions are allowed"
     yield from _weaker_call(old.call_requirement(), new.call_requirement())
     less = weaker(old.workflow_requirement(), new.workflow_requirement())
     yield from (f"a workflow's approval, {item}" for item in less)

@@ -108,13 +108,13 @@ class Starter:
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
         self._check_envelope(active, begun.plan, parts.sandboxes.expected_facts(profile))
-        if profile.egress or begun.plan.tree is None:
+        if begun.plan.tree is None or (profile.egress and begun.plan.tree.step is None):
             raise InternalError("a plan runs on a copy of a workspace, and reaches no host")
         decision = self.decide_again(tx, active, directory)
         move(active.row, CallState.PLANNING)
         sealed = parts.vault.open(tx, active.row.id)
         body = {
-            **journal.request_body(active.row, active.request, profile.image, sealed, egress=()),
+            **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),
             **journal.decision_body(decision, active.row.agent),
             "decision_seq": -1 if active.row.decision_seq is None else active.row.decision_seq,
             "base": begun.plan.tree.base,
@@ -255,7 +255,7 @@ class Starter:
             BrokerError: what it needs is no longer there.
         """
         parts, row, request = self._parts, active.row, active.request
-        tool = tool_as_admitted(parts, row)
+        tool_as_admitted(parts, row)
         blobs = await parts.store.read(lambda tx: input_blobs(tx, request)) if request.files else []
         tree = await call_inputs(
             parts,
@@ -268,7 +268,7 @@ class Starter:
         return plan_job(
             parts,
             self._blobs,
-            tool=tool,
+            tool=active.tool,
             arguments_bytes=request.arguments_json.encode(),
             files=request.files,
             rows=blobs,

@@ -10,6 +10,7 @@ from broker.domain.call import CallContext, Lineage
 from broker.domain.canonical import JsonObject
 from broker.domain.envelope import salt_of
 from broker.domain.identity import Caller, IdentityKind
+from broker.domain.outside import tool_of
 from broker.domain.planned import PLANNED, decode_planned
 from broker.domain.ports import Transaction
 from broker.domain.requirement import Requirement
@@ -28,8 +29,10 @@ from broker.errors import (
 from broker.identity.directory import Directory
 from broker.identity.lineage import prove, prove_human
 from broker.pipeline.kept import read_request
+from broker.pipeline.outside_inputs import plan_inputs
 from broker.pipeline.parts import Parts
 from broker.pipeline.tree_inputs import TreeInputs, select_inputs
+from broker.pipeline.undoing_outside import acting, check_compensable, outside_undo_inputs
 from broker.rollback.artifact import unpack
 from broker.rollback.back import Difference, Done, dependents, differences, taking_back
 from broker.rollback.restore import CHANGES, UNDO_TOOL, changes_file, restore_entries
@@ -55,6 +58,11 @@ class Chain:
     def back(self) -> Effect:
         """What takes them back."""
         return taking_back(self.calls)
+
+    @property
+    def named(self) -> str:
+        """The tool that changed something outside; empty where it is files of the workspace that were changed."""
+        return tool_of(self.back)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -108,6 +116,9 @@ def find_chain(tx: Transaction, parts: Parts, workspace: str, arguments: JsonObj
     chain = look(tx, parts, workspace, call, cascade=arguments.get("cascade") is True)
     if chain.left:
         raise _dependents(call, chain.left)
+    if chain.named:
+        undone = tuple(which for item in chain.calls for which in item.undoes)
+        check_compensable(parts, chain.named, chain.ids, undone)
     return chain
 
 
@@ -171,6 +182,13 @@ def check_in_effect(tx: Transaction, call: str) -> None:
         return which if row is None else row.undone_by
 
     by = taken_back_by(call, lambda one: undoes_of(tx, one), undone_by)
+    if by == call:
+        raise FailedPreconditionError(
+            f"{call} was taken back by itself, as its end was not known",
+            reason="ALREADY_UNDONE",
+            hint="Nothing is left to take back.",
+            metadata={"undone_by": by},
+        )
     if by:
         raise FailedPreconditionError(
             f"{call} has been taken back by {by}",
@@ -250,6 +268,9 @@ async def preview(parts: Parts, workspace: str, call: str, *, cascade: bool) -> 
 
     chain, state = await parts.store.read(work)
     back = chain.back
+    if chain.named:
+        # What is there now, only the tool's own program can tell: it looks when the undo is asked for, on record.
+        return Preview(chain, back, (), parts.tiers.row(chain.tier).call_requirement())
     found = differences(back, await parts.trees.entries(state, back.paths), chain.later)
     return Preview(chain, back, found, parts.tiers.row(chain.tier).call_requirement())
 
@@ -302,8 +323,14 @@ async def back_inputs(parts: Parts, back: Effect, base: str, undoes: tuple[str, 
     return TreeInputs(base, entries, rules, expected=back, undoes=undoes)
 
 
-def at_tier(tool: Tool, tier: Tier) -> Tool:
-    """The tool, running at a tier: that of what it takes back."""
+def as_it_runs(parts: Parts, tool: Tool, tier: Tier, named: str) -> Tool:
+    """The tool that takes back, as it runs: at the tier of what it takes back, by whose programs that takes.
+
+    Raises:
+        FailedPreconditionError: as ``acting``.
+    """
+    if named:
+        return acting(parts, tool, named, tier)
     return tool if tool.spec.risk >= tier else replace(tool, spec=tool.spec.model_copy(update={"tier": int(tier)}))
 
 
@@ -325,6 +352,8 @@ async def call_inputs(
         BrokerError: as ``find_chain`` and ``undo_inputs``.
     """
     if not takes_back(tool.spec.name):
+        if tool.spec.outside is not None:
+            return await plan_inputs(parts, tool, base, workspace)
         return await select_inputs(parts.trees, tool, base, workspace)
     chain = await parts.store.read(lambda tx: find_chain(tx, parts, workspace, arguments))
     if undoes is not None and chain.ids != undoes:
@@ -334,4 +363,16 @@ async def call_inputs(
             metadata={"calls": ",".join(chain.ids[:_LISTED])},
             hint="Ask for it again.",
         )
-    return await undo_inputs(parts, chain, base)
+    back = chain.back
+    if not chain.named or not back.changes:
+        return await undo_inputs(parts, chain, base)
+    return await outside_undo_inputs(
+        parts,
+        tool,
+        back,
+        named=chain.named,
+        base=base,
+        workspace=workspace,
+        ids=chain.ids,
+        artifacts=chain.artifacts,
+    )

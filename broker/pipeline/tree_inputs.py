@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from broker.domain.canonical import JsonObject, canonical, digest
+from broker.domain.outside import Step
 from broker.domain.run import Job, JobFile, JobLink, TreeRules
 from broker.domain.tree import Effect, Entry, TreeFile, TreeLink, entry_body
 from broker.errors import FailedPreconditionError
@@ -31,6 +32,10 @@ class TreeInputs:
     """What has to come of it, for what takes something back."""
     undoes: tuple[str, ...] = ()
     """The calls that it takes back, oldest first."""
+    step: Step | None = None
+    """Of a tool with outside effects: what the run is for."""
+    named: str = ""
+    """Of what takes back such effects: the tool that had them."""
 
     @property
     def selection(self) -> str:

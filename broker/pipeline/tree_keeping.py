@@ -58,7 +58,7 @@ class TreeKeeping:
             roots.add(standing.state)
             for effect in tx.trees.effects(standing.workspace, -1):
                 if tx.vault.get(effect.call) is not None:  # the same time as its artifact
-                    roots |= {effect.base, effect.after}
+                    roots |= {effect.base, effect.after} - {""}
         for call in self._going_on(tx):
             try:
                 sealed = self._parts.vault.open(tx, call)
@@ -68,7 +68,9 @@ class TreeKeeping:
             except (NotFoundError, DataLossError):
                 continue  # erased: it can't go on, and is ended elsewhere
             roots |= {base} - {""}
-            also |= {item.after.digest for item in effect_changes if isinstance(item.after, TreeFile)}
+            # Items that lie elsewhere are given to their programs with both sides.
+            kept = (side for item in effect_changes for side in (item.before, item.after))
+            also |= {side.digest for side in kept if isinstance(side, TreeFile)}
         return frozenset(roots), frozenset(also)
 
     def _going_on(self, tx: Transaction) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
     4 bytes   length of the manifest, big-endian
     manifest  RFC 8785: format, call, workspace, base state, the changes
-    content   of each file that is changed or removed, in the order of their digests; each digest once
+    content   of each file that is changed or removed, of items that lie elsewhere both sides, in the order of their
+              digests; each digest once
 
 Read back, every file is held to its digest: an artifact is whole or it is refused.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from broker.domain.canonical import canonical, parse_object
+from broker.domain.outside import of_outside
 from broker.domain.tree import Effect, TreeFile, read_effect
 from broker.errors import DataLossError, InvalidArgumentError
 
@@ -44,9 +46,11 @@ class Manifest:
 
     @property
     def contents(self) -> dict[str, int]:
-        """``sha256:`` digest -> bytes of each file whose content lies in the artifact, in the order in which they lie."""
-        files = (change.before for change in self.effect.changes if isinstance(change.before, TreeFile))
-        return dict(sorted({item.digest: item.size for item in files}.items()))
+        """``sha256:`` digest -> bytes of each content that lies in the artifact, in the order in which they lie."""
+        # What a tool's own programs take back they find by what was left there; files of a tree lie in the tree.
+        both = of_outside(self.effect)
+        sides = (side for change in self.effect.changes for side in (change.before, change.after if both else None))
+        return dict(sorted({side.digest: side.size for side in sides if isinstance(side, TreeFile)}.items()))
 
     def encode(self) -> bytes:
         """Its RFC 8785 bytes."""

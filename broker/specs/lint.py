@@ -135,18 +135,19 @@ def _schemas_alone(document: Document, found: list[Problem]) -> Iterator[Problem
 
 
 def _read_code(spec: ToolSpec, folder: FilePath, files: dict[str, bytes]) -> Iterator[Problem]:
-    python = spec.run.python
-    if python is None or python.file is None:
-        return
-    place: Path = ("run", "python", "file")
+    for place, name in spec.code_files:
+        yield from _read_one(place, name, folder, files)
+
+
+def _read_one(place: Path, name: str, folder: FilePath, files: dict[str, bytes]) -> Iterator[Problem]:
     try:
-        data = read_file(folder, python.file)
-        compile(data.decode("utf-8"), python.file, "exec", dont_inherit=True)
+        data = files.get(name) or read_file(folder, name)
+        compile(data.decode("utf-8"), name, "exec", dont_inherit=True)
     except FileRefusedError as error:
         yield Problem(place, str(error))
     except UnicodeDecodeError:
-        yield Problem(place, f"{python.file} is not UTF-8")
+        yield Problem(place, f"{name} is not UTF-8")
     except (SyntaxError, ValueError) as error:
-        yield Problem(place, f"{python.file} is not Python: {error}")
+        yield Problem(place, f"{name} is not Python: {error}")
     else:
-        files[python.file] = data
+        files[name] = data

@@ -7,7 +7,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from broker.domain.call import CallContext
 from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
@@ -159,6 +168,16 @@ class TierRow(SpecPart):
     """Who agrees to each call; absent where nobody has to. Tier 4 has it."""
     workflow_approval: WorkflowApproval
     """Who approves a workflow."""
+    irreversible: Annotated[bool, Strict()] = False
+    """May tools run here that say of themselves that nothing takes back what they do? Where absent they may not."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        # A table that doesn't allow them has the digest that it had before anybody could.
+        value: JsonObject = handler(self)
+        if not self.irreversible:
+            del value["irreversible"]
+        return value
 
     @model_validator(mode="after")
     def _above_the_floor(self, info: ValidationInfo) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import StoredEntry
 from broker.domain.projection import Cell, Expected, UnexpectedEntryError, listed, words
@@ -27,11 +28,14 @@ class TreeRows:
         if entry.get("type") == "workspace.imported":
             base, after = words(entry, "base"), words(entry, "after")
             self._move(row.seq, entry, base=base, after=after, at=_moment(entry, "at"))
-        elif entry.get("type") == "outcome" and "effect" in entry:
+        elif entry.get("type") in {"outcome", "unknown"} and "effect" in entry:
             base, after = words(entry, "effect", "before"), words(entry, "effect", "after")
             at = _moment(entry, "outcome", "ended")
-            self._move(row.seq, entry, base=base, after=after, at=at)
+            if after:  # what was changed elsewhere leaves the workspace's files as they are
+                self._move(row.seq, entry, base=base, after=after, at=at)
             self._happened(row.seq, entry, at)
+        elif entry.get("type") == "undo.outcome" and words(entry, "undo", "state") == CallState.UNDONE.value:
+            self._known(entry)["undone_by"] = words(entry, "call_id")
 
     def rows(self) -> Iterator[Expected]:
         """Rows of ``workspace_tree``, by their keys."""
@@ -60,6 +64,12 @@ class TreeRows:
                 raise UnexpectedEntryError(f"entry {seq} takes back {which}, which had changed nothing")
             for other, by in marks(which, call, self._undoes):
                 self._effects[other]["undone_by"] = by
+
+    def _known(self, entry: JsonObject) -> dict[str, Cell | datetime]:
+        found = self._effects.get(words(entry, "call_id"))
+        if found is None:
+            raise UnexpectedEntryError(f"entry {entry.get('seq')} takes back what had changed nothing")
+        return found
 
     def _undoes(self, call: str) -> list[str]:
         return str(self._effects[call]["undoes"]).split()

@@ -206,9 +206,59 @@ def intent_of_a_tier_that_is_none() -> Story:
     return story
 
 
+BACK: JsonObject = {"digest": digest(b"what takes it back"), "state": "UNDOING"}
+
+
+def _agreed(on_failure: str) -> Story:
+    """A call to which two people agreed, with what is to happen where its end isn't known."""
+    story = asked()
+    votes = [story.vote(ADA), story.vote(BOB)]
+    story.close(*votes)
+    story.begin(*votes, effect={"outside": {"on_failure": on_failure, "undo": BACK["digest"]}})
+    return story
+
+
+def taken_back_as_agreed() -> Story:
+    """A call that is taken back by itself, as two people let it be: all that is right."""
+    story = _agreed("undo")
+    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
+    return story
+
+
+def test_a_call_that_people_let_be_taken_back_by_itself_may_be_once() -> None:
+    story = taken_back_as_agreed()
+    report = story.report()
+    assert report.verdict is Verdict.OK, report.place
+    assert _both(story.rows) == ([], [])
+
+
 def undo_without_approvals() -> Story:
     story = founded()
-    story.append("undo.intent", {"call_id": CALL, "tier": 4})
+    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
+    return story
+
+
+def undo_by_itself_that_nobody_let_be() -> Story:
+    story = _agreed("none")
+    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
+    return story
+
+
+def undo_by_itself_of_something_else() -> Story:
+    story = _agreed("undo")
+    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": {**BACK, "digest": digest(b"other")}})
+    return story
+
+
+def undo_by_itself_twice() -> Story:
+    story = taken_back_as_agreed()
+    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
+    return story
+
+
+def undo_by_itself_of_another_call() -> Story:
+    story = _agreed("undo")
+    story.append("undo.intent", {"call_id": f"{CALL[:-1]}9", "tier": 4, "undo": BACK})
     return story
 
 
@@ -935,7 +985,11 @@ ATTACKS: dict[Callable[[], Story], tuple[str, str]] = {
     intent_with_an_empty_list: ("approvals", "nobody's agreement is named, and it needs that of people"),
     intent_that_says_no_tier: ("approvals", "nobody's agreement is named, and it needs that of people"),
     intent_of_a_tier_that_is_none: ("approvals", "nobody's agreement is named, and it needs that of people"),
-    undo_without_approvals: ("approvals", "nobody's agreement is named, and it needs that of people"),
+    undo_without_approvals: ("undo.digest", "is not what people agreed to, should the call's end not be known"),
+    undo_by_itself_that_nobody_let_be: ("undo.digest", "is not what people agreed to"),
+    undo_by_itself_of_something_else: ("undo.digest", "is not what people agreed to"),
+    undo_by_itself_twice: ("undo.digest", "is not what people agreed to"),
+    undo_by_itself_of_another_call: ("undo.digest", "is not what people agreed to"),
     one_person: ("approval.votes", "1 people have agreed to"),
     one_person_with_a_weak_requirement: ("approval.votes", "1 people have agreed to"),
     one_person_counted_twice: ("approval.votes", "1 people have agreed to"),

@@ -94,7 +94,7 @@ async def test_a_defect_of_ours_before_the_start_is_an_end_on_record_and_no_run(
         raise KeyError("Id")
 
     parts = SimpleNamespace(egress=SimpleNamespace(session=broken))
-    row, plan = SimpleNamespace(id="call_1"), SimpleNamespace(profile=PROFILE)
+    row, plan = SimpleNamespace(id="call_1", state=CallState.RUNNING), SimpleNamespace(profile=PROFILE)
     call = ActiveCall(row=cast("Any", row), request=NOBODY, tool=NOBODY, feed=Feed(0), clock=NOBODY)
     hold = Hold(cast("Any", Pool()), "call_1", PROFILE)
     with pytest.raises(KeyError):

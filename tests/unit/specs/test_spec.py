@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from broker.domain import units
 from broker.domain.run import Limits
 from broker.domain.spec import ToolSpec
+from broker.domain.spec_outside import SpecOutside
 from broker.domain.spec_parts import SpecWorkspace
 from broker.errors import InternalError, InvalidArgumentError
 
@@ -52,13 +53,27 @@ FILES: dict[str, Any] = {
 }
 TREE_FIELDS: dict[str, Any] = {"reads": ["r"], "max_changes": 7, "max_change_bytes": "1KiB"}
 # Fields that go together, and those that have fields of their own.
-FIXED = {"reversibility", "effects", "workspace", "limits", "files"}
+FIXED = {"reversibility", "effects", "workspace", "outside", "limits", "files"}
 TREE: dict[str, Any] = {"effects": "workspace", "reversibility": "exact", "workspace": {"writes": ["a"]}}
 TREES: list[dict[str, Any]] = [
     TREE,
     *({**TREE, "workspace": {"writes": ["a"], key: value}} for key, value in TREE_FIELDS.items()),
     {**TREE, "workspace": {"writes": ["b"]}},
     {"workspace": {"reads": ["a"]}},
+]
+OUTSIDE: dict[str, Any] = {
+    "effects": "outside",
+    "reversibility": "exact",
+    "run": {"python": {"file": "a.py"}},
+    "outside": {"plan": "a.py", "rehearse": "a.py", "undo": "a.py", "verify": "a.py"},
+}
+OUTSIDE_FIELDS: dict[str, Any] = {"on_failure": "undo", "max_items": 7, "max_item_bytes": "1KiB"}
+OUTSIDES: list[dict[str, Any]] = [
+    OUTSIDE,
+    *({**OUTSIDE, "outside": {**OUTSIDE["outside"], key: value}} for key, value in OUTSIDE_FIELDS.items()),
+    *({**OUTSIDE, "outside": {**OUTSIDE["outside"], step: "b.py"}} for step in OUTSIDE["outside"]),
+    {**OUTSIDE, "reversibility": "compensable"},
+    {"effects": "outside", "reversibility": "irreversible"},
 ]
 
 
@@ -69,6 +84,9 @@ def test_every_field_is_in_the_digest(good: dict[str, Any]) -> None:
     variants += [{**good, "limits": {**good["limits"], key: value}} for key, value in LIMITS.items()]
     variants += [{**good, "files": {key: value}} for key, value in FILES.items()]
     variants += [{**good, **tree} for tree in TREES]
+    plain = {key: value for key, value in good.items() if key not in {"result", "files"}}
+    variants += [{**plain, **outside} for outside in OUTSIDES]
+    assert set(OUTSIDE["outside"]) | set(OUTSIDE_FIELDS) == set(SpecOutside.model_fields)
     assert {*TREE_FIELDS, "writes"} == set(SpecWorkspace.model_fields)
     assert set(LIMITS) == set(type(base.limits).model_fields)
     assert set(FILES) == set(type(base.files).model_fields)
@@ -168,7 +186,8 @@ def test_scalars_stand_on_a_command_line_as_json_writes_them(good: dict[str, Any
         ({"limits": {"inodes": 63}}, "must be at least 64, or 0 for no limit"),
         ({"env": {"HTTP_PROXY": "http://x"}}, "the broker sets this one itself"),
         ({"reversibility": "exact"}, "must be `no_effect` for a tool without effects"),
-        ({"reversibility": "irreversible"}, "undoes nothing else"),
+        ({"reversibility": "irreversible"}, "must be `no_effect` for a tool without effects"),
+        ({"reversibility": "perhaps"}, "Input should be"),
         ({"effects": "workspace", "reversibility": "exact"}, "needs the paths that it may change"),
         ({"effects": "workspace", "workspace": {"writes": ["a"]}}, "must be `exact`"),
         ({"workspace": {"writes": ["a"]}}, "needs `effects: workspace` beside it"),

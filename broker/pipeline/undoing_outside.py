@@ -1,0 +1,123 @@
+"""Taking back what a tool changed outside: by the programs of that very tool, under its own limits and with its hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from broker.domain.outside import Step
+from broker.domain.ports import Transaction
+from broker.domain.tier import Tier
+from broker.domain.tree import Effect
+from broker.errors import FailedPreconditionError
+from broker.pipeline.kept import read_request
+from broker.pipeline.outside_inputs import step_inputs
+from broker.pipeline.parts import Parts
+from broker.pipeline.tree_inputs import TreeInputs
+from broker.rollback.artifact import unpack
+from broker.specs.catalogue import Tool
+
+ONE_WAY = "irreversible"
+"""What is said of the taking back of what can only be compensated."""
+
+
+def acting(parts: Parts, undo: Tool, named: str, tier: Tier) -> Tool:
+    """The tool that takes back, as it runs: with programs, image, limits and hosts of the tool whose calls it takes back.
+
+    Args:
+        parts: the broker's.
+        undo: ``workspace.undo``.
+        named: the tool whose calls are taken back.
+        tier: at which it runs.
+
+    Raises:
+        FailedPreconditionError: there is no such tool any more, or it has no programs that take back (``UNDO_TOOL_GONE``).
+    """
+    tool = parts.catalogue.get(named)
+    if tool is None or tool.spec.outside is None or tool.spec.image not in parts.images:
+        raise FailedPreconditionError(
+            f"what {named} changed is taken back by its own programs, and they are not here",
+            reason="UNDO_TOOL_GONE",
+            hint=f"Bring the specification of {named}, its files and its image back, and start the broker again.",
+            metadata={"tool": named},
+        )
+    exact = tool.spec.reversibility == "exact"
+    spec = tool.spec.model_copy(
+        update={
+            "name": undo.spec.name,
+            "tier": max(int(tier), int(undo.spec.tier)),
+            "arguments": undo.spec.arguments,
+            "files": undo.spec.files,
+            "retention": undo.spec.retention,
+            "reversibility": tool.spec.reversibility if exact else ONE_WAY,
+        }
+    )
+    return replace(undo, spec=spec, files=tool.files, runtime=tool.runtime, counts_files=tool.counts_files)
+
+
+def check_compensable(parts: Parts, named: str, calls: Sequence[str], undoes: Sequence[str]) -> None:
+    """Lets pass what can be taken back so: what is only compensated goes one call at a time, and one way.
+
+    Args:
+        parts: the broker's.
+        named: the tool whose calls are taken back.
+        calls: these calls.
+        undoes: what they have taken back themselves.
+
+    Raises:
+        FailedPreconditionError: ``NOT_REVERSIBLE``.
+    """
+    tool = parts.catalogue.get(named)
+    if tool is None or tool.spec.reversibility == "exact":
+        return
+    if undoes or len(calls) > 1:
+        raise FailedPreconditionError(
+            f"what {named} does is compensated, call by call, and a compensation can't be taken back",
+            reason="NOT_REVERSIBLE",
+            hint="Take back one call at a time; for the rest, call the tool anew.",
+        )
+
+
+def origin_of(tx: Transaction, parts: Parts, call: str) -> str:
+    """The arguments, as JSON, of the call at the beginning: where that is an undo, of what it took back."""
+    row = tx.trees.effect(call)
+    while row is not None and row.undoes:
+        call = row.undoes[0]
+        row = tx.trees.effect(call)
+    return read_request(tx, parts.vault.open(tx, call)).arguments_json
+
+
+async def outside_undo_inputs(
+    parts: Parts,
+    tool: Tool,
+    back: Effect,
+    *,
+    named: str,
+    base: str,
+    workspace: str,
+    ids: tuple[str, ...],
+    artifacts: Sequence[str],
+) -> TreeInputs:
+    """What the look at the present state is given, with the contents out of the encrypted artifacts.
+
+    Args:
+        parts: the broker's.
+        tool: as ``acting`` gives it.
+        back: what takes the calls back.
+        named: the tool under whose name the items stand.
+        base: state of the workspace's files; empty for a tool that has nothing to do with them.
+        workspace: the workspace.
+        ids: the calls that are taken back, oldest first.
+        artifacts: theirs.
+
+    Raises:
+        NotFoundError: an artifact is no longer kept.
+        DataLossError: an artifact is damaged.
+    """
+    for address in artifacts:
+        async with parts.objects.batch(anew=True) as batch:
+            await unpack(parts.artifacts.open(address), batch.put)
+    origin = await parts.store.read(lambda tx: origin_of(tx, parts, ids[0]))
+    return await step_inputs(
+        parts, tool, Step.VERIFY, back, named=named, base=base, workspace=workspace, origin=origin, undoes=ids
+    )
