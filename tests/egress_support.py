@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.x509.oid import NameOID
 
 from broker.domain.meter import NoMeter
@@ -33,6 +33,7 @@ NAME = "api.example.com"
 SECRET = 's3cr3t/Value+for "tests" & <more>'  # noqa: S105  # of the tests
 USE = SecretUse("key", "x-api-key", "")
 _PIECE = 64 * 1024
+_SHA256 = hashes.SHA256()
 
 
 @dataclass
@@ -315,14 +316,21 @@ class Certificates:
         return context
 
 
-def make_certificates(folder: Path, name: str = NAME) -> Certificates:
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+def make_certificates(
+    folder: Path,
+    name: str = NAME,
+    *,
+    ca_key: ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey | None = None,
+    algorithm: hashes.SHA256 | hashes.SHA384 | None = _SHA256,
+) -> Certificates:
+    ca_key = ca_key or ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     start = datetime.now(UTC) - timedelta(days=1)
     names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
 
-    def builder(who: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def builder(who: x509.Name, public: ec.EllipticCurvePublicKey | ed448.Ed448PublicKey) -> x509.CertificateBuilder:
         made = x509.CertificateBuilder().subject_name(who).issuer_name(issuer).public_key(public)
         return (
             made.serial_number(x509.random_serial_number())
@@ -339,13 +347,13 @@ def make_certificates(folder: Path, name: str = NAME) -> Certificates:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .sign(ca_key, algorithm)
     )
     leaf = (
         builder(subject, key.public_key())
         .add_extension(names, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .sign(ca_key, algorithm)
     )
     made = Certificates(folder / "ca.pem", folder / "leaf.pem", folder / "leaf.key")
     made.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))

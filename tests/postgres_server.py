@@ -88,8 +88,10 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(**settings: str) -> Iterator[PostgresServer]:
+def postgres_server(*, tls: tuple[Path, Path] | None = None, **settings: str) -> Iterator[PostgresServer]:
     """Makes a server, starts it and removes it at the end; ``settings`` come on top of the durable ones.
+
+    With ``tls``, the files of a certificate and of its key, it takes nobody by TCP without TLS.
 
     Raises:
         FileNotFoundError: PostgreSQL isn't installed; ``scripts/postgres.sh`` does it.
@@ -102,7 +104,8 @@ def postgres_server(**settings: str) -> Iterator[PostgresServer]:
             shutil.chown(folder, account)
         made = [_program("initdb"), "-D", str(folder / "data"), "-U", _SUPERUSER, "-E", "UTF8", "--locale=C", "-N"]
         subprocess.run([*made, "-A", "trust"], check=True, capture_output=True, **_as(account))
-        access = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        kind = "host" if tls is None else "hostssl"
+        access = f"local all all trust\n{kind} all all 127.0.0.1/32 scram-sha-256\n"
         (folder / "data" / "pg_hba.conf").write_text(access)
         with create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
@@ -115,6 +118,7 @@ def postgres_server(**settings: str) -> Iterator[PostgresServer]:
             "max_connections": "200",
             "shared_buffers": "64MB",
             "autovacuum_naptime": "1",
+            **({} if tls is None else _tls(folder / "data", account, *tls)),
         }
         server = PostgresServer(folder, port, account, {**durable, **settings})
         server.start()
@@ -129,6 +133,17 @@ def postgres_server(**settings: str) -> Iterator[PostgresServer]:
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
                 break
+
+
+def _tls(data: Path, account: str, certificate: Path, key: Path) -> dict[str, str]:
+    # The server reads a key only where it is its own and nobody else's.
+    for source, name in ((certificate, "server.crt"), (key, "server.key")):
+        copy = data / name
+        copy.write_bytes(source.read_bytes())
+        copy.chmod(0o600)
+        if account:
+            shutil.chown(copy, account)
+    return {"ssl": "on", "ssl_cert_file": "server.crt", "ssl_key_file": "server.key"}
 
 
 def _program(name: str) -> str:

@@ -59,16 +59,24 @@ class EgressKind(enum.StrEnum):
     """A tunnel through the proxy with the tool's own TLS: the broker sees the host only, and compares it with the SNI."""
     TCP = "tcp"
     """Bytes, from a port on the sandbox's loopback."""
+    POSTGRES = "postgres"
+    """PostgreSQL's protocol in the clear and without a password, from a port on the sandbox's loopback; the broker speaks
+    TLS to the server and logs in. It sees who logs in where, and how many bytes pass."""
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether the host has a port of its own on the sandbox's loopback; else it is reached through the proxy."""
+        return self in {EgressKind.TCP, EgressKind.POSTGRES}
 
 
 @dataclass(frozen=True, slots=True)
 class SecretUse:
-    """A header that the broker adds on the way out; the tool's own header of that name is dropped."""
+    """What the broker adds on the way out: a header, for which the tool's own of that name is dropped, or a password."""
 
     name: str
     """In the broker's secret store."""
-    header: str
-    """Lower case."""
+    header: str = ""
+    """Lower case; empty where the secret is the password of a login."""
     prefix: str = ""
     """What stands before the secret in the header's value, such as ``Bearer ``."""
 
@@ -86,9 +94,13 @@ class EgressRule:
     paths: tuple[str, ...] = ()
     """Of ``http`` and ``https``: prefixes, each beginning with ``/``; empty allows every path."""
     listen: int = 0
-    """Of ``tcp``: the port on the sandbox's loopback, at least 1024 and not the proxy's."""
+    """Of ``tcp`` and ``postgres``: the port on the sandbox's loopback, at least 1024 and not the proxy's."""
     secret: SecretUse | None = None
-    """Of ``https`` only."""
+    """Of ``https``, and of ``postgres``, which needs it."""
+    database: str = ""
+    """Of ``postgres``, which needs it: printable, 63 bytes at most."""
+    user: str = ""
+    """Of ``postgres``, which needs it: the role that logs in; of the same form."""
 
 
 class EgressVerdict(enum.StrEnum):

@@ -11,8 +11,14 @@ from broker.sandbox.egress.upstream import Upstream
 from broker.sandbox.engine import Duplex
 
 
-async def bridge(line: Line, upstream: Upstream, idle_s: float) -> None:
+async def bridge(line: Line, upstream: Upstream, idle_s: float, *, linger_s: float | None = None) -> None:
     """Carries bytes until both ends have closed.
+
+    Args:
+        line: the tool's end.
+        upstream: the host's end.
+        idle_s: how long nothing may move.
+        linger_s: how long one end may go on after the other has closed; for ever unless given.
 
     Raises:
         RefusedError: ``LIMIT``.
@@ -25,7 +31,8 @@ async def bridge(line: Line, upstream: Upstream, idle_s: float) -> None:
                 asyncio.create_task(_carry(upstream, line, clock)),
             ]
             try:
-                done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(ways, timeout=linger_s, return_when=asyncio.FIRST_EXCEPTION)
                 for way in done:
                     way.result()
             finally:

@@ -17,7 +17,7 @@ from broker.sandbox.egress.scanner import SecretFoundError, SecretScanner
 from broker.sandbox.egress.store import Given
 from broker.sandbox.egress.target import Target
 from broker.sandbox.egress.tool_side import ToolSide
-from broker.sandbox.egress.upstream import PIECE_BYTES, Dialler, Upstream
+from broker.sandbox.egress.upstream import HTTPS, PIECE_BYTES, Dialler, Upstream
 
 _PARTIAL = frozenset({HTTPStatus.PARTIAL_CONTENT, HTTPStatus.IM_USED})
 _DEFAULT_PORTS = {EgressKind.HTTP: 80, EgressKind.HTTPS: 443}
@@ -66,7 +66,7 @@ class Exchange:
             RefusedError: any verdict but ``NOT_LISTED``. Where the answer has begun it can only be cut.
             ConnectionError: the tool's connection broke.
         """
-        async with dialler.open(self._rule, tls=self._rule.kind is EgressKind.HTTPS) as upstream:
+        async with dialler.open(self._rule, tls=HTTPS if self._rule.kind is EgressKind.HTTPS else None) as upstream:
             try:
                 try:
                     async with self._clock:

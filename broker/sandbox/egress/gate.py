@@ -13,6 +13,7 @@ from broker.sandbox.egress.addresses import Network
 from broker.sandbox.egress.bridge import bridge
 from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.line import Budget, Line
+from broker.sandbox.egress.postgres.session import DatabaseSession, fatal
 from broker.sandbox.egress.proxy import Proxy
 from broker.sandbox.egress.records import Records
 from broker.sandbox.egress.refusal import RefusedError, limit
@@ -23,6 +24,8 @@ from broker.sandbox.egress.upstream import Dialler
 from broker.sandbox.engine import PROXY_PORT, Duplex
 
 _MAX_WARNINGS = 16
+_HASHING = 2
+"""Logins at databases whose passwords are hashed at one time, of all calls: a server says how long that takes."""
 
 
 class Egress:
@@ -51,6 +54,7 @@ class Egress:
         self._dialler = Dialler(resolver=resolver, networks=networks, trust=trust, limits=self._limits)
         self._secrets = secrets
         self._meter = meter
+        self._hashing = asyncio.Semaphore(_HASHING)
 
     def session(self, call_id: str, rules: Sequence[EgressRule]) -> EgressSession:
         """The gate of one call.
@@ -63,6 +67,7 @@ class Egress:
             rules=RuleBook(rules),
             dialler=self._dialler,
             secrets=self._secrets,
+            hashing=self._hashing,
             meter=self._meter,
             limits=self._limits,
         )
@@ -78,6 +83,7 @@ class EgressSession:
         rules: RuleBook,
         dialler: Dialler,
         secrets: SecretStore,
+        hashing: asyncio.Semaphore,
         meter: Meter,
         limits: EgressLimits,
     ) -> None:
@@ -85,6 +91,7 @@ class EgressSession:
         self._rules = rules
         self._dialler = dialler
         self._secrets = secrets
+        self._hashing = hashing
         self._limits = limits
         self._records = Records(meter)
         self._budget = Budget(limits.total_bytes)
@@ -99,12 +106,14 @@ class EgressSession:
         rule = self._rules.forward(listener)
         tally = self._records.open(EgressKind.HTTP if rule is None else rule.kind)
         if rule is not None:
-            tally.allowed(rule)
+            tally.meant(rule)
         line = Line(stream, self._budget, tally)
         self._connections += 1
         try:
             if self._connections > self._limits.connections:
-                await self._too_many(line, listener)
+                await self._too_many(line, listener, rule)
+            elif rule is not None and rule.kind is EgressKind.POSTGRES:
+                await self._database(line, rule)
             elif rule is not None:
                 await self._forward(line, rule)
             elif listener == PROXY_PORT:
@@ -142,17 +151,35 @@ class EgressSession:
         )
         await proxy.serve()
 
+    async def _database(self, line: Line, rule: EgressRule) -> None:
+        session = DatabaseSession(
+            line,
+            rule,
+            dialler=self._dialler,
+            secrets=self._secrets,
+            hashing=self._hashing,
+            limits=self._limits,
+            refused=lambda error: self._refused(error, line),
+        )
+        await session.serve()
+
     async def _forward(self, line: Line, rule: EgressRule) -> None:
+        line.tally.allowed(rule)
         async with self._dialler.open(rule) as upstream:
             await bridge(line, upstream, self._limits.idle_s)
 
-    async def _too_many(self, line: Line, listener: int) -> None:
+    async def _too_many(self, line: Line, listener: int, rule: EgressRule | None) -> None:
         refused = limit(f"more than {self._limits.connections} connections at one time")
         if listener == PROXY_PORT:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.linger_s):
-                    await line.tell(refused.answer())
+            await self._say(line, refused.answer())
+        elif rule is not None and rule.kind is EgressKind.POSTGRES:
+            await self._say(line, fatal(refused))
         raise refused
+
+    async def _say(self, line: Line, answer: bytes) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.linger_s):
+                await line.tell(answer)
 
     def _broke(self, line: Line) -> None:
         # Who broke it off can't be told for sure, and a tool may at any time: what was allowed stays so.

@@ -16,7 +16,9 @@ class EgressLimits:
     connect_s: float = 10.0
     """For the connection to a host and its TLS handshake together."""
     hello_s: float = 10.0
-    """For a tunnel's TLS greeting."""
+    """For a tunnel's TLS greeting, and for a tool's first messages to a database."""
+    login_s: float = 30.0
+    """For a login at a database, from TLS until its session has begun."""
     header_bytes: int = 32 * 1024
     """Of a request's or a response's head."""
     total_bytes: int = 2**30

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Self
 
 from broker.sandbox.egress.records import Tally
-from broker.sandbox.egress.refusal import limit
+from broker.sandbox.egress.refusal import RefusedError, limit
 from broker.sandbox.engine import Duplex
 
 _STEPS = 64
@@ -124,3 +125,14 @@ class Line:
         if not self._ended:
             self._ended = True
             await self._stream.end()
+
+    async def last(self, data: bytes, linger_s: float) -> None:
+        """Sends a last answer of the broker's own, closes our side, and takes what is still on its way for so many seconds:
+        a client that is writing would miss the answer otherwise.
+        """
+        with suppress(ConnectionError, TimeoutError, RefusedError):
+            async with asyncio.timeout(linger_s):
+                await self.tell(data)
+                await self.end()
+                while await self.read():
+                    pass

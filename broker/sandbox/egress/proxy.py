@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 
 import h11
@@ -72,7 +71,7 @@ class Proxy:
         except RefusedError as error:
             self._refused(error)  # the run may end while the answer is on its way
             if not self._tool.answering and not self._tunnelling:
-                await self._refuse(error)
+                await self._line.last(error.answer(head_only=self._head_only), self._limits.linger_s)
             raise
 
     async def _one(self) -> bool:
@@ -117,12 +116,3 @@ class Proxy:
         async with self._dialler.open(rule) as upstream:
             self._tunnelling = True
             await tunnel(self._line, rule, self._tool.rest(), upstream, self._limits)
-
-    async def _refuse(self, error: RefusedError) -> None:
-        """Answers, and takes what is still on its way: a client that is writing would miss the answer otherwise."""
-        with suppress(ConnectionError, TimeoutError, RefusedError):
-            async with asyncio.timeout(self._limits.linger_s):
-                await self._line.tell(error.answer(head_only=self._head_only))
-                await self._line.end()
-                while await self._line.read():
-                    pass

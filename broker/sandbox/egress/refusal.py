@@ -62,14 +62,14 @@ def bad_host(message: str) -> RefusedError:
     return RefusedError(EgressVerdict.MALFORMED, message, status=HTTPStatus.BAD_GATEWAY)
 
 
-def mismatch(message: str) -> RefusedError:
-    """Two names of the host disagree."""
-    return RefusedError(EgressVerdict.MISMATCH, message)
+def mismatch(message: str, hint: str = "") -> RefusedError:
+    """What the tool names isn't what the rule names, or two names of the host disagree."""
+    return RefusedError(EgressVerdict.MISMATCH, message, hint=hint)
 
 
-def unreachable(message: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> RefusedError:
-    """The host can't be reached, or broke off."""
-    return RefusedError(EgressVerdict.UNREACHABLE, message, status=status)
+def unreachable(message: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY, *, hint: str = "") -> RefusedError:
+    """The host can't be reached, doesn't prove itself, or broke off."""
+    return RefusedError(EgressVerdict.UNREACHABLE, message, status=status, hint=hint)
 
 
 def limit(message: str, status: HTTPStatus = HTTPStatus.FORBIDDEN) -> RefusedError:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from broker.domain.headers import RESERVED
+from broker.domain.logins import is_login_name
 from broker.domain.run import EgressKind, EgressRule, EgressVerdict, SecretUse
 from broker.errors import InvalidArgumentError
 from broker.sandbox.egress.headers import same_name
@@ -40,12 +41,12 @@ class RuleBook:
                     hint="Correct the egress rule in the tool's specification.",
                 )
         self._rules = tuple(rules)
-        self._listeners = {rule.listen: rule for rule in rules if rule.kind is EgressKind.TCP}
-        if len(self._listeners) != sum(rule.kind is EgressKind.TCP for rule in rules):
+        self._listeners = {rule.listen: rule for rule in rules if rule.kind.is_forward}
+        if len(self._listeners) != sum(rule.kind.is_forward for rule in rules):
             raise InvalidArgumentError(
                 "two egress rules listen on the same port of the sandbox",
                 reason="EGRESS_RULE_INVALID",
-                hint="Give each `tcp` rule a `listen` port of its own.",
+                hint="Give each `tcp` and `postgres` rule a `listen` port of its own.",
             )
 
     def request(self, host: str, port: int, method: str, path: str) -> EgressRule:
@@ -142,13 +143,33 @@ def _fault(rule: EgressRule) -> str:
         "a path prefix begins with / and can be read in one way only": any(
             not path.startswith("/") or not path.isascii() or bool(ambiguity(path)) for path in rule.paths
         ),
-        "a secret belongs to https": rule.secret is not None and rule.kind is not EgressKind.HTTPS,
-        "the secret's header is a name in lower case, and its prefix printable ASCII": rule.secret is not None
-        and not (_HEADER.fullmatch(rule.secret.header) and _PREFIX.fullmatch(rule.secret.prefix)),
-        "the secret's header can't be one that frames or routes the request": rule.secret is not None
-        and same_name(rule.secret.header) in RESERVED,
-        "listen is a port from 1024 on, and not the proxy's": rule.kind is EgressKind.TCP
+        "listen is a port from 1024 on, and not the proxy's": rule.kind.is_forward
         and (not _LOWEST_LISTEN <= rule.listen <= _HIGHEST_PORT or rule.listen == PROXY_PORT),
-        "listen belongs to tcp": rule.kind is not EgressKind.TCP and rule.listen != 0,
+        "listen belongs to tcp and postgres": not rule.kind.is_forward and rule.listen != 0,
+        **_login_faults(rule),
+        **({} if rule.secret is None else _secret_faults(rule.kind, rule.secret)),
     }
     return next((fault for fault, holds in faults.items() if holds), "")
+
+
+def _login_faults(rule: EgressRule) -> dict[str, bool]:
+    if rule.kind is not EgressKind.POSTGRES:
+        return {"database and user belong to postgres": bool(rule.database or rule.user)}
+    return {
+        "postgres needs a database and a user, printable, of 63 bytes at most": not (
+            is_login_name(rule.database) and is_login_name(rule.user)
+        ),
+        "postgres needs a secret, the user's password": rule.secret is None,
+    }
+
+
+def _secret_faults(kind: EgressKind, secret: SecretUse) -> dict[str, bool]:
+    if kind is EgressKind.POSTGRES:
+        return {"the secret of postgres is a password, and has no header": bool(secret.header or secret.prefix)}
+    return {
+        "a secret belongs to https and postgres": kind is not EgressKind.HTTPS,
+        "the secret's header is a name in lower case, and its prefix printable ASCII": not (
+            _HEADER.fullmatch(secret.header) and _PREFIX.fullmatch(secret.prefix)
+        ),
+        "the secret's header can't be one that frames or routes the request": same_name(secret.header) in RESERVED,
+    }

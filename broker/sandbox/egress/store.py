@@ -62,7 +62,7 @@ async def secrets_for(store: SecretStore, rule: EgressRule, uses: Iterable[Secre
         if not _fits(secret.reveal()):
             raise RefusedError(
                 EgressVerdict.SECRET_UNAVAILABLE,
-                f"the secret {use.name!r} can't stand in a header",
+                f"the secret {use.name!r} can't be sent",
                 status=HTTPStatus.BAD_GATEWAY,
                 hint="It must be printable ASCII, 8 bytes at least, without space at its ends.",
                 rule=rule,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
@@ -39,12 +40,33 @@ def trust_from(ca_file: Path | None = None) -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How the broker's own TLS with a host begins."""
+
+    protocol: str
+    """What is spoken inside, by its ALPN name."""
+    ask: Callable[[socket.socket], Awaitable[None]] | None = None
+    """What is said in the clear before it, where the host has to be asked for TLS. It may read no byte beyond the host's
+    consent: what stands behind that is left in the socket, where the handshake meets it, and is never taken for
+    something that came encrypted. Raises ``RefusedError`` without consent."""
+
+
+HTTPS = Tls("http/1.1")
+
+
 class Upstream:
     """An open connection to a host; a ``Duplex``."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The broker's own TLS with the host, where there is one."""
+        found = self._writer.get_extra_info("ssl_object")
+        return found if isinstance(found, ssl.SSLObject) else None
 
     async def read(self) -> bytes:
         """The host's next bytes, 64 KiB at most; empty at the end.
@@ -92,7 +114,7 @@ class Dialler:
     Args:
         resolver: asked once per connection, and only for the name in the rule.
         networks: what the operator's settings allow beyond the public internet.
-        trust: makes the context for TLS; called once, at first use.
+        trust: makes the context for TLS; called once for each protocol, at first use.
         limits: for the time that a connection may take.
     """
 
@@ -108,14 +130,14 @@ class Dialler:
         self._networks = tuple(networks)
         self._trust = trust
         self._limits = limits
-        self._context: ssl.SSLContext | None = None
+        self._contexts: dict[str, ssl.SSLContext] = {}
 
     @asynccontextmanager
-    async def open(self, rule: EgressRule, *, tls: bool = False) -> AsyncIterator[Upstream]:
-        """A connection to the rule's host and port, cut when the block ends.
+    async def open(self, rule: EgressRule, *, tls: Tls | None = None) -> AsyncIterator[Upstream]:
+        """A connection to the rule's host and port, cut when the block ends; without ``tls`` in the clear.
 
         Raises:
-            RefusedError: ``UNRESOLVED``, ``ADDRESS_REFUSED`` or ``UNREACHABLE``.
+            RefusedError: ``UNRESOLVED``, ``ADDRESS_REFUSED`` or ``UNREACHABLE``; and what ``tls.ask`` refuses.
         """
         addresses = await self._addresses(rule.host)
         upstream = await self._connect(addresses, rule, tls=tls)
@@ -147,7 +169,7 @@ class Dialler:
             raise RefusedError(EgressVerdict.UNRESOLVED, f"{host} has no address", status=HTTPStatus.BAD_GATEWAY)
         return found[:_MAX_TRIES]
 
-    async def _connect(self, addresses: tuple[Address, ...], rule: EgressRule, *, tls: bool) -> Upstream:
+    async def _connect(self, addresses: tuple[Address, ...], rule: EgressRule, *, tls: Tls | None) -> Upstream:
         last: RefusedError | None = None
         for address in addresses:
             try:
@@ -168,13 +190,15 @@ class Dialler:
                 )
         raise last or unreachable(f"{rule.host}:{rule.port} has no address to try")
 
-    async def _one(self, address: Address, rule: EgressRule, *, tls: bool) -> Upstream:
+    async def _one(self, address: Address, rule: EgressRule, *, tls: Tls | None) -> Upstream:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        context = await self._tls() if tls else None
+        context = None if tls is None else await self._context(tls.protocol)
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
             connection.settimeout(0)
             await asyncio.get_running_loop().sock_connect(connection, (str(address), rule.port))
+            if tls is not None and tls.ask is not None:
+                await tls.ask(connection)
         except BaseException:
             connection.close()
             raise
@@ -183,11 +207,13 @@ class Dialler:
             sock=connection,
             limit=PIECE_BYTES,
             ssl=context,
-            server_hostname=rule.host if tls else None,
+            server_hostname=None if tls is None else rule.host,
         )
         return Upstream(reader, writer)
 
-    async def _tls(self) -> ssl.SSLContext:
-        if self._context is None:
-            self._context = await asyncio.to_thread(self._trust)
-        return self._context
+    async def _context(self, protocol: str) -> ssl.SSLContext:
+        if protocol not in self._contexts:
+            context = await asyncio.to_thread(self._trust)
+            context.set_alpn_protocols([protocol])
+            self._contexts[protocol] = context
+        return self._contexts[protocol]
