@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,20 @@ def run_step(
     return ran
 
 
+@cache
+def sqlite_execute() -> Any:  # noqa: ANN401 - a module
+    """The program as a module, without its limit on the memory of a whole process."""
+    path = shipped_folder() / "sqlite_execute.py"
+    loaded = spec_from_file_location("sqlite_execute", path)
+    assert loaded is not None
+    assert loaded.loader is not None
+    module = module_from_spec(loaded)
+    sys.modules[module.__name__] = module
+    loaded.loader.exec_module(module)
+    module.PRAGMAS = tuple(pragma for pragma in module.PRAGMAS if "heap" not in pragma)
+    return module
+
+
 @dataclass
 class Shop:
     """A SQLite file, and the steps of ``sqlite.execute`` on it. What a step may not change is compared."""
@@ -164,6 +180,18 @@ class Shop:
         assert self.step("verify", effect=effect).items("now") == effect.before
         self.data = applied
         return effect
+
+    def quick_trip(self, sql: str, *parameters: object) -> None:
+        """A round trip by the program's own functions, without a process for each step."""
+        was, truth, program = self.content(), self.content(sql, *parameters), sqlite_execute()
+        old, new = program.changes(self.data, *program.run(self.data, sql, list(parameters)))
+        before, after = program.texts(old), program.texts(new)
+        applied, written = program.rewritten(self.data, before, after)
+        assert Shop(applied).content() == truth
+        back, _ = program.rewritten(applied, after, before)
+        assert Shop(back).content() == was
+        assert program.changes(self.data, back, written) == ({}, {})
+        self.data = applied
 
     def rows(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(":memory:")) as db:

@@ -38,7 +38,8 @@ MAX_NAMED = 10
 TICK, MAX_TICKS = 100_000, 5000
 """One connection may do so many of SQLite's operations, so many times: some ten seconds."""
 FACTS = ("encoding", "page_size", "page_count")
-FOLDERS = {"before", "after", "now", "origin"}
+FOLDERS = {"before", "after", "now", "origin", "/"}
+"""Where no database of a workspace lies."""
 HEADER = b"SQLite format 3\x00"
 JOURNAL = slice(18, 20)
 """Where the header says how the file is written and read: 1 with a rollback journal, 2 with a write-ahead log."""
@@ -475,8 +476,11 @@ def present(db: sqlite3.Connection, rows: Rows) -> dict[str, str]:
     return there
 
 
-def rewritten(data: bytes, before: dict[str, str], after: dict[str, str]) -> bytes:
-    """A database whose rows are as ``after`` says; they have to be as ``before`` says, and no others change."""
+def rewritten(data: bytes, before: dict[str, str], after: dict[str, str]) -> tuple[bytes, set[str]]:
+    """A database whose rows are as ``after`` says, and the tables that they are of.
+
+    They have to be as ``before`` says, and no others change.
+    """
     with closing(opened(data)) as db:
         tables = tables_of(db)
         old, new = rows_of(before, tables), rows_of(after, tables)
@@ -495,10 +499,10 @@ def rewritten(data: bytes, before: dict[str, str], after: dict[str, str]) -> byt
                 "FOREIGN_KEY: a row would refer to one that isn't there; look at what refers to these rows"
             )
         result = db.serialize()
-    told = changes(data, result, {row.table.name for row in (old | new).values()})
-    if (texts(told[0]), texts(told[1])) != (before, after):
+    written = {row.table.name for row in (old | new).values()}
+    if tuple(map(texts, changes(data, result, written))) != (before, after):
         raise RefusedError("NOT_ACCOUNTED: other rows would change, or in another way; plan the call again")
-    return result
+    return result, written
 
 
 def fire(data: bytes, old: Rows, new: Rows) -> None:
@@ -575,7 +579,7 @@ def references_to_nothing(db: sqlite3.Connection) -> Counter[str]:
 def load(name: str) -> tuple[Path, bytes, bytes]:
     """The database's file; its bytes, sound and as if with a rollback journal; and the header's own word on that."""
     path = Path(name)
-    if path.resolve() != Path.cwd() / name or ".." in path.parts or path.parts[0] in FOLDERS or not path.is_file():
+    if path.resolve() != Path.cwd() / name or {*path.parts[:1]} & FOLDERS or not path.is_file():
         raise RefusedError(f"DATABASE_REFUSED: {name} is no file of the workspace; give its path in there")
     if any(Path(name + end).is_file() and Path(name + end).stat().st_size for end in ("-journal", "-wal")):
         raise RefusedError(
@@ -636,12 +640,10 @@ def take(step: str, arguments: dict[str, Any]) -> str:
             now = present(db, rows_of(before, tables) | rows_of(after, tables))
         save_items("now", now)
         return f"{len(now)} of {len(before | after)} row(s) are there"
-    result = rewritten(data, before, after)
+    result, written = rewritten(data, before, after)
     if step == "rehearse":
-        changed = {path.partition("/")[0] for path in before | after}
-        with closing(opened(data)) as db:
-            written = {name for name in tables_of(db) if part(name) in changed}
-        if changes(data, rewritten(result, after, before), written) != ({}, {}):
+        back, _ = rewritten(result, after, before)
+        if changes(data, back, written) != ({}, {}):
             raise RefusedError("NOT_ACCOUNTED: taking it back brings back something else; use another statement")
         return f"{len(before | after)} row(s) changed on a copy and taken back"
     save(path, result[: JOURNAL.start] + journal + result[JOURNAL.stop :])
