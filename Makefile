@@ -55,7 +55,7 @@ bench: setup ## all benchmarks; ARGS="call --json" runs one
 	@.venv/bin/python -m benchmarks $(or $(ARGS),all)
 
 lock: venv ## resolve pyproject.toml anew into both lock files
-	uv pip compile pyproject.toml --extra dev --extra slack --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	uv pip compile pyproject.toml --extra dev --extra images --extra slack --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	    --quiet -o requirements.lock
 	uv pip compile pyproject.toml --extra slack --constraint requirements.lock --generate-hashes --no-emit-index-url --no-annotate \
 	    --no-header --quiet -o requirements-run.lock

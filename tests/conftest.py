@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from tests.approval_world import Founded, World, make_founded
 from tests.outside_world import Shelf, make_outside_world
 from tests.postgres_server import PostgresServer, postgres_server
+from tests.sql_world import SqlWorld, sql_server, sql_world
 from tests.tree_world import make_tree_world
 
 # On a busy machine an example may take long to be made: that is no finding about what is tested.
@@ -32,6 +33,19 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server, as durable as a real one."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def trusting_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server as a tool reaches it through the broker's gate: no password is asked for."""
+    with sql_server() as server:
+        yield server
+
+
+@pytest.fixture
+def sql(trusting_postgres: PostgresServer, tmp_path: Path) -> SqlWorld:
+    """A database for one test, and ``sql.execute`` at work on it."""
+    return sql_world(trusting_postgres, tmp_path)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = "agent-broker"
-LOCKS = {"requirements.lock": {"dev", "slack"}, "requirements-run.lock": {"slack"}}
+LOCKS = {"requirements.lock": {"dev", "images", "slack"}, "requirements-run.lock": {"slack"}}
 
 
 def locked(path: Path) -> dict[str, str]:
