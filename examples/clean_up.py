@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,9 @@ class CleanUp:
         self._stage = stage
         self._people = people
         self._airports = airports
-        self._folder = stage.folder / "airports"
+        self.folder = stage.folder / "airports"
         self._state = ""
+        self._session = ""
 
     def prepare(self) -> None:
         """The agent, its tool, its workflow and the files, before the broker starts."""
@@ -44,7 +46,7 @@ class CleanUp:
         shutil.copy(ROOT / "examples" / "workflows" / "clean-up.yaml", self._stage.state / "workflows")
         self._stage.add_rules(RULES)
         self._write_files()
-        for path in sorted(self._digests(self._folder)):
+        for path in sorted(self._digests(self.folder)):
             tell(path)
 
     def go(self) -> None:
@@ -61,16 +63,16 @@ class CleanUp:
             head, *rows = csv.reader(source)
         country = head.index("country")
         for folder, first in (("lists", 0), ("drafts", 1)):
-            (self._folder / folder).mkdir(parents=True)
+            (self.folder / folder).mkdir(parents=True)
             for name in COUNTRIES:
                 chosen = [row for row in rows if row[country] == name][first:]
-                with (self._folder / folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as target:
+                with (self.folder / folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as target:
                     csv.writer(target, lineterminator="\n").writerows([head, *chosen])
-        (self._folder / "README").write_text("lists/ is what the shop sells from; drafts/ may go.\n", "utf-8")
+        (self.folder / "README").write_text("lists/ is what the shop sells from; drafts/ may go.\n", "utf-8")
 
     def _bring_in(self) -> None:
         step("Olivia brings the folder into the workspace; its state is one digest over all of it")
-        tree = self._people.says("olivia", "workspaces", "import", WORKSPACE, str(self._folder))["tree"]
+        tree = self._people.says("olivia", "workspaces", "import", WORKSPACE, str(self.folder))["tree"]
         self._state = str(tree["state"])
         tell(f"{tree['files']} files, state {self._state}")
         asked = self._people.says("olivia", "workflows", "submit", "clean-up", expect=4)
@@ -82,20 +84,8 @@ class CleanUp:
             "Tier 4: the janitor is to remove the drafts, and asks for **/*.csv. It runs on a copy; nothing has changed"
         )
         started = self._people.says("olivia", "sessions", "start", "--agent", "janitor", "--workspace", WORKSPACE)
-        context = (
-            "--session",
-            str(started["name"]),
-            "--workflow",
-            "clean-up",
-            "--model",
-            "demo-model",
-            "-w",
-            WORKSPACE,
-        )
-        why = ("--prompt-version", "clean-up/1", "--purpose", "the drafts are not needed any more")
-        arguments = ("--args", '{"match": ["**/*.csv"]}', "--identity", "agent/janitor")
-        asked = self._stage.answer("call", TOOL, *arguments, *context, *why, expect=4)
-        approval = self._people.waiting(asked["call"])
+        self._session = str(started["name"])
+        approval = self.ask(TOOL, {"match": ["**/*.csv"]}, "the drafts are not needed any more")
         check(self._now() == self._state, "something was changed before anybody agreed")
         step("What ada and bob are shown: the very difference, and all of it")
         shown = str(self._people.says("ada", "approvals", "show", approval["name"])["rendering"])
@@ -103,6 +93,14 @@ class CleanUp:
         for name in COUNTRIES:
             check(f"lists/{name}.csv" in shown, f"lists/{name}.csv isn't shown")
         return approval
+
+    def ask(self, tool: str, arguments: Mapping[str, Any], purpose: str) -> Mapping[str, Any]:
+        """The janitor calls a tool at Tier 4; the approval that its call waits for."""
+        workflow = ("--workflow", "clean-up", "--model", "demo-model", "--prompt-version", "clean-up/1")
+        context = ("--session", self._session, "-w", WORKSPACE, "--purpose", purpose)
+        given = ("--args", json.dumps(arguments), "--identity", "agent/janitor")
+        asked = self._stage.answer("call", tool, *given, *context, *workflow, expect=4)
+        return self._people.waiting(asked["call"])
 
     def _agree(self, approval: Mapping[str, Any]) -> None:
         step("Both agree all the same. What they saw is applied, whole; the tool isn't run again")
@@ -114,8 +112,8 @@ class CleanUp:
         check(effect["removed"] == 2 * len(COUNTRIES), f"{effect['removed']} files were removed")
         check(effect["before"] == self._state, "it was applied to another state")
         left = [item["path"] for item in self._people.says("olivia", "workspaces", "files", WORKSPACE)["items"]]
-        check(left == ["README"], f"left are {left}")
-        tell(f"{effect['removed']} files are gone, left is {left[0]}; state {effect['after']}")
+        check(left == ["README", "shop.db"], f"left are {left}")
+        tell(f"{effect['removed']} files are gone, left are {' and '.join(left)}; state {effect['after']}")
         step("Was what takes it back still good? A drill puts it back in a sandbox of its own, and compares")
         self._stage.broker("undo", "drill", "--sample", "5", "-w", WORKSPACE, env=self._people.person("olivia"))
 
@@ -137,7 +135,7 @@ class CleanUp:
         check(after == self._state, "the state is another")
         out = self._stage.folder / "out"
         self._people.says("olivia", "workspaces", "export", WORKSPACE, str(out))
-        first, second = self._digests(self._folder), self._digests(out)
+        first, second = self._digests(self.folder), self._digests(out)
         check(first == second, "the files are others")
         for path, digest in second.items():
             tell(f"{digest[:16]}  {path}")

@@ -4,8 +4,8 @@ A broker starts with its embedded defaults; an agent calls tools on the airports
 package); one call is refused by policy and one for its arguments; one run is cut by time and one by memory; the ledger
 is printed and verified, and a copy with one changed byte is not; an auditor checks a bundle of it with one file. Between
 these, a tool that changes a real service outside waits for two people (``two_people.py``), and a clean-up that two people
-agreed to removes the wrong files and is taken back (``clean_up.py``). Every step checks what it shows: exit code 0 means
-that all of it happened.
+agreed to removes the wrong files, and the wrong rows of a database, and is taken back (``clean_up.py``, ``clean_rows.py``).
+Every step checks what it shows: exit code 0 means that all of it happened.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import airportsdata
+from clean_rows import CleanRows
 from clean_up import CleanUp
 from price_service import price_service
 from rich.syntax import Syntax
@@ -203,15 +204,18 @@ def main() -> int:
         demo = Demo(Path(folder) / "state", {"BROKER_EGRESS_NETWORKS": '["127.0.0.0/8"]'})
         people = TwoPeople(demo, prices)
         clean_up = CleanUp(demo, people, AIRPORTS)
+        clean_rows = CleanRows(demo, people, clean_up, AIRPORTS)
         try:
             demo.prepare()
             people.prepare()
             clean_up.prepare()
+            clean_rows.prepare(clean_up.folder)
             with demo.serving() as address:
                 session = demo.session()
                 asyncio.run(demo.agent(address, session))
                 people.decide(address)
                 clean_up.go()
+                clean_rows.go()
             demo.record()
             people.record()
             demo.evidence()

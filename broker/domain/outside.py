@@ -22,7 +22,8 @@ ORIGIN = "origin/arguments.json"
 CANT_TELL = 4
 """Exit code of ``verify`` where it can't tell what is there."""
 
-_MODE = 0o644
+ITEM_MODE = 0o644
+"""The permission bits that every item has: it has none of its own."""
 _MAX_NAME = 200
 
 
@@ -125,7 +126,7 @@ def _side(found: Effect, folder: str) -> dict[str, Entry]:
         check_path(item, "item")
         if not item.isprintable() or any(len(part.encode()) > _MAX_NAME for part in item.split("/")):
             raise _invalid(f"{item!a} is no name of an item: printable, its parts of at most {_MAX_NAME} bytes")
-        entries[item] = TreeFile(change.after.digest, change.after.size, _MODE)
+        entries[item] = TreeFile(change.after.digest, change.after.size, ITEM_MODE)
     return entries
 
 

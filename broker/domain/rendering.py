@@ -39,7 +39,10 @@ _REVERSIBILITY = {
     "compensable": "It can't be undone, but compensated: another action makes up for it.",
     "irreversible": "IRREVERSIBLE. Nothing can take it back.",
 }
-_ON_FAILURE = {"none": "Nothing is undone by itself: what was done until then stays done."}
+_ON_FAILURE = {
+    "none": "Nothing is undone by itself: what was done until then stays done.",
+    "undo": "WHERE ITS END ISN'T KNOWN IT IS TAKEN BACK BY ITSELF, if all is as it was to become; else it stays done.",
+}
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 
@@ -148,7 +151,7 @@ class _Rendering:
         if call is not None:
             call.what()
             if top.has("effect"):
-                effect_section(top.members("effect"), sheet, top.members("call").text("salt"))
+                effect_section(top.members("effect"), sheet, top.members("call").text("salt"), top.text("on_failure"))
         else:
             self._place()
         self._action(kind)

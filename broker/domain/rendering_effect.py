@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.domain.canonical import canonical, digest
+from broker.domain.outside import ITEM_MODE
 from broker.domain.reading import Members
 from broker.domain.sheet import Sheet
 from broker.domain.tree import FORMAT, OUTSIDE
@@ -17,6 +18,8 @@ _COUNTS = (
     ("Bytes before", "bytes_before"),
     ("Bytes after", "bytes_after"),
 )
+_OF_FILES = frozenset({"mode", "type", "renamed"})
+"""Counts that say nothing of items outside."""
 _TITLES = {
     "added": "ADDED",
     "changed": "CHANGED",
@@ -26,20 +29,17 @@ _TITLES = {
 }
 _INSIDE = "WHAT IT CHANGES, TO THE LAST BYTE: IT HAS RUN ON A COPY, AND THIS IS WHAT IS APPLIED"
 _OUTSIDE = "WHAT IT CHANGES OUTSIDE, ITEM BY ITEM, BY ITS DRY RUN: THIS IS WHAT IS APPLIED, AND NOTHING ELSE"
-_ON_FAILURE = {
-    "none": "it stays so, until people look at it and take it back",
-    "undo": "IT IS TAKEN BACK BY ITSELF, if all is as it was to become, and else stays so",
-}
 _SHOWN = frozenset({"diff", "binary", "entry"})
 
 
-def effect_section(effect: Members, sheet: Sheet, salt: str) -> None:
+def effect_section(effect: Members, sheet: Sheet, salt: str, on_failure: str) -> None:
     """Writes what a call changes.
 
     Args:
         effect: the effect, in the approval's envelope.
         sheet: where it is written.
         salt: of the call's own envelope: the effect's digest is made again with it.
+        on_failure: what the envelope says of a failure; the effect has to say the same.
 
     Raises:
         InvalidArgumentError: ``ENVELOPE_MALFORMED``.
@@ -49,11 +49,15 @@ def effect_section(effect: Members, sheet: Sheet, salt: str) -> None:
     sheet.heading(_INSIDE if outside is None else _OUTSIDE)
     summary, changes = effect.members("summary"), effect.objects("changes")
     for label, member in _COUNTS:
+        if outside is not None and member in _OF_FILES:
+            continue
         sheet.field(label, str(summary.whole(member)))
     for call in bound.texts("undoes"):
         sheet.field("Takes back the call", call)
     if outside is not None:
         _outside(outside, sheet)
+    if (outside.text("on_failure") if outside is not None else "none") != on_failure:
+        effect.refuse("bound", "says otherwise of a failure than the envelope")
     sheet.field("State of the files", bound.text("base") or "(it has to do with none)")
     sheet.field("What the tool was given", bound.text("selection"))
     sheet.field("Digest of the changes", bound.text("digest"))
@@ -67,23 +71,25 @@ def effect_section(effect: Members, sheet: Sheet, salt: str) -> None:
 
 
 def _outside(outside: Members, sheet: Sheet) -> None:
-    """How what lies outside is applied, and what happens where it fails half-way."""
+    """How what lies outside is applied."""
     sheet.field("Items of the tool", outside.text("tool"))
     sheet.field("Step that applies it", outside.text("step"))
     sheet.field("Its job", outside.text("frames"))
-    sheet.field("Digest of taking it back", outside.text("undo"))
-    on_failure = outside.text("on_failure")
-    if on_failure not in _ON_FAILURE:
-        outside.refuse("on_failure", f"must be one of {', '.join(_ON_FAILURE)}")
-    sheet.words("Where its end isn't known", _ON_FAILURE[on_failure])
+    sheet.field("Digest of its undo", outside.text("undo"))
 
 
-def _side(change: Members, name: str, sheet: Sheet) -> None:
+def _side(change: Members, name: str, sheet: Sheet, *, inside: bool) -> None:
     """What is at the path, before or after; modes as people know them."""
     if change.nothing(name):
         sheet.words(f"  {name}", "nothing")
         return
     side = change.members(name)
+    if not inside:
+        if side.has("link") or side.whole("mode") != ITEM_MODE:
+            side.refuse("mode", "is not that of an item")
+        sheet.field(f"  {name}", side.text("file"))
+        sheet.field("    bytes", str(side.whole("size")))
+        return
     if side.has("link"):
         sheet.field(f"  {name}, a link to", side.text("link"))
         return
@@ -102,8 +108,8 @@ def _change(change: Members, sheet: Sheet, prefix: str) -> None:
     source = change.text("from")
     if source:
         sheet.field("  the same bytes as", source)
-    _side(change, "before", sheet)
-    _side(change, "after", sheet)
+    _side(change, "before", sheet, inside=not prefix)
+    _side(change, "after", sheet, inside=not prefix)
     shown, text = change.text("shown"), change.text("text")
     if shown not in _SHOWN:
         change.refuse("shown", f"must be one of {', '.join(sorted(_SHOWN))}")

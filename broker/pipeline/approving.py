@@ -159,6 +159,7 @@ def ask(
     matter = Matter(
         purpose=request.context.purpose,
         reversibility=tool.spec.reversibility,
+        on_failure=_on_failure(effect),
         decision={
             "rule": decision.rule,
             "reason": decision.reason,
@@ -184,6 +185,12 @@ def ask(
         obj=request.tool,
     )
     return Asked(approval_id, requirement, excluded, expires, Texts.of(shown))
+
+
+def _on_failure(effect: JsonObject | None) -> str:
+    bound = None if effect is None else effect.get("bound")
+    outside = bound.get("outside") if isinstance(bound, dict) else None
+    return str(outside.get("on_failure")) if isinstance(outside, dict) else "none"
 
 
 def check_rows(tx: Transaction, desk: Desk, request: StoredRequest) -> None:

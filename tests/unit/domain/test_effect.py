@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from broker.domain.canonical import JsonObject, canonical
 from broker.domain.events import Outcome
-from broker.domain.planned import Planned, decode_planned, encode_planned
+from broker.domain.outside import Step, item_path
+from broker.domain.planned import OutsidePlan, Planned, decode_planned, encode_planned
 from broker.domain.rendering import render
 from broker.domain.run import EndCause, EvidenceSource
 from broker.domain.tree import (
@@ -184,6 +187,57 @@ def shown(effect: Effect) -> JsonObject:
 @settings(max_examples=40)
 def test_two_effects_never_have_the_same_text(one: Effect, other: Effect) -> None:
     assert (render(shown(one)) == render(shown(other))) == (one == other)
+
+
+ITEMS = Effect.of(
+    [
+        Change(item_path("shelf.set", "apple"), TreeFile(address(b"red\n"), 4), TreeFile(address(b"a\n"), 2)),
+        Change(item_path("shelf.set", "deep/pear"), TreeFile(address(b"a\n"), 2), None),
+    ]
+)
+PLAN = OutsidePlan("shelf.set", Step.APPLY, "exact", "undo", address(b"frames"))
+
+
+def shown_outside() -> JsonObject:
+    """An approval's envelope with an effect outside."""
+    contents = {address(b"red\n"): b"red\n", address(b"a\n"): b"a\n"}
+    changes, missing = shown_changes(ITEMS, contents.__getitem__)
+    assert not missing
+    plan = Planned("", address(b"selection"), ITEMS, address(b"artifact"), OUTCOME, outside=PLAN)
+    assert decode_planned(encode_planned(plan)) == plan
+    envelope = copy.deepcopy(approval_envelope())
+    envelope["effect"] = {"bound": plan.bound(SALT), "summary": summary(ITEMS), "changes": list(changes)}
+    envelope["on_failure"] = "undo"
+    return envelope
+
+
+def test_items_outside_are_shown_by_their_names_with_what_happens_if_it_fails() -> None:
+    text = render(shown_outside())
+    for said in ("OUTSIDE", "deep/pear", "-red", "+a", "TAKEN BACK BY ITSELF", "shelf.set", address(b"frames")):
+        assert said in text, text
+    assert ".broker-outside" not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda envelope: envelope.update(on_failure="none"),
+        lambda envelope: envelope["effect"]["bound"]["outside"].update(on_failure="none"),
+        lambda envelope: envelope["effect"]["bound"]["outside"].update(tool="other.tool"),
+        lambda envelope: envelope["effect"]["bound"].pop("outside"),
+        lambda envelope: envelope["effect"]["changes"][0].update(path="apple"),
+        lambda envelope: envelope["effect"]["changes"][0]["after"].update(mode=0o755),
+        lambda envelope: envelope["effect"]["changes"][0].update(after={"link": "x"}),
+        lambda envelope: envelope["effect"]["changes"].pop(),
+    ],
+    ids=["on-failure", "on-failure-of-the-effect", "tool", "inside", "path", "mode", "link", "left-out"],
+)
+def test_an_effect_outside_that_contradicts_itself_has_no_text(change: Callable[[Any], object]) -> None:
+    envelope = shown_outside()
+    change(envelope)
+    with pytest.raises(InvalidArgumentError) as caught:
+        render(envelope)
+    assert caught.value.reason == "ENVELOPE_MALFORMED"
 
 
 def test_changes_that_are_not_those_of_the_digest_have_no_text() -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from broker.domain.events import AppliedEffect, Outcome
+from broker.domain.outside import Step
 from broker.domain.planned import Planned
 from broker.domain.run import EndCause, EvidenceSource
 from broker.domain.tree import Effect
@@ -24,18 +25,18 @@ ELSEWHERE = {"CERTIFICATE_REVOKED"}
 REASON = re.compile(r'reason="([A-Z_]+)"')
 
 
-def text(repository: Path) -> str:
-    return (repository / "docs" / "undo.md").read_text("utf-8")
+def text(repository: Path, page: str = "undo") -> str:
+    return (repository / "docs" / f"{page}.md").read_text("utf-8")
 
 
-def table(repository: Path, heading: str) -> list[list[str]]:
-    part = text(repository).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+def table(repository: Path, heading: str, page: str = "undo") -> list[list[str]]:
+    part = text(repository, page).partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = [line.strip("|").split(" | ") for line in part.splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def named(repository: Path, heading: str) -> set[str]:
-    return {name for row in table(repository, heading) for name in re.findall(r"`([^`]+)`", row[0])}
+def named(repository: Path, heading: str, page: str = "undo") -> set[str]:
+    return {name for row in table(repository, heading, page) for name in re.findall(r"`([^`]+)`", row[0])}
 
 
 def test_each_refusal_is_named_and_each_that_is_named_exists(repository: Path) -> None:
@@ -46,6 +47,33 @@ def test_each_refusal_is_named_and_each_that_is_named_exists(repository: Path) -
     assert raised - ELSEWHERE <= listed, raised - ELSEWHERE - listed
     source = "".join(path.read_text("utf-8") for path in (repository / "broker").rglob("*.py"))
     assert {reason for reason in listed if f'"{reason}"' not in source} == set()
+
+
+OUTSIDE = (
+    "outside",
+    "outside_inputs",
+    "outside_plan",
+    "outside_steps",
+    "undoing_outside",
+    "../domain/outside",
+    "admission_check",
+)
+
+
+def test_each_refusal_about_what_lies_outside_is_named_and_exists(repository: Path) -> None:
+    pipeline = repository / "broker" / "pipeline"
+    raised = {reason for module in OUTSIDE for reason in REASON.findall((pipeline / f"{module}.py").read_text("utf-8"))}
+    listed = named(repository, "What is refused", "outside")
+    known = listed | named(repository, "What is refused")
+    of_all_calls = {"NOT_AN_AGENT", "TOOL_NOT_FOUND", "TOOL_VERSION_CHANGED", "IMAGE_MISSING", "REQUEST_ID_REUSED"}
+    assert raised - of_all_calls <= known, raised - known
+    source = "".join(path.read_text("utf-8") for path in (repository / "broker").rglob("*.py"))
+    assert {reason for reason in listed if f'"{reason}' not in source} - {"PLAN_TOO_LARGE"} == set()
+    assert "PLAN_TOO_LARGE:" in source
+
+
+def test_the_steps_are_those_of_the_code(repository: Path) -> None:
+    assert named(repository, "The steps", "outside") >= {step.value for step in Step}
 
 
 def test_the_bounds_are_those_of_the_code(repository: Path) -> None:
