@@ -27,10 +27,13 @@ def the_tool(path: Path) -> Tool:
 
 def test_the_shipped_tools() -> None:
     catalogue = Catalogue.load([shipped_folder()])
-    assert catalogue.names == ("data.query", "python.run", "shell.run", "text.search", "workspace.undo")
+    assert catalogue.names == (
+        *("data.query", "python.run", "shell.run", "sqlite.execute", "text.search"),
+        "workspace.undo",
+    )
     assert [tool.spec.name for tool in catalogue.all()] == list(catalogue.names)
     assert catalogue.get("data.quer") is None
-    assert [int(tool.spec.risk) for tool in catalogue.all()] == [1, 1, 2, 1, 0]
+    assert [int(tool.spec.risk) for tool in catalogue.all()] == [1, 1, 2, 4, 1, 0]
     query = catalogue.get("data.query")
     assert query is not None
     assert query.digest == query.spec.digest(query.files)
