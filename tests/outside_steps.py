@@ -205,11 +205,12 @@ class Shop:
             db.execute("PRAGMA foreign_keys = ON")
             if sql:
                 db.execute(sql, parameters).fetchall()
-            db.text_factory = bytes
-            assert db.execute("PRAGMA integrity_check").fetchall() == [(b"ok",)]
+            db.text_factory = bytearray  # which tells a text from a blob
+            assert db.execute("PRAGMA integrity_check").fetchall() == [(bytearray(b"ok"),)]
             schema = db.execute("SELECT name, sql, rowid FROM sqlite_schema").fetchall()
             names = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'sqlite_sequence'")
-            rows = {name.decode(): db.execute(f'SELECT * FROM "{name.decode()}"').fetchall() for (name,) in names}  # noqa: S608 - of a test
+            quoted = {name.decode(): '"' + name.decode().replace('"', '""') + '"' for (name,) in names}
+            rows = {name: db.execute(f"SELECT * FROM {word}").fetchall() for name, word in quoted.items()}  # noqa: S608 - quoted
             types = {name: sorted(map(repr, found)) for name, found in rows.items()}
             return {**types, "": sorted(map(repr, schema))}
 

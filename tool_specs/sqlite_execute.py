@@ -205,6 +205,8 @@ def refusal_of(error: Exception) -> RefusedError:
         )
     if isinstance(error, MemoryError):
         return RefusedError("TOO_MUCH_MEMORY: it takes more memory than is allowed; touch less in one call")
+    if isinstance(error, OSError):
+        return RefusedError(f"FILE_REFUSED: {error.strerror}; look at the file's place and size")
     return RefusedError(f"SQL_REFUSED: {error}; mend the statement, or the database")
 
 
@@ -324,7 +326,7 @@ def run(data: bytes, sql: str, parameters: list[Any]) -> tuple[bytes, set[str]]:
     """What a statement makes of a database, and the tables that it may have written."""
     if len(sql) > MAX_SQL or not START.match(sql):
         raise RefusedError(
-            f"STATEMENT_REFUSED: `sql` must be one INSERT, UPDATE or DELETE of {MAX_SQL} characters at most"
+            f"STATEMENT_REFUSED: `sql` is no INSERT, UPDATE or DELETE of up to {MAX_SQL} characters; write one"
         )
     if any(isinstance(value, bool) or not isinstance(value, str | int | float | None) for value in parameters):
         raise RefusedError("STATEMENT_REFUSED: `parameters` are texts, numbers and nulls; write others in `sql`")
@@ -577,7 +579,7 @@ def references_to_nothing(db: sqlite3.Connection) -> Counter[str]:
 
 
 def load(name: str) -> tuple[Path, bytes, bytes]:
-    """The database's file; its bytes, sound and as if with a rollback journal; and the header's own word on that."""
+    """The database's file; its bytes as if with a rollback journal; and the header's own word on that."""
     path = Path(name)
     if path.resolve() != Path.cwd() / name or {*path.parts[:1]} & FOLDERS or not path.is_file():
         raise RefusedError(f"DATABASE_REFUSED: {name} is no file of the workspace; give its path in there")
@@ -588,6 +590,11 @@ def load(name: str) -> tuple[Path, bytes, bytes]:
     if path.stat().st_size > MAX_DATABASE:
         raise RefusedError(f"DATABASE_REFUSED: {name} has more than {MAX_DATABASE} bytes; change it by hand")
     data = path.read_bytes()
+    return path, sound(name, data), data[JOURNAL]
+
+
+def sound(name: str, data: bytes) -> bytes:
+    """A database that can be worked with, as if it had a rollback journal: one with a write-ahead log has it in its file."""
     if not data.startswith(HEADER) or data[JOURNAL] not in {b"\x01\x01", b"\x02\x02"}:
         raise RefusedError(f"DATABASE_REFUSED: {name} is no SQLite database, or is encrypted; name another file")
     plain = data[: JOURNAL.start] + b"\x01\x01" + data[JOURNAL.stop :]
@@ -601,7 +608,7 @@ def load(name: str) -> tuple[Path, bytes, bytes]:
         raise RefusedError(f"DATABASE_REFUSED: {name} is damaged: {verdict}; restore a good copy")
     if encoding != "UTF-8":
         raise RefusedError(f"DATABASE_REFUSED: the texts of {name} are {encoding}; write it anew as UTF-8")
-    return path, plain, data[JOURNAL]
+    return plain
 
 
 def save(path: Path, data: bytes) -> None:
@@ -660,7 +667,7 @@ def main() -> int:
         said, code = f"STATE_MOVED: {error}; look at what is there now, and call again", 5
     except RefusedError as error:
         said, code = str(error), 3
-    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError, OSError) as error:
         said, code = str(refusal_of(error)), 3
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in said)
     (sys.stderr if code else sys.stdout).write(f"{line}\n")
