@@ -35,8 +35,11 @@ MAX_COLUMNS = 200
 MAX_SQL = 20_000
 MAX_PART = 180
 MAX_NAMED = 10
-TICK, MAX_TICKS = 100_000, 5000
-"""One connection may do so many of SQLite's operations, so many times: some ten seconds."""
+TICK = 100_000
+"""So many of SQLite's operations; a second has some five hundred to a thousand."""
+STATEMENT_TICKS = 1000
+COMPARISON_TICKS = 3000
+"""For what looks at all rows of a file."""
 FACTS = ("encoding", "page_size", "page_count")
 FOLDERS = {"before", "after", "now", "origin", "/"}
 """Where no database of a workspace lies."""
@@ -210,12 +213,12 @@ def refusal_of(error: Exception) -> RefusedError:
     return RefusedError(f"SQL_REFUSED: {error}; mend the statement, or the database")
 
 
-def opened(data: bytes) -> sqlite3.Connection:
+def opened(data: bytes, most_ticks: int = COMPARISON_TICKS) -> sqlite3.Connection:
     """A copy of a database in memory, with bounds on what is done with it."""
     db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=0)
     for limit, most in LIMITS.items():
         db.setlimit(limit, most)
-    ticks = iter(range(MAX_TICKS))
+    ticks = iter(range(most_ticks))
     db.set_progress_handler(lambda: next(ticks, None) is None, TICK)
     db.deserialize(data)
     for pragma in PRAGMAS:
@@ -330,7 +333,7 @@ def run(data: bytes, sql: str, parameters: list[Any]) -> tuple[bytes, set[str]]:
         )
     if any(isinstance(value, bool) or not isinstance(value, str | int | float | None) for value in parameters):
         raise RefusedError("STATEMENT_REFUSED: `parameters` are texts, numbers and nulls; write others in `sql`")
-    with closing(opened(data)) as db:
+    with closing(opened(data, STATEMENT_TICKS)) as db:
         (size,), (count,) = (db.execute(f"PRAGMA {fact}").fetchone() for fact in ("page_size", "page_count"))
         db.execute(f"PRAGMA max_page_count = {count + MAX_GROWTH // size}")
         db.execute("PRAGMA foreign_keys = ON")
@@ -509,7 +512,7 @@ def rewritten(data: bytes, before: dict[str, str], after: dict[str, str]) -> tup
 
 def fire(data: bytes, old: Rows, new: Rows) -> None:
     """Changes rows on a copy where the database's own triggers fire, and hears the one that forbids it."""
-    with closing(opened(data)) as db:
+    with closing(opened(data, STATEMENT_TICKS)) as db:
         if db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'trigger'").fetchone() is None:
             return
         guard = Guard(db)
