@@ -14,6 +14,7 @@ from broker.cli.workspaces import ChangeOutput, EntryOutput, change_output, entr
 from broker.client import AsyncBroker, CallContext
 from broker.client.workspace_models import UndoPlan
 from broker.domain.canonical import JsonObject
+from broker.domain.outside import read_path
 from broker.domain.tree import Entry
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.settings import DEFAULT_STATE
@@ -177,6 +178,8 @@ def _render_plan(output: UndoPlanOutput) -> None:
         }
     )
     render_changes(output.changes)
+    if any(read_path(item.path)[0] for item in output.changes):
+        say("what is there now is looked at when the undo is asked for, by the tool's own program")
     for name in output.dependents:
         say(f"{name} built on it: take it back too, with --cascade")
     for item in output.conflicts:

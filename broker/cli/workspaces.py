@@ -14,6 +14,7 @@ from broker.cli.output import OutputModel, console, emit, printable
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
 from broker.client import AsyncBroker
 from broker.client.workspace_models import Workspace
+from broker.domain.outside import read_path
 from broker.domain.tree import Change, Entry, TreeFile, TreeLink
 from broker.settings import DEFAULT_STATE
 
@@ -243,12 +244,17 @@ def _render_diff(output: DiffOutput) -> None:
 def render_changes(changes: Sequence[ChangeOutput]) -> None:
     """What differs, a line a path."""
     if not console.is_terminal:
-        print_table([], [[_SIGNS[item.kind], item.path, item.renamed_from] for item in changes])
+        print_table([], [[_SIGNS[item.kind], _named(item.path), item.renamed_from] for item in changes])
         return
     for item in changes:
-        line = Text(f"{_SIGNS[item.kind]} {printable(item.path)}", style=_COLOURS[item.kind])
+        line = Text(f"{_SIGNS[item.kind]} {printable(_named(item.path))}", style=_COLOURS[item.kind])
         line.append(f"  {_difference(item)}", style="dim")
         console.print(line, soft_wrap=True)
+
+
+def _named(path: str) -> str:
+    tool, item = read_path(path)
+    return f"{tool}: {item}" if tool else item
 
 
 def _difference(item: ChangeOutput) -> str:

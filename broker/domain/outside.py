@@ -42,6 +42,13 @@ def item_path(tool: str, item: str) -> str:
     return f"{OUTSIDE}/{tool}/{item}"
 
 
+def read_path(path: str) -> tuple[str, str]:
+    """Tool and item of such a path; no tool where it is one of a tree."""
+    top, _, rest = path.partition("/")
+    named, _, item = rest.partition("/")
+    return (named, item) if top == OUTSIDE else ("", path)
+
+
 def planned_effect(tool: str, found: Effect) -> Effect:
     """The effect that a plan told of by its folders.
 
@@ -104,15 +111,10 @@ def tool_of(effect: Effect) -> str:
     Raises:
         DataLossError: they stand under several (``EFFECT_FOREIGN``).
     """
-    names = {_named(change.path) for change in effect.changes}
+    names = {read_path(change.path)[0] for change in effect.changes}
     if len(names) > 1:
         raise DataLossError("an effect has items of several tools", reason="EFFECT_FOREIGN")
     return names.pop() if names else ""
-
-
-def _named(path: str) -> str:
-    top, _, rest = path.partition("/")
-    return rest.partition("/")[0] if top == OUTSIDE else ""
 
 
 def _side(found: Effect, folder: str) -> dict[str, Entry]:

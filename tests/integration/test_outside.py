@@ -10,7 +10,7 @@ from broker.errors import FailedPreconditionError
 from tests.approval_scene import agreed, end_of, until
 from tests.approval_world import Founded, World
 from tests.outside_world import BEGINNING, SET, Shelf, waiting
-from tests.served import command_json, ledger
+from tests.served import command, command_json, ledger
 
 pytestmark = pytest.mark.docker
 
@@ -142,3 +142,16 @@ async def test_the_tables_of_such_effects_follow_from_the_ledger(outside: Founde
     report = command_json(outside.state, "ledger", "rebuild")
     (effects,) = (item for item in report["tables"] if item["table"] == "effect")
     assert effects["equal"] == 3, report
+
+
+async def test_the_command_names_the_items_and_says_who_looks(outside_world: World, shelf: Shelf) -> None:
+    done = await _set(outside_world, {"apple": "yellow\n", "pear": None})
+    state = outside_world.served.state
+    who = ("--identity", "human/olivia", "-w", "demo", "--address", outside_world.served.address)
+    plan = command(state, "undo", done.name.removeprefix("calls/"), "--plan", *who)
+    assert "shelf.set: apple" in plan.stdout
+    assert ".broker-outside" not in plan.stdout
+    assert "is looked at when the undo is asked for" in plan.stderr
+    drilled = command(state, "undo", "drill", "--sample", "1", *who)
+    assert "1 of 1 good" in drilled.stderr
+    assert shelf.asked.count("get") == 2, "neither asks the outside"
