@@ -18,7 +18,7 @@ from broker.domain.events import (
     encode_outcome_texts,
 )
 from broker.domain.ports import CallRow, SealedObject, Transaction
-from broker.domain.run import EndCause
+from broker.domain.run import EgressRecord, EndCause
 from broker.domain.tier import Tier
 from broker.pipeline.feed import Feed
 from broker.pipeline.stopwatch import Stopwatch
@@ -55,6 +55,11 @@ class ActiveCall:
     egress: EgressSession | None = None
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+
+    @property
+    def reached(self) -> tuple[EgressRecord, ...]:
+        """What it did with hosts so far."""
+        return () if self.egress is None else self.egress.records()
 
     @property
     def applying(self) -> bool:

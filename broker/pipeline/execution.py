@@ -179,11 +179,13 @@ class Execution:
         except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
             if active.approval and error.reason in NOT_YET:
                 return None
-            await self._finish(active, CallState.DENIED, never_ran(EndCause.POLICY, f"{error.reason}: {error.message}"))
+            denied = never_ran(EndCause.POLICY, f"{error.reason}: {error.message}")
+            await self._finish(active, CallState.DENIED, replace(denied, egress=active.reached))
         except BrokerError as error:
             # Nothing ran, whatever became of the intent: the call ends here, and its caller is told whose fault it is.
             detail = f"the broker could not start the call: {error.reason}: {error.message}"
-            await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
+            cancelled = never_ran(EndCause.ENGINE, detail)
+            await self._finish(active, CallState.CANCELLED, replace(cancelled, egress=active.reached))
         return None
 
     async def _in_container(self, active: ActiveCall, begun: Begun) -> Ran | None:
@@ -325,8 +327,7 @@ class Execution:
             return
         _log.error("call.unknown", call=active.row.id, error=why)
         detail = f"the call may have run; its outcome is not known: {why}"
-        egress = active.egress.records() if active.egress else ()
-        await self._finish(active, CallState.UNKNOWN, replace(lost(detail), egress=egress), tail)
+        await self._finish(active, CallState.UNKNOWN, replace(lost(detail), egress=active.reached), tail)
 
     async def _finish(
         self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()

@@ -94,9 +94,7 @@ class Outside:
         if ran.state is CallState.SUCCEEDED and (ran.complete or begun.plan.tree is None or not begun.plan.tree.base):
             await self._done(active, begun, ran)
             return
-        egress = active.egress.records() if active.egress else ()
-        outcome = replace(ran.outcome, egress=egress)
-        await self._look_after(active, outcome, ran.tail, by_itself=outcome.cause is EndCause.TOOL)
+        await self._look_after(active, ran.outcome, ran.tail, by_itself=ran.outcome.cause is EndCause.TOOL)
 
     async def never_started(self, active: ActiveCall, outcome: Outcome) -> None:
         """Ends a call whose program was not handed over."""
@@ -111,9 +109,8 @@ class Outside:
         tree = begun.plan.tree
         planned = await parts.store.read(lambda tx: planned_of(tx, parts, row.id))
         salt = salt_of(active.request.envelope)
-        egress = active.egress.records() if active.egress else ()
         if tree is None or not tree.base:
-            outcome = replace(ran.outcome, effect=applied(planned, salt), egress=egress)
+            outcome = replace(ran.outcome, effect=applied(planned, salt), egress=active.reached)
             await self._end(active, CallState.SUCCEEDED, outcome, ran.tail)
             return
         for _ in range(_TRIES):
@@ -124,7 +121,7 @@ class Outside:
                 detail = f"BASE_MOVED: {error.message}; nothing was changed"
                 await self._end(active, CallState.FAILED, replace(ran.outcome, detail=detail), ran.tail)
                 return
-            outcome = replace(ran.outcome, effect=applied(planned, salt, present, after), egress=egress)
+            outcome = replace(ran.outcome, effect=applied(planned, salt, present, after), egress=active.reached)
             if await self._end(active, CallState.SUCCEEDED, outcome, ran.tail, present=present):
                 return
         detail = "BASE_MOVED: others keep changing the workspace's files; nothing was changed"
@@ -142,6 +139,7 @@ class Outside:
             await self._end(active, CallState.FAILED, replace(outcome, detail=detail), tail)
             return
         look = await self._looked(active, planned)
+        outcome = replace(outcome, egress=active.reached)
         if look.known and not look.unlike_before and by_itself:
             detail = f"{outcome.detail}; all is as it was before: nothing was changed"
             await self._end(active, CallState.FAILED, replace(outcome, detail=detail), tail)

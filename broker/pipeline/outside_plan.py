@@ -61,7 +61,11 @@ def listed(items: Sequence[str]) -> str:
 
 def _looked(named: str, back: Effect, ran: Ran) -> Ran:
     before, after = sides(named, back)
-    differ = moved(before, sorted({*before, *after}), present_items(ran.effect))
+    items, now = sorted({*before, *after}), present_items(ran.effect)
+    differ = moved(before, items, now)
+    if differ and not moved(after, items, now):
+        what = "UNDO_CONFLICT: all is as it was before the call: there is nothing to take back; nothing was changed"
+        return _ended(ran, CallState.DENIED, EndCause.POLICY, what)
     if differ:
         what = (
             f"UNDO_CONFLICT: {len(differ)} item(s) are not as the call left them: {listed(differ)}; nothing was changed"

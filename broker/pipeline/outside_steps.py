@@ -66,8 +66,7 @@ class Steps:
             ran = await self.run(active, planned, Step.REHEARSE, planned.base)
             if ran.ended.exit_code != 0:
                 raise refused(ran.told)
-        egress = () if active.egress is None else active.egress.records()
-        return replace(planned, outcome=replace(planned.outcome, egress=egress))
+        return replace(planned, outcome=replace(planned.outcome, egress=active.reached))
 
     async def plan(
         self,

@@ -78,6 +78,7 @@ class Planning:
             detail = f"{error.reason}: {error.message}; nothing was changed"
             cause = EndCause.ENGINE if ours else EndCause.POLICY
             outcome = replace(ran.outcome, cause=cause, cause_source=EvidenceSource.BROKER, detail=detail)
+            outcome = replace(outcome, egress=active.reached)
             await self._end(active, CallState.CANCELLED if ours else CallState.DENIED, outcome, tail)
             return
         await self._record(active, planned, asked, tail)

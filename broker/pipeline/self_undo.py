@@ -47,8 +47,7 @@ class SelfUndo:
         state = CallState.UNKNOWN if detail else CallState.UNDONE
         if detail:
             _log.error("call.not_taken_back", call=active.row.id, error=detail)
-        egress = active.egress.records() if active.egress else ()
-        hosts: JsonObject = {"connections": sum(item.count for item in egress)}
+        hosts: JsonObject = {"connections": sum(item.count for item in active.reached)}
         await self._write(active, state, "undo.outcome", planned, {"egress": hosts})
 
     async def _write(self, active: ActiveCall, state: CallState, kind: str, planned: Planned, more: JsonObject) -> None:

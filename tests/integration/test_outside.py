@@ -82,6 +82,7 @@ async def test_what_changed_between_plan_and_agreement_stops_it_and_is_named(
     assert done.state is CallState.DENIED
     assert done.outcome is not None
     assert "BASE_MOVED" in done.outcome.detail
+    assert [item.count for item in done.outcome.egress] == [1], "who looked is on record as well"
     assert "'pear'" in done.outcome.detail
     assert "apply" not in shelf.asked
 
