@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-_FEW = 4
+FEW = 4
 """Up to so many files are synced one by one. For more, one sync of the whole file system is several times faster and costs
 the same for any number, although it waits for what others have written to it, too (measured, also on a busy disk)."""
 _START = 2  # SYNC_FILE_RANGE_WRITE
@@ -23,7 +23,7 @@ def sync_all(files: Iterable[Path]) -> None:
     paths = list(files)
     if not paths:
         return
-    if len(paths) > _FEW:
+    if len(paths) > FEW:
         sync_file_system(paths[0])
         return
     handles: list[int] = []
@@ -47,11 +47,20 @@ def sync_file_system(path: Path) -> None:
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        if _libc().syncfs(ctypes.c_int(handle)) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
+        sync_file_system_of(handle)
     finally:
         os.close(handle)
+
+
+def sync_file_system_of(handle: int) -> None:
+    """The same for the file system of something that is open.
+
+    Raises:
+        OSError: as ``sync_file_system``.
+    """
+    if _libc().syncfs(ctypes.c_int(handle)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _start(handle: int) -> None:

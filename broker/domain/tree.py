@@ -25,6 +25,9 @@ PERMISSIONS = 0o777
 MAX_TARGET = 4095
 """Bytes that a link's target has at most."""
 
+STAGED = ".broker-staged-"
+"""How a name begins, at the top of a folder of the host, in which the broker gets ready what it is about to put there."""
+
 RESERVED = ".broker-restore"
 """Name at a tree's top that no tree may have: the broker's own, in the sandbox in which files are put back."""
 

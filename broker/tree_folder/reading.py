@@ -33,7 +33,7 @@ NAMED = 20
 """Paths that a refusal names one by one."""
 
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_KINDS = {
+KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFBLK: "a block device",
@@ -115,28 +115,8 @@ class FolderReader:
         return Survey(tuple(found), tuple(sorted(look.empty, key=str.encode)))
 
     def read(self, file: FoundFile) -> Iterator[bytes]:
-        """The bytes of a file that the survey found.
-
-        Raises:
-            ConflictError: ``FOLDER_CHANGED``: it isn't what the survey found, or is changed while it is read.
-        """
-        try:
-            handle = open_below(self._root, file.path.split("/"))
-        except OSError as error:
-            raise _changed(file.path) from error
-        try:
-            _same(handle, file)
-            left = file.size
-            while piece := os.read(handle, min(PIECE, left + 1)):
-                left -= len(piece)
-                if left < 0:
-                    raise _changed(file.path)
-                yield piece
-            _same(handle, file)
-            if left:
-                raise _changed(file.path)
-        finally:
-            os.close(handle)
+        """As ``read_found``, of a file that the survey found."""
+        return read_found(self._root, file)
 
 
 class _Look:
@@ -175,7 +155,7 @@ class _Look:
                 case stat.S_IFREG:
                     self._file(folder, name, path)
                 case kind:
-                    self.refused[path] = f"is {_KINDS.get(kind, 'no plain file')}"
+                    self.refused[path] = f"is {KINDS.get(kind, 'no plain file')}"
         except InvalidArgumentError as error:
             self.refused[path] = error.violations[0].description
         except OSError as error:
@@ -211,6 +191,31 @@ class _Look:
                 metadata={"limit_files": str(self._max_files), "limit_bytes": str(self._max_bytes)},
                 hint="Take a smaller folder.",
             )
+
+
+def read_found(root: int, file: FoundFile) -> Iterator[bytes]:
+    """The bytes of a file below an open folder, as it was found there.
+
+    Raises:
+        ConflictError: ``FOLDER_CHANGED``: it isn't what was found, or is changed while it is read.
+    """
+    try:
+        handle = open_below(root, file.path.split("/"))
+    except OSError as error:
+        raise _changed(file.path) from error
+    try:
+        _same(handle, file)
+        left = file.size
+        while piece := os.read(handle, min(PIECE, left + 1)):
+            left -= len(piece)
+            if left < 0:
+                raise _changed(file.path)
+            yield piece
+        _same(handle, file)
+        if left:
+            raise _changed(file.path)
+    finally:
+        os.close(handle)
 
 
 def open_root(folder: Path) -> int:
