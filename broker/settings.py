@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -59,6 +60,8 @@ class StatePaths:
         """The operator's workflows; may be absent."""
         self.workspaces = root / "workspaces"
         """What workspaces' trees consist of, unless the setting ``workspaces_dir`` puts it elsewhere."""
+        self.workspace_folders = root / "workspace_folders"
+        """Of each directory that is a workspace's tree: what is remembered of it, and the journal of an effect on it."""
         self.lock = root / "serve.lock"
         self.socket_info = root / "serve.json"
         """Address, process id and boot id of the running broker."""
@@ -141,6 +144,13 @@ def _absolute(text: str) -> str:
 def _folder(text: str) -> str:
     if text and not Path(text).is_absolute():
         raise ValueError("must be the absolute path of a folder")
+    return text
+
+
+def _directory(text: str) -> str:
+    path = PurePosixPath(text)
+    if not path.is_absolute() or ".." in path.parts or str(path) != text or path == path.parent:
+        raise ValueError("must be the absolute path of a directory, such as /srv/shop, without `..` and not `/` itself")
     return text
 
 
@@ -241,10 +251,15 @@ class Settings(BaseSettings):
     """Workspace -> classes of data that every call in it touches, such as ``{hr: [personal]}``."""
     workspaces_dir: Annotated[str, AfterValidator(_folder)] = ""
     """Folder of what the trees of workspaces consist of; empty is ``workspaces`` in the state directory."""
+    workspace_folders: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], Annotated[str, AfterValidator(_directory)]
+    ] = {}
+    """Workspace -> a directory of this host that is its tree, such as ``{shop: /srv/shop}``. The risk: calls change what is
+    there, and whoever else may write there changes files that nobody agreed to."""
     workspace_max_bytes: Annotated[int, Field(ge=0, le=2**53 - 1)] = 4 * 2**30
-    """Bytes of all files of one tree that an import may bring."""
+    """Bytes of all files of one tree that an import may bring, or that a bound directory may hold."""
     workspace_max_files: Annotated[int, Field(ge=0, le=1_000_000)] = 200_000
-    """Files and links of one tree that an import may bring."""
+    """Files and links of one tree that an import may bring, or that a bound directory may hold."""
     identity_ttl_days: Annotated[int, Field(ge=1, le=825)] = 90
     """How long issued certificates are valid."""
     pool_floor: Annotated[int, Field(ge=0, le=256)] = 2
@@ -293,6 +308,15 @@ class Settings(BaseSettings):
         if folder and folder == info.data.get("checkpoint_dir"):
             raise ValueError("must be another folder than checkpoint_dir: what is published is a copy, kept by others")
         return folder
+
+    @field_validator("workspace_folders")
+    @classmethod
+    def _side_by_side(cls, folders: dict[str, str]) -> dict[str, str]:
+        ordered = sorted((PurePosixPath(path).parts, name) for name, path in folders.items())
+        for (outer, first), (inner, second) in itertools.pairwise(ordered):
+            if inner[: len(outer)] == outer:
+                raise ValueError(f"binds {first} and {second} to directories of which one holds the other, or the same")
+        return folders
 
     @field_validator("witnesses")
     @classmethod

@@ -12,14 +12,14 @@ import subprocess
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from broker.domain.canonical import digest
 from broker.domain.tree import Effect, Entry, TreeFile, TreeLink
 from broker.tree_folder import moving, placing, staging
-from broker.tree_folder.applying import FolderEffect
+from broker.tree_folder.applying import FolderEffect, Stopped
 from broker.tree_folder.journal import Journal, JournalFile
 from broker.tree_folder.staging import staging_name
 
@@ -76,6 +76,11 @@ def content_of(*trees: Tree) -> Callable[[str], Iterable[bytes]]:
     """The bytes of files, by digest."""
     known = {digest(item[0]): item[0] for tree in trees for item in tree.values() if not isinstance(item, str)}
     return lambda which: (known[which],)
+
+
+def seal(text: bytes) -> str:
+    """Seals a journal."""
+    return digest(b"secret" + text)
 
 
 def write_tree(folder: Path, tree: Tree) -> None:
@@ -141,10 +146,10 @@ class Way:
         """The file that stands for an entry."""
         return self.place / "state" / what
 
-    def apply(self) -> dict[str, str] | tuple[str, str] | None:
+    def apply(self) -> dict[str, str] | Stopped | None:
         """Takes it all the way; what stood in the way, if anything did."""
         with self.opened() as effect:
-            if found := effect.prepare(content_of(AFTER)):
+            if found := effect.prepare(content_of(AFTER), seal):
                 return found
             self.said("intent").touch()
             stop = effect.carry_out()
@@ -152,13 +157,14 @@ class Way:
             effect.finish(begun=True)
             return stop
 
-    def recover(self) -> tuple[str, str] | None:
+    def recover(self) -> Stopped | None:
         """As a start of the broker does."""
         journal = self.file.read()
         if journal is None:
             return None
         with self.opened(journal) as effect:
-            begun = self.said("intent").exists()
+            begun = journal.ready and self.said("intent").exists()
+            assert journal.seal == seal(replace(journal, seal="").text())
             stop = None
             if begun and not self.said("outcome").exists():
                 stop = effect.carry_out()

@@ -42,6 +42,7 @@ from broker.ledger.ledger import Ledger
 from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.bell import Bell
 from broker.pipeline.erasure import Erasure, Order
+from broker.pipeline.folders import Folders
 from broker.pipeline.holdings import find_subject
 from broker.pipeline.parts import Bounds, Parts
 from broker.pipeline.pipeline import Pipeline
@@ -298,6 +299,7 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database, cloc
     in_force: JsonObject = {"tools": tools.digest, "settings": stands.digest}
     await keeper.started(len(catalogue.names), policy.snapshot, settings, Boot("1", "boot_1", now()), in_force)
     objects = Objects(paths.root / "workspaces")
+    trees = Trees(objects)
     return Parts(
         store=store,
         ledger=ledger,
@@ -323,7 +325,10 @@ async def _parts(stack: AsyncExitStack, paths: StatePaths, store: Database, cloc
         desk=desk,
         bell=Bell(),
         objects=objects,
-        trees=Trees(objects),
+        trees=trees,
+        folders=Folders(
+            store=store, ledger=ledger, trees=trees, clock=clock, hosts=(), journals=paths.workspace_folders
+        ),
         artifacts=Artifacts(store, vault, ledger, clock, lambda *_: None),
         origin=origin,
         bounds=Bounds(

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from broker.app.clock import now
+from broker.app.folders import bound_folders
 from broker.app.log import VerifiedLog, checkpoints_folder, verified_log
 from broker.app.notices import notifier
 from broker.app.place import announced, only_broker, tls_files, workspaces_folder
@@ -152,6 +153,7 @@ async def running(state: Path, settings: Settings) -> AsyncIterator[Running]:
         await stack.enter_async_context(server)
         stack.callback(reading.drain)
         await stack.enter_async_context(notifier(parts, settings))
+        stack.push_async_callback(parts.folders.close)
         await stack.enter_async_context(pipeline)
         stack.callback(gate.set_open, to=False)
         gate.set_open(to=True)
@@ -223,6 +225,10 @@ async def _parts(stack: AsyncExitStack, store: SqlStore, paths: StatePaths, sett
     if settings.metrics_listen:
         await stack.enter_async_context(MetricsEndpoint(settings.metrics_listen, meter))
     objects = Objects(workspaces_folder(paths, settings))
+    trees = Trees(objects)
+    bound = bound_folders(
+        paths, settings, stands.folders, store=store, ledger=ledger, objects=objects, trees=trees, clock=now
+    )
     parts = Parts(
         store=store,
         ledger=ledger,
@@ -242,7 +248,8 @@ async def _parts(stack: AsyncExitStack, store: SqlStore, paths: StatePaths, sett
         desk=desk,
         bell=Bell(),
         objects=objects,
-        trees=Trees(objects),
+        trees=trees,
+        folders=bound,
         artifacts=Artifacts(store, vault, ledger, now, partial(check_storage, quota=settings.storage_quota_bytes)),
         origin=origin,
         bounds=_bounds(settings),

@@ -1,4 +1,4 @@
-"""Settles at a start what is in force: the table of tiers, and the settings that weaken the rule.
+"""Settles at a start what is in force: the table of tiers, the settings that weaken the rule, and bound directories.
 
 What is stricter, or the same, or comes before the founding, goes on record and into force. What asks for less needs an
 approval of exactly that, which is used here; without one the record's goes on being in force, and the broker says so.
@@ -34,6 +34,8 @@ class Standing:
     tiers: Tiers
     unsafe: Mapping[str, bool]
     """Setting that weakens the two-person rule -> is it in force."""
+    folders: Mapping[str, str]
+    """Workspace -> directory of the host that is its tree."""
     digest: str
     """Of what is on record, for the entry of the start."""
     held: Held | None
@@ -47,12 +49,14 @@ async def settle(store: SqlStore, keeper: Keeper, desk: Desk, *, tiers: Tiers, s
         InvalidArgumentError: the table that was in force is none any more (``TIERS_INVALID``).
     """
     unsafe = {name: bool(getattr(settings, name)) for name in standing.UNSAFE}
-    text, held = await _Settling(store, keeper, desk, standing.settings_text(tiers, unsafe)).settle()
+    after = standing.settings_text(tiers, unsafe, settings.workspace_folders)
+    text, held = await _Settling(store, keeper, desk, after).settle()
     if held is not None:
         warn_held(held)
     return Standing(
         tiers=standing.table_of(text) if held is not None else tiers,
         unsafe=standing.unsafe_of(text),
+        folders=standing.folders_of(text),
         digest=text_digest(text),
         held=held,
     )

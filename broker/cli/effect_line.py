@@ -44,7 +44,8 @@ def _drill(entry: JsonObject) -> str:
 def _imported(entry: JsonObject) -> str:
     over = f", in place of {brief(entry, 'base')}" if text(entry, "base") else ""
     size = f"{entry.get('files', '?')} files, {entry.get('bytes', '?')} bytes"
-    return f"{text(entry, 'workspace')} is {brief(entry, 'after')}{over}: {size}, by {text(entry, 'by')}"
+    by = "found in its directory" if text(entry, "reason") == "host directory" else f"by {text(entry, 'by')}"
+    return f"{text(entry, 'workspace')} is {brief(entry, 'after')}{over}: {size}, {by}"
 
 
 def _tool(entry: JsonObject) -> str:

@@ -36,8 +36,10 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "policy_poll_s": "Seconds between looks at the policy file for changes.",
         "workspace_data_classes": "Workspace -> classes of data that every call in it touches, such as {hr: [personal]}.",
         "workspaces_dir": "Folder of what workspaces' trees consist of; empty is workspaces in the state directory.",
-        "workspace_max_bytes": "Bytes of all files of one tree that an import may bring.",
-        "workspace_max_files": "Files and links of one tree that an import may bring.",
+        "workspace_folders": "Workspace -> a directory of this host that is its tree, such as {shop: /srv/shop}. Once the"
+        " two-person rule is in force, each change of it takes two people.",
+        "workspace_max_bytes": "Bytes of all files of one tree that an import may bring, or a bound directory may hold.",
+        "workspace_max_files": "Files and links of one tree that an import may bring, or a bound directory may hold.",
         "identity_ttl_days": "Days for which issued certificates are valid, 1 to 825.",
         "pool_floor": "Containers that wait, made beforehand, for each profile that is in use.",
         "pool_ceiling": "Containers that wait at the most, of all profiles together; 0 makes none beforehand.",

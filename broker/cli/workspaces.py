@@ -37,7 +37,9 @@ _SIGNS = {"added": "A", "removed": "D", "changed": "M", "mode": "m", "type": "T"
 
 
 class WorkspaceOutput(OutputModel):
-    """A workspace's tree as it stands. ``change_call`` is empty where it was brought in."""
+    """A workspace's tree as it stands. ``change_call`` is empty where it was brought in, or, where the tree is a directory of
+    the broker's host, found changed there.
+    """
 
     name: str
     state: str
@@ -46,6 +48,7 @@ class WorkspaceOutput(OutputModel):
     change_seq: int
     changed: datetime | None
     change_call: str
+    host_directory: bool
 
 
 class WorkspacesOutput(OutputModel):
@@ -195,6 +198,7 @@ def workspace_output(item: Workspace) -> WorkspaceOutput:
         change_seq=item.change_seq,
         changed=item.changed,
         change_call=item.change_call,
+        host_directory=item.host_directory,
     )
 
 
@@ -207,7 +211,8 @@ def render_workspace(item: WorkspaceOutput) -> None:
             "files": str(item.files),
             "bytes": str(item.bytes),
             "changed": short_time(item.changed),
-            "by": item.change_call or "an import",
+            "by": item.change_call
+            or ("somebody, in its directory on the host" if item.host_directory else "an import"),
             "ledger entry": str(item.change_seq),
         }
     )
@@ -220,7 +225,7 @@ def _render_list(output: WorkspacesOutput) -> None:
             str(item.files),
             str(item.bytes),
             short_time(item.changed),
-            item.change_call or "import",
+            item.change_call or ("directory" if item.host_directory else "import"),
             item.state,
         ]
         for item in output.items

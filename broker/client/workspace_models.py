@@ -37,7 +37,9 @@ class Workspace:
     """Number of the ledger entry of its last change."""
     changed: datetime | None
     change_call: str
-    """``calls/...`` that changed it last; empty where it was brought in."""
+    """``calls/...`` that changed it last; empty where it was brought in, or found changed in its directory."""
+    host_directory: bool
+    """Is it a directory of the broker's host? Then others may change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ def workspace(message: workspaces_pb2.Workspace) -> Workspace:
         change_seq=message.change_seq,
         changed=moment(message, "change_time"),
         change_call=message.change_call,
+        host_directory=message.host_directory,
     )
 
 

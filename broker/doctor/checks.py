@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from broker.doctor import directory, documents, engine, handshake, listeners, machine, tiers, tools, trees
+from broker.doctor import directory, documents, engine, folders, handshake, listeners, machine, tiers, tools, trees
 from broker.doctor.finding import Finding, fail
 from broker.errors import BrokerError, InvalidArgumentError
 from broker.sandbox.address import engine_address
@@ -110,6 +110,12 @@ def _check_trees(place: Place) -> Iterable[Finding]:
     return (trees.probe_folder(place.state, place.settings[0]),) if place.initialised else ()
 
 
+def _check_folders(place: Place) -> Iterable[Finding]:
+    return (
+        folders.probe_folders(place.state, place.settings[0], running=place.running.locked) if place.initialised else ()
+    )
+
+
 CHECKS: Mapping[str, Callable[[Place], Iterable[Finding]]] = MappingProxyType(
     {
         "python": lambda _: (machine.probe_python(),),
@@ -125,6 +131,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterable[Finding]]] = MappingProxyType(
         "state": lambda place: (directory.probe_presence(place.state),),
         "permissions": lambda place: directory.probe_permissions(place.state),
         "workspaces": _check_trees,
+        "folders": _check_folders,
         "certificates": _check_certificates,
         "policy": _check_policy,
         "ledger": lambda place: place.ledger[1],

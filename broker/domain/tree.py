@@ -213,14 +213,15 @@ def check_change(change: Change, field: str) -> None:
 
 def reserved(path: str) -> bool:
     """Does a path lie where no tree may have one?"""
-    return path.split("/", 1)[0] in _KEPT_NAMES
+    top = path.split("/", 1)[0]
+    return top in _KEPT_NAMES or top.startswith(STAGED)
 
 
 def check_not_reserved(path: str, field: str) -> None:
     """Lets a path pass that a tree may have.
 
     Raises:
-        InvalidArgumentError: it is, or lies in, ``RESERVED`` or ``OUTSIDE`` (``PATH_INVALID``).
+        InvalidArgumentError: it is, or lies in, ``RESERVED``, ``OUTSIDE`` or a name that begins with ``STAGED`` (``PATH_INVALID``).
     """
     if reserved(path):
         wrong = f"begins with {path.split('/', 1)[0]}, a name that the broker keeps for itself"

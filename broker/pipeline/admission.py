@@ -155,7 +155,7 @@ class Admission:
         expires = now + timedelta(seconds=tool.spec.retention + waits_s)
         base = ""
         if tool.spec.workspace is not None:
-            base = await self._parts.store.read(lambda tx: tx.trees.state(request.context.workspace))
+            base = await self._parts.folders.state(request.context.workspace)
         tree = await call_inputs(
             self._parts, tool, workspace=request.context.workspace, base=base, arguments=request.arguments
         )

@@ -1,7 +1,8 @@
 """The moment in which a planned effect becomes real: decided again, compared, written and on record, in one transaction.
 
 The workspace's state is one value in the database, and what it names is there before. So intent, effect and outcome become
-durable together or not at all: nothing can be cut half-way, and a start finds nothing to repair.
+durable together or not at all: nothing can be cut half-way, and a start finds nothing to repair. A tree that is a directory
+of the host needs another way: ``folder_applying``.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ class Applying:
         directory = await parts.directory.current()
         for _ in range(_TRIES):
             present = await parts.store.read(lambda tx: tx.trees.state(row.workspace))
-            await self._check_base(active, planned, present)
+            await self.check_base(active, planned, present)
             try:
                 after = await parts.trees.apply(present, planned.effect)
             except ConflictError as error:
-                raise _moved(error.violations) from error
+                raise moved(error.violations) from error
 
             def work(
                 tx: Transaction, present: str = present, after: str = after
@@ -81,7 +82,7 @@ class Applying:
                 parts.meter.ended(planned.outcome.cause, active.row.state.value)
                 parts.bell.ring(active.approval)
                 return
-        raise _moved(())
+        raise moved(())
 
     async def check(self, active: ActiveCall) -> Planned:
         """The plan of a call, where it is what was admitted and agreed to, and all that it needs is there.
@@ -120,16 +121,20 @@ class Applying:
             if found != Manifest(active.row.id, active.row.workspace, planned.base, planned.effect):
                 raise DataLossError("what would take the effect back is of another one", reason="ARTIFACT_DAMAGED")
 
-    async def _check_base(self, active: ActiveCall, planned: Planned, present: str) -> None:
-        """What the tool had been given is still so; it would have done something else with something else."""
+    async def check_base(self, active: ActiveCall, planned: Planned, present: str) -> None:
+        """Lets pass where what the tool had been given is still so; it would have done something else with something else.
+
+        Raises:
+            FailedPreconditionError: ``BASE_MOVED``.
+        """
         chosen = active.tool.spec.workspace
         if present == planned.base or chosen is None or planned.undoes:
             return  # what is taken back is compared path by path as it is applied
         trees = self._parts.trees
         then, now = await trees.select(planned.base, chosen.gets), await trees.select(present, chosen.gets)
-        moved = sorted(path for path in {*then, *now} if then.get(path) != now.get(path))
-        if moved:
-            raise _moved(tuple(FieldViolation(path, "was changed since the plan was made") for path in moved[:20]))
+        changed = sorted(path for path in {*then, *now} if then.get(path) != now.get(path))
+        if changed:
+            raise moved(tuple(FieldViolation(path, "was changed since the plan was made") for path in changed[:20]))
 
     def _write(
         self,
@@ -295,7 +300,8 @@ def applied(planned: Planned, salt: str, before: str = "", after: str = "") -> A
     )
 
 
-def _moved(violations: tuple[FieldViolation, ...]) -> FailedPreconditionError:
+def moved(violations: tuple[FieldViolation, ...]) -> FailedPreconditionError:
+    """The error about files that aren't as they were when the effect was planned, with the first paths."""
     named = ", ".join(repr(item.field) for item in violations[:3])
     return FailedPreconditionError(
         f"the workspace's files are not as they were when the effect was planned: {named or 'others keep changing them'}",

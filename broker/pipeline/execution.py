@@ -34,6 +34,7 @@ from broker.pipeline.blobs import Blobs, BlobWriter
 from broker.pipeline.collect import Collector
 from broker.pipeline.effect_reading import EffectReader
 from broker.pipeline.ending import close_approval, finish
+from broker.pipeline.folder_applying import FolderApplying
 from broker.pipeline.hold import Hold
 from broker.pipeline.outside import Outside
 from broker.pipeline.parts import Parts
@@ -62,8 +63,9 @@ class Execution:
         self._starter = starter
         self._waiting = Waiting(parts)
         self._planning = Planning(parts, blobs)
-        self._applying = Applying(parts, starter)
-        self._outside = Outside(parts, blobs, self._applying)
+        applying = Applying(parts, starter)
+        self._applying = FolderApplying(parts, applying)
+        self._outside = Outside(parts, blobs, applying)
 
     async def drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
         """Takes a call to its end, from the queue or from where it has begun; what fails on our side ends the feed with

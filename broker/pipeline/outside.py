@@ -30,6 +30,7 @@ from broker.pipeline.active import ActiveCall
 from broker.pipeline.applying import Applying, applied, planned_of, write_applied
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.envelope_check import envelope_changed
+from broker.pipeline.folder_applying import FolderApplying
 from broker.pipeline.hold import Hold
 from broker.pipeline.outside_plan import listed
 from broker.pipeline.outside_steps import Look, Steps
@@ -50,6 +51,7 @@ class Outside:
     def __init__(self, parts: Parts, blobs: Blobs, applying: Applying) -> None:
         self._parts = parts
         self._applying = applying
+        self._in_place = FolderApplying(parts, applying)
         self._steps = Steps(parts, blobs)
         self._self_undo = SelfUndo(parts, self._steps)
 
@@ -68,7 +70,7 @@ class Outside:
         if outside is None:
             raise InternalError("only what is planned so is applied so")
         active.egress = parts.egress.session(active.row.id, active.tool.spec.egress_rules)
-        base = await parts.store.read(lambda tx: tx.trees.state(active.row.workspace)) if planned.base else ""
+        base = await parts.folders.state(active.row.workspace) if planned.base else ""
         _unmoved(await self._steps.look(active, planned, base))
         bare = await self._steps.plan(active, planned, outside.step, base="", own=False)
         if frame_digest(bare.job) != outside.frames:
@@ -113,6 +115,10 @@ class Outside:
             outcome = replace(ran.outcome, effect=applied(planned, salt), egress=active.reached)
             await self._end(active, CallState.SUCCEEDED, outcome, ran.tail)
             return
+        async with parts.folders.held(row.workspace) as folder:
+            if folder is not None:
+                await self._in_place.put(folder, active, planned, ran, replace(ran.outcome, egress=egress))
+                return
         for _ in range(_TRIES):
             present = await parts.store.read(lambda tx: tx.trees.state(row.workspace))
             try:

@@ -12,6 +12,7 @@ from broker.domain.workflow import WorkflowSpec
 from broker.identity.directory import LiveDirectory
 from broker.metrics.prometheus import PrometheusMeter
 from broker.pipeline.bell import Bell
+from broker.pipeline.folders import Folders
 from broker.pipeline.standing import Held
 from broker.policy.live import LivePolicy
 from broker.sandbox.egress.gate import Egress
@@ -74,6 +75,8 @@ class Parts:
     """The bytes of workspaces' files, by their digests."""
     trees: Trees
     """The states of workspaces' trees."""
+    folders: Folders
+    """Directories of the host that are workspaces' trees."""
     artifacts: Artifacts
     origin: str
     bounds: Bounds

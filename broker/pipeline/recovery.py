@@ -16,6 +16,7 @@ from broker.errors import BrokerError, DataLossError, FailedPreconditionError, N
 from broker.pipeline.active import ActiveCall, move
 from broker.pipeline.ending import close_of_call, finish
 from broker.pipeline.feed import Feed
+from broker.pipeline.folder_recovery import settle_folders
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
 from broker.pipeline.stopwatch import Stopwatch
@@ -31,8 +32,10 @@ async def recover(parts: Parts) -> list[ActiveCall]:
 
     A call that has an intent and no outcome may have run: it is never run again. One without an intent has not.
     """
+    later = await settle_folders(parts)
     await _end_plans(parts)
-    waiting = [found for row in await _left(parts, CallState.APPLYING) if (found := await _resumed(parts, row))]
+    cut = [row for row in await _left(parts, CallState.APPLYING) if row.id not in later]
+    waiting = [found for row in cut if (found := await _resumed(parts, row))]
     for row in await _left(parts, CallState.RUNNING):
         _log.warning("call.unknown", call=row.id)
         detail = "the broker stopped during the call; it may have run, and its outcome is not known"
@@ -92,7 +95,10 @@ async def _resumed(parts: Parts, row: CallRow) -> ActiveCall | None:
             approval = await parts.store.read(lambda tx: tx.approvals.by_subject(row.id))
             active.approval = "" if approval is None else approval.id
             return active
-        detail = "the broker stopped while the effect was applied, and the tool is not here any more"
+        why = "the tool is not here any more"
+        if tool is not None and tool.spec.outside is None:
+            why = "its journal is gone, or can't be gone on with: what of it is in the directory isn't known"
+        detail = f"the broker stopped while the effect was applied, and {why}"
         await finish(parts, row, CallState.UNKNOWN, lost(detail))
     except FailedPreconditionError as error:
         await finish(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from broker.domain.administration import SETTINGS
 from broker.domain.canonical import JsonObject, JsonValue, canonical, digest, parse_object
@@ -24,6 +25,7 @@ UNSAFE = ("unsafe_chat_only_quorum", "unsafe_slack_approves_tier4", "unsafe_impo
 
 
 _MOST_TEXT = 16 << 20
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,11 @@ def text_digest(text: JsonObject) -> str:
     return digest(canonical(text))
 
 
-def settings_text(tiers: Tiers, unsafe: Mapping[str, bool]) -> JsonObject:
-    """The table of tiers, and the settings that weaken the rule."""
+def settings_text(tiers: Tiers, unsafe: Mapping[str, bool], folders: Mapping[str, str] = _NONE) -> JsonObject:
+    """The table of tiers, the settings that weaken the rule, and the directories that workspaces are bound to."""
     table: JsonObject = tiers.model_dump(mode="json")
-    return {"table": table, "unsafe": {name: bool(unsafe[name]) for name in UNSAFE}}
+    text: JsonObject = {"table": table, "unsafe": {name: bool(unsafe[name]) for name in UNSAFE}}
+    return {**text, "folders": dict(folders)} if folders else text
 
 
 def table_of(text: JsonObject) -> Tiers:
@@ -112,11 +115,26 @@ def unsafe_of(text: JsonObject) -> dict[str, bool]:
     return {name: isinstance(found, dict) and found.get(name) is True for name in UNSAFE}
 
 
+def folders_of(text: JsonObject) -> dict[str, str]:
+    """Workspace -> directory of the host that is its tree, from what is on record."""
+    found = text.get("folders")
+    return {name: path for name, path in found.items() if isinstance(path, str)} if isinstance(found, dict) else {}
+
+
 def _weaker_settings(before: JsonObject, after: JsonObject) -> Iterator[str]:
     old, new = unsafe_of(before), unsafe_of(after)
     yield from (f"the setting {name} would be on" for name in UNSAFE if new[name] and not old[name])
+    yield from _rebound(folders_of(before), folders_of(after))
     for row, other in zip(table_of(before).tiers, table_of(after).tiers, strict=True):
         yield from (f"tier {row.tier}: {item}" for item in _weaker_row(row, other))
+
+
+def _rebound(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+    """Another tree takes the place of one that people have agreed to change, or calls reach what they didn't reach."""
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            now, was = after.get(name, "the broker's own tree"), before.get(name, "the broker's own tree")
+            yield f"the files of workspace {name} would be {now}, and not {was}"
 
 
 def _weaker_row(old: TierRow, new: TierRow) -> Iterator[str]:

@@ -67,6 +67,8 @@ class Starter:
         Raises:
             BrokerError: it may not begin, or its intent can't be written; nothing ran.
         """
+        if active.tool.spec.workspace is not None:
+            await self._parts.folders.look(active.row.workspace)
         plan = await self.plan(active)
         directory = await self._parts.directory.current()
         begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile))

@@ -266,6 +266,7 @@ async def preview(parts: Parts, workspace: str, call: str, *, cascade: bool) -> 
     def work(tx: Transaction) -> tuple[Chain, str]:
         return look(tx, parts, workspace, call, cascade=cascade), tx.trees.state(workspace)
 
+    await parts.folders.look(workspace)
     chain, state = await parts.store.read(work)
     back = chain.back
     if chain.named:

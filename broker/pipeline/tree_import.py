@@ -16,6 +16,7 @@ from broker.errors import (
     ConflictError,
     DataLossError,
     DeadlineError,
+    FailedPreconditionError,
     InvalidArgumentError,
     PermissionDeniedError,
 )
@@ -50,7 +51,7 @@ class Importer:
         Raises:
             PermissionDeniedError: not a human (``NOT_A_HUMAN``); ``IMPORT_OVER_TREE``.
             ConflictError: ``STATE_MOVED``; ``metadata`` has ``expected`` and ``present``.
-            FailedPreconditionError: ``FROZEN``.
+            FailedPreconditionError: ``FROZEN``; ``FOLDER_BOUND``: the tree is a directory of the host.
             InvalidArgumentError, ResourceExhaustedError: what came is no sound tree, as ``Intake`` says, or didn't come
                 whole (``IMPORT_INCOMPLETE``).
             DeadlineError: it took too long (``IMPORT_TOO_SLOW``).
@@ -60,6 +61,12 @@ class Importer:
                 "only people import trees; an agent changes files by calls",
                 reason="NOT_A_HUMAN",
                 hint="Let one of those who look after the workspace import it.",
+            )
+        if workspace in self._parts.folders.bound:
+            raise FailedPreconditionError(
+                f"the files of {workspace} are a directory of the broker's host: nothing is imported over them",
+                reason="FOLDER_BOUND",
+                hint="Change them there, or by calls. The setting `workspace_folders` binds it.",
             )
         # Asked now, so that nobody sends gigabytes in vain, and again in the step that counts.
         await self._parts.store.read(self._parts.desk.agreement.read_on)

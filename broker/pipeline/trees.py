@@ -40,7 +40,9 @@ class Standing:
     """Number of the ledger entry of its last change."""
     changed: datetime
     call: str
-    """The call that changed it last; empty where it was brought in."""
+    """The call that changed it last; empty where it was brought in, or found changed."""
+    in_place: bool
+    """Is it a directory of the broker's host?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class WorkspaceTrees:
         Raises:
             NotFoundError: the workspace has none (``TREE_UNKNOWN``).
         """
+        await self._parts.folders.look(workspace)
 
         def work(tx: Transaction) -> tuple[TreeState, str]:
             found = present(tx, workspace)
@@ -105,7 +108,8 @@ class WorkspaceTrees:
     async def standing(self, item: TreeState, call: str) -> Standing:
         """A row of the table with the size of its tree."""
         size = await self._parts.trees.size(item.state)
-        return Standing(item.workspace, item.state, size.files, size.bytes, item.seq, item.changed, call)
+        in_place = item.workspace in self._parts.folders.bound
+        return Standing(item.workspace, item.state, size.files, size.bytes, item.seq, item.changed, call, in_place)
 
     async def entries(self, workspace: str, state: str, patterns: Sequence[str]) -> tuple[str, Mapping[str, Entry]]:
         """The state that was looked at, and what of it fits patterns (none: all), in the order of the paths' bytes.
@@ -116,6 +120,8 @@ class WorkspaceTrees:
         """
         for number, pattern in enumerate(patterns):
             check_path(pattern, f"patterns[{number}]")
+        if not state:
+            await self._parts.folders.look(workspace)
         chosen = await self._parts.store.read(lambda tx: _state(tx, workspace, state))
         key = (chosen, tuple(patterns) or _ALL)
         if self._seen is None or self._seen[0] != key:  # a list is asked for page by page, and a state never changes
@@ -132,6 +138,8 @@ class WorkspaceTrees:
         def work(tx: Transaction) -> tuple[str, str]:
             return _state(tx, workspace, before), _state(tx, workspace, after)
 
+        if not (before and after):
+            await self._parts.folders.look(workspace)
         key = await self._parts.store.read(work)
         found = self._compared  # asked for page by page, as a list is
         if found is None or (found.before, found.after) != key:

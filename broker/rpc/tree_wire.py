@@ -41,6 +41,7 @@ def workspace_message(standing: Standing) -> pb.Workspace:
         change_seq=standing.seq,
         change_time=wire.timestamp(standing.changed),
         change_call=f"calls/{standing.call}" if standing.call else "",
+        host_directory=standing.in_place,
     )
 
 

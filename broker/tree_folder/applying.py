@@ -1,7 +1,8 @@
 """An effect on a folder of the host, from its journal to its end. What is done between its parts decides what a start does:
 
-1. ``prepare``: the journal is durable, then all that comes lies ready. Who is killed here has changed nothing.
-2. The caller makes durable that the effect is to happen.
+1. ``prepare``: the journal is durable, then all that comes lies ready, then the journal says so. Who is killed here has
+   changed nothing.
+2. The caller makes durable that the effect is to happen, if that isn't yet.
 3. ``carry_out``: each path changes in one step. Who is killed here goes on at the next start.
 4. The caller makes durable that it has happened.
 5. ``finish``: what was made ready, and what was replaced, goes; the journal last.
@@ -9,15 +10,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Self
 
-from broker.domain.tree import check_change
+from broker.domain.tree import Change, Effect, check_change
 from broker.errors import FailedPreconditionError, UnavailableError
 from broker.tree_folder.guarding import conflicts
 from broker.tree_folder.journal import Journal, JournalFile
+from broker.tree_folder.looking import FOLDER, look
 from broker.tree_folder.placing import Placing
 from broker.tree_folder.staging import Content, Staging
 from broker.tree_folder.steps import steps_of
+
+Seal = Callable[[bytes], str]
+"""Makes the seal of a journal's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """An effect stopped half-way: somebody else changed something, or the folder can't be written to."""
+
+    path: str
+    """Where it stopped."""
+    why: str
+    done: tuple[str, ...]
+    """Paths that are as the effect leaves them."""
+    left: tuple[str, ...]
+    """Paths that are as they were before it."""
+    others: tuple[str, ...]
+    """Paths that are neither."""
 
 
 class FolderEffect:
@@ -41,6 +63,11 @@ class FolderEffect:
         self._steps = steps_of(journal.effect)
         self._staging: Staging | None = None
 
+    @property
+    def effect(self) -> Effect:
+        """What it puts there."""
+        return self._journal.effect
+
     def __enter__(self) -> Self:
         return self
 
@@ -49,11 +76,12 @@ class FolderEffect:
             self._staging.close()
             self._staging = None
 
-    def prepare(self, content: Content) -> dict[str, str]:
+    def prepare(self, content: Content, seal: Seal) -> dict[str, str]:
         """Writes the journal and makes all ready. Nothing that was there is changed.
 
         Args:
             content: gives the bytes of the files that come.
+            seal: seals the journal.
 
         Returns:
             The paths that aren't as the effect starts from, each with why. Where there are any, or where this fails,
@@ -61,20 +89,16 @@ class FolderEffect:
 
         Raises:
             FailedPreconditionError: ``FOLDER_UNFIT``: the folder can't be written to, or not in the way that is needed.
+            UnavailableError: ``JOURNAL_FAILED``: the journal can't be written.
             BrokerError: a content can't be read.
         """
-        try:
-            self._file.write(self._journal)
-        except OSError as error:
-            raise UnavailableError(
-                f"the journal of an effect can't be written: {error.strerror}",
-                reason="JOURNAL_FAILED",
-                hint="See that there is room in the broker's state directory.",
-            ) from error
+        self._write(seal)
         try:
             self._staging = Staging.make(self._root, self._journal.staging, self._steps)
             self._staging.fill(content)
             found = conflicts(self._root, self._steps)
+            if not found:
+                self._write(seal, ready=True)
         except OSError as error:
             self.finish(begun=False)
             raise FailedPreconditionError(
@@ -89,17 +113,21 @@ class FolderEffect:
             self.finish(begun=False)
         return found
 
-    def carry_out(self) -> tuple[str, str] | None:
+    def carry_out(self) -> Stopped | None:
         """Changes each path that isn't changed yet. Durable on return.
 
         Returns:
-            At which path it stopped, and why: nothing is overwritten that isn't what the effect starts from. ``None`` where
-            all of the effect is there.
+            Where it stopped, and why: nothing is overwritten that isn't what the effect starts from. ``None`` where all of
+            the effect is there.
         """
-        staging = self._found()
+        try:
+            staging = self._found()
+        except OSError as error:
+            return self._stopped(self._journal.staging, f"what was made ready can't be used: {error.strerror}")
         if staging is None:
-            return self._journal.staging, "what was made ready is gone"
-        return Placing(staging).place()
+            return self._stopped(self._journal.staging, "what was made ready is gone")
+        stop = Placing(staging).place()
+        return None if stop is None else self._stopped(*stop)
 
     def finish(self, *, begun: bool) -> tuple[str, ...]:
         """Removes what was made ready and what was replaced, and then the journal. Durable on return.
@@ -118,7 +146,34 @@ class FolderEffect:
         self._file.remove()
         return left
 
+    def _write(self, seal: Seal, *, ready: bool = False) -> None:
+        journal = replace(self._journal, ready=ready)
+        self._journal = replace(journal, seal=seal(journal.text()))
+        try:
+            self._file.write(self._journal)
+        except OSError as error:
+            raise UnavailableError(
+                f"the journal of an effect can't be written: {error.strerror}",
+                reason="JOURNAL_FAILED",
+                hint="See that there is room in the broker's state directory.",
+            ) from error
+
     def _found(self) -> Staging | None:
         if self._staging is None:
             self._staging = Staging.find(self._root, self._journal.staging, self._steps)
         return self._staging
+
+    def _stopped(self, path: str, why: str) -> Stopped:
+        found: dict[str, list[str]] = {"done": [], "left": [], "others": []}
+        for change in self._journal.effect.changes:
+            found[self._how(change)].append(change.path)
+        return Stopped(path, why, tuple(found["done"]), tuple(found["left"]), tuple(found["others"]))
+
+    def _how(self, change: Change) -> str:
+        try:
+            there = look(self._root, change.path)
+        except OSError:
+            return "others"
+        if there == change.after or (change.after is None and there == FOLDER):
+            return "done"
+        return "left" if there == change.before else "others"

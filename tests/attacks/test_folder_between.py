@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.folder_effects import (
     fresh,
     make_device,
     mount,
+    seal,
     whole,
     with_mounts,
 )
@@ -86,7 +88,7 @@ def test_what_was_changed_since_the_plan_is_a_conflict(way: Way, change: Callabl
     change(way.folder / path)
     before = dump(way.folder)
     with way.opened() as effect:
-        found = effect.prepare(content_of(AFTER))
+        found = effect.prepare(content_of(AFTER), seal)
     assert list(found) == [path]
     assert dump(way.folder) == before
     assert way.file.read() is None
@@ -95,12 +97,12 @@ def test_what_was_changed_since_the_plan_is_a_conflict(way: Way, change: Callabl
 @pytest.mark.parametrize("change", KINDS)
 def test_what_is_changed_before_its_step_stops_the_effect(way: Way, change: Callable[[Path], None]) -> None:
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         change(way.folder / "run.sh")
         theirs = entry(way.folder / "run.sh")
         stop = effect.carry_out()
         assert stop is not None
-        assert stop[0] == "run.sh"
+        assert stop.path == "run.sh"
         assert effect.finish(begun=True) == ()
     assert entry(way.folder / "run.sh") == theirs
     assert not [path for path in way.folder.iterdir() if path.name.startswith(".broker")]
@@ -122,11 +124,11 @@ def test_what_is_changed_in_the_very_moment_is_put_back(
         real(folder, name, into, new, how)
 
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         monkeypatch.setattr(moving, "_rename", racing)
         stop = effect.carry_out()
         assert stop is not None
-        assert stop[0] == path
+        assert stop.path == path
         assert effect.finish(begun=True) == ()
     assert theirs == [entry(way.folder / path)]
 
@@ -140,9 +142,11 @@ def test_what_comes_into_being_in_the_very_moment_is_not_overwritten(way: Way, m
         real(folder, name, into, new, how)
 
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         monkeypatch.setattr(moving, "_rename", racing)
-        assert effect.carry_out() == ("kept/three", "something else is there")
+        stop = effect.carry_out()
+        assert stop is not None
+        assert (stop.path, stop.why, stop.others) == ("kept/three", "something else is there", ("kept/three",))
         assert effect.finish(begun=True) == ()
     assert (way.folder / "kept" / "three").read_bytes() == OTHERS
 
@@ -162,13 +166,13 @@ def test_what_cannot_be_put_back_is_kept_and_named(way: Way, monkeypatch: pytest
         real(folder, name, into, new, how)
 
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         monkeypatch.setattr(moving, "_rename", racing)
         stop = effect.carry_out()
         assert stop is not None
-        assert stop[0] == "kept/one"
+        assert stop.path == "kept/one"
         [left] = effect.finish(begun=True)
-    assert left in stop[1]
+    assert left in stop.why
     assert (way.folder / left).read_bytes() == OTHERS
     assert (way.folder / "kept" / "one").read_bytes() == b"a third one"
 
@@ -177,12 +181,12 @@ def test_what_cannot_be_put_back_is_kept_and_named(way: Way, monkeypatch: pytest
 def test_a_link_in_a_parents_place_leads_nowhere(way: Way, path: str) -> None:
     place = outside(way)
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         (way.folder / path).rename(way.place / "moved")
         (way.folder / path).symlink_to(place)
         stop = effect.carry_out()
         assert stop is not None
-        assert stop[0].startswith(path)
+        assert stop.path.startswith(path)
         effect.finish(begun=True)
     assert dump(place) == {"two": (b"outside", 0o644)}
 
@@ -192,7 +196,7 @@ def test_a_link_in_a_parents_place_is_a_conflict_before(way: Way) -> None:
     (way.folder / "kept").rename(way.place / "moved")
     (way.folder / "kept").symlink_to(place)
     with way.opened() as effect:
-        found = effect.prepare(content_of(AFTER))
+        found = effect.prepare(content_of(AFTER), seal)
     assert {"kept/one", "kept/three"} <= found.keys()
     assert dump(place) == {"two": (b"outside", 0o644)}
 
@@ -209,7 +213,7 @@ def test_a_parent_that_is_moved_out_in_the_very_moment_is_noticed(way: Way, monk
 
     place = outside(way)
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         monkeypatch.setattr(moving, "_rename", racing)
         stop = effect.carry_out()
         assert stop is not None
@@ -220,7 +224,7 @@ def test_a_parent_that_is_moved_out_in_the_very_moment_is_noticed(way: Way, monk
 def test_a_file_with_another_name_outside_keeps_its_bytes_there(way: Way) -> None:
     place = outside(way)
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         os.link(way.folder / "untouched", place / "untouched")
         assert effect.carry_out() is None
         os.link(way.folder / "README.md", place / "readme")
@@ -234,7 +238,7 @@ def test_a_file_with_another_name_outside_keeps_its_bytes_there(way: Way) -> Non
 
 def test_what_was_made_ready_and_then_changed_is_not_used(way: Way) -> None:
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         (ready,) = way.folder.glob(".broker-staged-*")
         assert stat.S_IMODE(ready.stat().st_mode) == 0o700
         for place in ready.iterdir():
@@ -251,11 +255,13 @@ def test_what_was_made_ready_and_then_changed_is_not_used(way: Way) -> None:
 def test_what_was_done_and_then_changed_stops_what_goes_on(way: Way) -> None:
     """After a kill, before the outcome is on record."""
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
         way.said("intent").touch()
         assert effect.carry_out() is None
     (way.folder / "run.sh").write_bytes(OTHERS)
-    assert way.recover() == ("run.sh", "it was changed meanwhile")
+    stop = way.recover()
+    assert stop is not None
+    assert (stop.path, stop.why, stop.others, stop.left) == ("run.sh", "it was changed meanwhile", ("run.sh",), ())
     assert (way.folder / "run.sh").read_bytes() == OTHERS
     assert way.file.read() is None
 
@@ -285,32 +291,33 @@ def test_a_journal_that_was_cut_is_none(way: Way, keep: int) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b"README.md", b"README.mx"),
         (b".broker-staged-", b".broker-stageD-"),
         (b".broker-staged-", b"../broker-stage"),
         (b'"call"', b'"Call"'),
         (b"broker.folder-journal.v1", b"broker.folder-journal.v2"),
+        (b'"ready":true', b'"ready":1'),
     ],
 )
-@pytest.mark.parametrize("signed", [False, True], ids=["as it was", "digest made anew"])
-def test_a_journal_that_was_changed_does_nothing_else(way: Way, old: bytes, new: bytes, *, signed: bool) -> None:
-    """Whoever makes its digest anew can name other paths, and its content is compared all the same."""
-    data = encode(way.journal).replace(old, new)
-    if signed:
-        body = data.partition(b"\n")[2]
-        data = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+def test_a_journal_that_is_made_anew_and_says_something_else_is_none(way: Way, old: bytes, new: bytes) -> None:
+    rest = encode(replace(way.journal, ready=True)).partition(b"\n")[2]
+    assert old in rest
+    for changed, head in ((rest.replace(old, new), rest.replace(old, new)), (rest.replace(old, new), rest)):
+        with pytest.raises(DataLossError) as refused:
+            decode(hashlib.sha256(head).hexdigest().encode() + b"\n" + changed)
+        assert refused.value.reason == "JOURNAL_DAMAGED"
+
+
+def test_a_journal_that_names_other_paths_writes_none_of_them(way: Way) -> None:
+    """Even one whose digest and seal are right: what lies ready is compared with what it says."""
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
-    way.file.path.write_bytes(data)
+        assert effect.prepare(content_of(AFTER), seal) == {}
+    changes = [replace(item, path=f"{item.path}x", before=None) for item in way.journal.effect.changes if item.after]
+    forged = replace(way.journal, effect=Effect.of(changes), ready=True)
+    way.file.write(replace(forged, seal=seal(forged.text())))
     way.said("intent").touch()
-    if signed and old == b"README.md":
-        stop = way.recover()
-        assert stop is not None
-        assert (way.folder / "README.md").read_bytes() == b"# Shop\n"
-        return
-    with pytest.raises(DataLossError):
-        way.recover()
-    assert {path: item for path, item in dump(way.folder).items() if not path.startswith(".broker")} == whole(BEFORE)
+    assert way.recover() is not None
+    found = {path: item for path, item in dump(way.folder).items() if item and not path.startswith(".broker")}
+    assert found == BEFORE
 
 
 def test_a_journal_that_others_may_write_is_not_read(way: Way) -> None:
@@ -323,7 +330,7 @@ def test_a_journal_that_others_may_write_is_not_read(way: Way) -> None:
 
 def test_a_staging_folder_that_is_anothers_is_not_used(way: Way) -> None:
     with way.opened() as effect:
-        assert effect.prepare(content_of(AFTER)) == {}
+        assert effect.prepare(content_of(AFTER), seal) == {}
     (way.folder / way.journal.staging).rename(way.place / "theirs")
     (way.folder / way.journal.staging).mkdir(mode=0o777)
     (way.folder / way.journal.staging).chmod(0o777)
@@ -339,7 +346,7 @@ def test_a_file_system_that_cannot_exchange_is_refused_before(way: Way, monkeypa
 
     monkeypatch.setattr(staging, "swap", unable)
     with way.opened() as effect, pytest.raises(FailedPreconditionError) as refused:
-        effect.prepare(content_of(AFTER))
+        effect.prepare(content_of(AFTER), seal)
     assert refused.value.reason == "FOLDER_UNFIT"
     assert dump(way.folder) == whole(BEFORE)
     assert way.file.read() is None
@@ -350,7 +357,7 @@ def test_a_full_disk_changes_nothing(way: Way) -> None:
         raise OSError(28, "No space left on device")
 
     with way.opened() as effect, pytest.raises(FailedPreconditionError) as refused:
-        effect.prepare(content)
+        effect.prepare(content, seal)
     assert "No space left" in refused.value.message
     assert dump(way.folder) == whole(BEFORE)
     assert way.file.read() is None
@@ -365,7 +372,7 @@ def test_what_lies_on_another_mount_is_a_conflict(way: Way) -> None:
     def work() -> None:
         mount("--bind", theirs, way.folder / "kept")
         with way.opened() as effect:
-            found = effect.prepare(content_of(AFTER))
+            found = effect.prepare(content_of(AFTER), seal)
         assert set(found) == {"kept/one", "kept/three"}
         assert set(found.values()) == {"it lies on another file system"}
 
@@ -375,13 +382,13 @@ def test_what_lies_on_another_mount_is_a_conflict(way: Way) -> None:
 def test_a_folder_that_gives_way_must_hold_nothing_else(way: Way) -> None:
     (way.folder / "becomes-file" / "deep" / "more").mkdir()
     with way.opened() as effect:
-        found = effect.prepare(content_of(AFTER))
+        found = effect.prepare(content_of(AFTER), seal)
     assert list(found) == ["becomes-file"]
     assert "'more'" in found["becomes-file"]
     (way.folder / "becomes-file" / "deep" / "more").rmdir()
     (way.folder / "becomes-file" / "theirs").write_bytes(OTHERS)
     with way.opened() as effect:
-        found = effect.prepare(content_of(AFTER))
+        found = effect.prepare(content_of(AFTER), seal)
     assert list(found) == ["becomes-file"]
 
 

@@ -20,7 +20,7 @@ def steps_taken(place: Path) -> list[str]:
 
 def settled(way: Way) -> None:
     """All or nothing, decided by the intent; and nothing lies about."""
-    begun = way.said("intent").exists()
+    begun = way.said("intent").exists()  # which is said only once all is ready
     assert dump(way.folder) == whole(AFTER if begun else BEFORE)
     assert way.file.read() is None
     assert way.said("outcome").exists() is begun

@@ -10,7 +10,7 @@ import pytest
 
 from broker.tree_folder.journal import Journal
 from broker.tree_folder.staging import staging_name
-from tests.folder_effects import AFTER, BEFORE, CALL, Tree, Way, content_of, dump, effect_of, fresh, whole
+from tests.folder_effects import AFTER, BEFORE, CALL, Tree, Way, content_of, dump, effect_of, fresh, seal, whole
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def apply(way: Way, before: Tree, after: Tree) -> None:
     """Applies what makes one of the other."""
     journal = Journal(CALL, str(way.folder), staging_name(), effect_of(before, after))
     with way.opened(journal) as effect:
-        assert effect.prepare(content_of(after)) == {}
+        assert effect.prepare(content_of(after), seal) == {}
         assert effect.carry_out() is None
         assert effect.finish(begun=True) == ()
 
