@@ -117,7 +117,7 @@ class Outside:
             return
         async with parts.folders.held(row.workspace) as folder:
             if folder is not None:
-                await self._in_place.put(folder, active, planned, ran, replace(ran.outcome, egress=egress))
+                await self._in_place.put(folder, active, planned, ran, replace(ran.outcome, egress=active.reached))
                 return
         for _ in range(_TRIES):
             present = await parts.store.read(lambda tx: tx.trees.state(row.workspace))
