@@ -188,7 +188,7 @@ def finished(process: subprocess.Popen[str], folder: Path) -> Done:
 def files(folder: Path) -> dict[str, str]:
     """The texts in a folder, by path."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes().decode()
+        path.relative_to(folder).as_posix(): path.read_bytes().decode(errors="replace")
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -17,7 +17,7 @@ Value = str | None
 Row = tuple[Value, ...]
 
 STATEMENT_TIMEOUT_S = 60
-LOCK_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 10
 _ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_S + 15
 _OLDEST = 140000
 """``server_version_num`` of the first release with ``BEGIN ATOMIC``."""

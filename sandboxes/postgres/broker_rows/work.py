@@ -22,7 +22,7 @@ _WRAP = 2**32
 _MAX_SPAN = 2**31
 MAX_BYTES = 16 * 2**20
 """Longest text of all rows together that are handled."""
-_ASKING_S = 30
+ASKING_S = 30
 """How long somebody is sought who knows what became of a transaction."""
 
 _COUNTS = "SELECT relid, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_all_tables"
@@ -172,7 +172,8 @@ class Work:
 
     def _ask(self) -> None:
         """Asks on new connections what became of the transaction, until one knows."""
-        until = time.monotonic() + _ASKING_S
+        self.main.close()  # so that the server ends what it hasn't begun to commit
+        until = time.monotonic() + ASKING_S
         while time.monotonic() < until:
             status = ""
             with suppress(ConnectionLostError, ServerError, Ending):

@@ -51,11 +51,11 @@ def present(connection: Connection, table: Table, keys: Sequence[Row], *, locked
     """The rows that have the primary keys of these rows now, by their paths.
 
     Args:
-        locked: nobody else may change them before the transaction ends.
+        locked: nobody else may change them before the transaction ends; others may still refer to them.
     """
     rows = connection.rows(
         f"SELECT {table.selected('t')} FROM ONLY {table.sql} AS t JOIN pg_catalog.unnest($1::{table.sql}[]) AS n"
-        f" ON {table.same_key('t', 'n')}{' FOR UPDATE OF t' if locked else ''}",
+        f" ON {table.same_key('t', 'n')}{' FOR NO KEY UPDATE OF t' if locked else ''}",
         _rows(keys),
     )
     return {table.path(row): row for row in rows}
