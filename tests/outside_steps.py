@@ -61,7 +61,7 @@ class Ran:
 
 
 def run_step(
-    script: str,
+    script: str | Path,
     step: str,
     arguments: Mapping[str, Any],
     *,
@@ -73,7 +73,7 @@ def run_step(
     """One run of a program in a folder of its own.
 
     Args:
-        script: its name in the shipped folder.
+        script: its name in the shipped folder, or where another lies.
         step: such as ``plan``.
         arguments: of the call.
         effect: what lies in ``before`` and ``after``.
