@@ -21,6 +21,12 @@ from broker.specs.shipped import shipped_folder
 Items = dict[str, str]
 
 
+def program(name: str) -> Path:
+    """Where a tool's program lies: among those that are shipped, or those of the examples."""
+    shipped = shipped_folder() / name
+    return shipped if shipped.exists() else Path(__file__).parents[1] / "examples" / "tool_specs" / name
+
+
 @dataclass(frozen=True)
 class Effect:
     """What a plan has told."""
@@ -96,7 +102,7 @@ def run_step(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         done = subprocess.run(
-            [sys.executable, "-I", "-W", "error", str(shipped_folder() / script), step],
+            [sys.executable, "-I", "-W", "error", str(program(script)), step],
             cwd=work,
             env={"BROKER_ARGUMENTS": str(told), "PATH": os.defpath, "TMPDIR": str(scratch), **(environment or {})},
             capture_output=True,

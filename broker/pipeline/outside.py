@@ -43,6 +43,8 @@ from broker.sandbox.job_frames import frame_digest
 
 _log = structlog.get_logger(__name__)
 _TRIES = 5
+SAY_UNCHANGED = frozenset({3, 5})
+"""Exit codes of ``apply`` and ``undo`` that say that nothing was changed: refused, or not as it was."""
 
 
 class Outside:
@@ -96,7 +98,7 @@ class Outside:
         if ran.state is CallState.SUCCEEDED and (ran.complete or begun.plan.tree is None or not begun.plan.tree.base):
             await self._done(active, begun, ran)
             return
-        await self._look_after(active, ran.outcome, ran.tail, by_itself=ran.outcome.cause is EndCause.TOOL)
+        await self._look_after(active, ran.outcome, ran.tail, by_itself=changed_nothing(ran.outcome))
 
     async def never_started(self, active: ActiveCall, outcome: Outcome) -> None:
         """Ends a call whose program was not handed over."""
@@ -190,6 +192,11 @@ class Outside:
         parts.meter.ended(outcome.cause, state.value)
         parts.bell.ring(active.approval)
         return True
+
+
+def changed_nothing(outcome: Outcome) -> bool:
+    """Does the program itself say that it changed nothing? Whether that is so is looked at."""
+    return outcome.cause is EndCause.TOOL and outcome.exit_code in SAY_UNCHANGED
 
 
 def _unmoved(look: Look) -> None:

@@ -9,10 +9,9 @@ import pytest
 
 from broker.domain.run import Job
 from broker.sandbox.engine import EgressGate
-from broker.specs.shipped import shipped_folder
 from tests.egress_support import NAME, World, http_rule, ok, saying, serving
 from tests.http_service import service
-from tests.outside_steps import Effect, Shop
+from tests.outside_steps import Effect, Shop, program
 from tests.sandbox_support import (
     LIMITS,
     Finished,
@@ -43,7 +42,7 @@ async def in_sandbox(job: Job, gate: EgressGate | None = None) -> Finished:
 def step(script: str, name: str, arguments: dict[str, Any], effect: Effect | None = None, **more: Any) -> Job:  # noqa: ANN401 - see Job
     sides = (("before", effect.before), ("after", effect.after)) if effect else ()
     files = [given(f"{side}/{path}", text.encode()) for side, items in sides for path, text in items.items()]
-    code = (shipped_folder() / script).read_text("utf-8")
+    code = program(script).read_text("utf-8")
     values = {"argv": (script, name), "arguments": json.dumps(arguments).encode(), "env": {"TMPDIR": "/tmp"}}  # noqa: S108 - the sandbox's own
     return python(code, **values, files=(*files, *more.pop("files", ())), **more)
 

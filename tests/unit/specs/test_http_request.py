@@ -11,10 +11,9 @@ import pytest
 
 from broker.domain.headers import RESERVED
 from broker.sandbox.engine import PROXY_PORT
-from broker.specs.shipped import shipped_folder
 from tests.egress_support import NAME, World, http_rule, ok, saying, serving
 from tests.http_service import HANG, HOST, answer, service
-from tests.outside_steps import Effect, Ran, run_step
+from tests.outside_steps import Effect, Ran, program, run_step
 
 CALL: dict[str, Any] = {
     "request": {
@@ -160,7 +159,7 @@ def test_every_end_is_told_as_what_it_is_and_nothing_is_sent_twice(said: bytes, 
 
 def test_an_answer_that_takes_too_long(tmp_path: Path) -> None:
     hasty = tmp_path / "http_request.py"
-    source = (shipped_folder() / "http_request.py").read_text("utf-8")
+    source = program("http_request.py").read_text("utf-8")
     hasty.write_text(source.replace("EXCHANGE_S = 45\n", "EXCHANGE_S = 1\n"), "utf-8")
     assert hasty.read_text("utf-8") != source
     with service() as shop:

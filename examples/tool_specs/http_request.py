@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - runs alone inside a sandbox, as `__main__`
 """http.request: one request that changes something at a service, seen before it is sent, with the one that takes it back.
 
 The steps are `plan`, `apply`, `undo` and `verify`. What is sent is made anew from the arguments in each step, and has to
