@@ -10,7 +10,8 @@ from typing import ParamSpec, TypeVar
 from unittest.mock import patch
 
 from broker.pipeline import planning
-from broker.pipeline.applying import Applying
+from broker.pipeline.execution import Execution
+from broker.pipeline.outside_steps import Steps as OutsideSteps
 from broker.pipeline.planning import Planning
 from broker.pipeline.rehearsing import rehearse
 from broker.vault.artifacts import Artifacts
@@ -64,6 +65,7 @@ def watching() -> Iterator[Steps]:
         patch.object(Planning, "settle", steps.reached("plan", Planning.settle)),
         patch.object(Artifacts, "put", steps.timed("capture", Artifacts.put)),
         patch.object(planning, "rehearse", steps.timed("rehearse", rehearse)),
-        patch.object(Applying, "apply", steps.timed("apply", Applying.apply)),
+        patch.object(OutsideSteps, "tried", steps.timed("rehearse", OutsideSteps.tried)),
+        patch.object(Execution, "_apply", steps.timed("apply", Execution._apply)),
     ):
         yield steps
