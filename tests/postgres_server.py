@@ -88,10 +88,13 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(*, tls: tuple[Path, Path] | None = None, **settings: str) -> Iterator[PostgresServer]:
+def postgres_server(
+    *, tls: tuple[Path, Path] | None = None, access: str = "", **settings: str
+) -> Iterator[PostgresServer]:
     """Makes a server, starts it and removes it at the end; ``settings`` come on top of the durable ones.
 
-    With ``tls``, the files of a certificate and of its key, it takes nobody by TCP without TLS.
+    With ``tls``, the files of a certificate and of its key, it takes nobody by TCP without TLS. ``access`` are lines of
+    ``pg_hba.conf`` before its own.
 
     Raises:
         FileNotFoundError: PostgreSQL isn't installed; ``scripts/postgres.sh`` does it.
@@ -105,8 +108,8 @@ def postgres_server(*, tls: tuple[Path, Path] | None = None, **settings: str) ->
         made = [_program("initdb"), "-D", str(folder / "data"), "-U", _SUPERUSER, "-E", "UTF8", "--locale=C", "-N"]
         subprocess.run([*made, "-A", "trust"], check=True, capture_output=True, **_as(account))
         kind = "host" if tls is None else "hostssl"
-        access = f"local all all trust\n{kind} all all 127.0.0.1/32 scram-sha-256\n"
-        (folder / "data" / "pg_hba.conf").write_text(access)
+        own = f"local all all trust\n{kind} all all 127.0.0.1/32 scram-sha-256\n"
+        (folder / "data" / "pg_hba.conf").write_text(access + own)
         with create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
         durable = {
