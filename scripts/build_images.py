@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 import docker
@@ -34,6 +35,8 @@ SANDBOXES = Path(__file__).resolve().parent.parent / "sandboxes"
 DEFAULT_BASE = "debian:bookworm-slim"
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
+PACKAGES_FILE = "packages.txt"
+"""In a sandbox's folder: Python packages of this environment that its image gets, one a line; ``#`` begins a comment."""
 LABEL_BASE = "broker.base"
 PULL_SILENCE_S = 60
 """A pull that says nothing for so long is given up."""
@@ -63,6 +66,39 @@ def folder_digest(folders: list[Path], *more: str) -> str:
     for text in more:
         digest.update(f"{text}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def package_files(folder: Path) -> dict[str, Path]:
+    """The files of the packages that a sandbox's folder names, by their place in the build context.
+
+    They are those of this environment, which the lock file pins and whose hashes were checked when they were installed.
+
+    Raises:
+        BuildError: one isn't installed here, or isn't of Python alone.
+    """
+    listing = folder / PACKAGES_FILE
+    lines = listing.read_text("utf-8").splitlines() if listing.is_file() else []
+    found: dict[str, Path] = {}
+    for name in filter(None, (line.partition("#")[0].strip() for line in lines)):
+        try:
+            files = metadata.distribution(name).files or []
+        except metadata.PackageNotFoundError as error:
+            raise BuildError(f"{listing} names {name}, which isn't installed here; `make venv` installs it") from error
+        if any(file.suffix == ".so" for file in files):
+            raise BuildError(f"{listing} names {name}, which isn't of Python alone, so it fits this machine only")
+        # What an installer notes of itself differs from machine to machine; a package's own metadata doesn't.
+        found |= {
+            f"packages/{file}": Path(str(file.locate()))
+            for file in files
+            if file.suffix == ".py" or (file.name in {"METADATA", "LICENSE"} and ".dist-info" in file.parts[0])
+        }
+    return dict(sorted(found.items()))
+
+
+def packages_digest(files: dict[str, Path]) -> str:
+    """SHA-256 over names and contents of the files of packages; empty where there are none."""
+    lines = [f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 
 def base_tag(base: str) -> str:
@@ -108,13 +144,15 @@ class Builder:
     def sandbox(self, name: str, base: str) -> str:
         """Makes sure of one sandbox image; returns its id."""
         folder = SANDBOXES / name
-        inputs = folder_digest([folder, SANDBOXES / "runner"], base, str(self._client.inspect_image(base)["Id"]))
+        packages = package_files(folder)
+        made_of = [base, str(self._client.inspect_image(base)["Id"])]
+        inputs = folder_digest([folder, SANDBOXES / "runner"], *made_of, *filter(None, [packages_digest(packages)]))
         tag = f"broker-sandbox-{name}:{inputs}"
         if self.has(tag):
             say(f"{tag} is there")
         else:
             say(f"building {tag} ...")
-            context = _context([folder, SANDBOXES / "runner"], folder / "Dockerfile")
+            context = _context([folder, SANDBOXES / "runner"], folder / "Dockerfile", packages)
             labels = {LABEL_IMAGE: name, LABEL_INPUTS: inputs, LABEL_WIRE: WIRE_VERSION}
             self._build(context, tag, {"BASE": base}, labels, network="none")
         self._client.tag(tag, f"broker-sandbox-{name}", CURRENT_TAG)
@@ -140,7 +178,7 @@ class Builder:
 
     def _base_from(self, image: str, tag: str) -> None:
         say(f"building {tag} from {image} ...")
-        context = _context([], SANDBOXES / "base" / "Dockerfile")
+        context = _context([], SANDBOXES / "base" / "Dockerfile", {})
         self._build(context, tag, {"FROM_IMAGE": image}, {LABEL_BASE: tag}, network=None)
 
     def _build(
@@ -209,8 +247,8 @@ def _mmdebstrap() -> str:
     )
 
 
-def _context(folders: list[Path], dockerfile: Path) -> io.BytesIO:
-    """A build context: each folder under its own name, and the Dockerfile; owned by root, without times."""
+def _context(folders: list[Path], dockerfile: Path, packages: dict[str, Path]) -> io.BytesIO:
+    """A build context: each folder under its own name, the Dockerfile, packages; owned by root, without times."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0) as squeezed,
@@ -221,6 +259,8 @@ def _context(folders: list[Path], dockerfile: Path) -> io.BytesIO:
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts:
                     _add(archive, path, str(path.relative_to(folder.parent)))
+        for name, path in packages.items():
+            _add(archive, path, name)
     packed.seek(0)
     return packed
 

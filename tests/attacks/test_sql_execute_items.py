@@ -240,6 +240,25 @@ def test_verify_of_a_table_that_is_another_can_t_tell(small: SqlWorld) -> None:
     assert (done.code, done.reason, done.now) == (4, "STATE_MOVED", {})
 
 
+def test_a_row_that_is_written_anew_sets_off_what_the_change_does_not(small: SqlWorld) -> None:
+    """Removing a row to add it again would run what nobody vouches for, and what may reach out of this database."""
+    small.do(
+        "CREATE TABLE place (id integer PRIMARY KEY, rank integer UNIQUE)",
+        "INSERT INTO place SELECT n, n FROM generate_series(3, 1, -1) n",
+        "CREATE TABLE seat (id integer PRIMARY KEY, place integer REFERENCES place ON DELETE CASCADE)",
+        "INSERT INTO seat VALUES (1, 1)",
+        "CREATE SEQUENCE ran",
+        "CREATE FUNCTION run() RETURNS trigger SECURITY DEFINER LANGUAGE plpgsql"
+        " AS $$ BEGIN PERFORM nextval('ran'); RETURN OLD; END $$",
+        "CREATE TRIGGER run BEFORE DELETE ON seat FOR EACH ROW EXECUTE FUNCTION run()",
+    )
+    planned = small.plan("UPDATE place SET rank = rank + 1")
+    was = small.everything()
+    nothing_done(small, small.rehearse(planned), 3, "REHEARSAL_FAILED", was)
+    nothing_done(small, small.apply(planned), 3, "CONSTRAINT", was)
+    assert small.ask("SELECT is_called FROM ran") == [False]
+
+
 # Several at once.
 
 

@@ -36,12 +36,22 @@ UNION ALL SELECT adbin FROM pg_attrdef WHERE adrelid = ANY ($1::oid[])
 
 _COLUMN_TYPES = "SELECT atttypid FROM pg_attribute WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 AND NOT attisdropped"
 
-_NAME = re.compile(r'\s*((?:"(?:[^"]|"")+"|[^",])+?)\s*(?:,|$)')
+_PART = r'(?:[^\s",.]+|"(?:[^"]|"")+")'
+_NAME = rf"{_PART}\.{_PART}\.{_PART}"
+_NAMES = re.compile(rf"\s*(?:{_NAME}\s*(?:,\s*{_NAME}\s*)*)?")
 
 
 def vouched(text: str) -> frozenset[str]:
-    """The triggers that an operator vouches for: ``schema.table.trigger`` each, as the server writes names, with commas."""
-    return frozenset(match.group(1) for match in _NAME.finditer(text))
+    """The triggers that an operator vouches for: ``schema.table.trigger`` each, as the server writes names, with commas.
+
+    Raises:
+        RefusedError: ``SPECIFICATION``: it isn't such a list.
+    """
+    if not _NAMES.fullmatch(text):
+        raise RefusedError(
+            "SPECIFICATION", f"SQL_TRIGGERS has to be schema.table.trigger, with commas between: {text!r}"
+        )
+    return frozenset(re.findall(_NAME, text))
 
 
 @dataclass(frozen=True, slots=True)

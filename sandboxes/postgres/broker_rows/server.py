@@ -102,11 +102,15 @@ class Connection:
                 application_name="agent-broker",
             )
         except DatabaseError as error:
-            raise RefusedError("CONNECTION_REFUSED", f"the server refuses the connection: {_report(error)}") from error
+            raise RefusedError("CONNECTION_REFUSED", f"the server says: {_report(error).message}") from error
         except (InterfaceError, OSError, struct.error) as error:
             raise ConnectionLostError(str(error)) from error
         self._wire.pg_types = defaultdict(lambda: str)
-        self.path = self._set_up()
+        try:
+            self.path = self._set_up()
+        except BaseException:
+            self.close()
+            raise
 
     def rows(self, sql: str, *values: Value) -> list[Row]:
         """The rows that a statement gives, each value as the text of its type's output function.

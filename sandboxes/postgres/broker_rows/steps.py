@@ -104,7 +104,7 @@ def _carry_out(work: Work, rules: Rules, wanted: Items) -> None:
     """Writes a change, and makes sure that the transaction has then changed exactly that."""
     reach.check(work.main, {(item.table.oid, _act(item)) for item in wanted.values()}, rules.triggers)
     writing.check_before(work.main, wanted)
-    writing.write(work.main, wanted)
+    writing.write(work.main, wanted, rules.triggers)
     if others := change.differing(_changed(work, rules), wanted):
         raise RefusedError("NOT_ACCOUNTED", f"applied, it would be another change: {others}; call again")
 
@@ -113,7 +113,7 @@ def _carry_back(work: Work, rules: Rules, wanted: Items) -> None:
     opposite = change.back(wanted)
     reach.check(work.main, {(item.table.oid, _act(item)) for item in opposite.values()}, rules.triggers)
     writing.check_before(work.main, opposite)
-    writing.write(work.main, opposite)
+    writing.write(work.main, opposite, rules.triggers)
     if others := change.differing(_changed(work, rules), {}):
         raise RefusedError("NOT_ACCOUNTED", f"taking it back leaves other rows than there were: {others}")
 

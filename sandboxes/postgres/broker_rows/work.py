@@ -21,7 +21,7 @@ _WRAP = 2**32
 """Numbers of transactions begin anew after so many."""
 _MAX_SPAN = 2**31
 MAX_BYTES = 16 * 2**20
-"""Longest text of all rows together that are handled."""
+"""Longest text of the rows of one table that are handled."""
 ASKING_S = 30
 """How long somebody is sought who knows what became of a transaction."""
 
@@ -122,12 +122,8 @@ class Work:
         )
         made = _places(self.main, f"SELECT t.ctid FROM ONLY {table.sql} AS t WHERE {made_here}")
         marked = _places(self.watcher, f"SELECT t.ctid FROM ONLY {table.sql} AS t WHERE {marked_here}")
-        gone = _places(
-            self.main,
-            "SELECT place FROM unnest($1::tid[]) AS place"
-            f" WHERE NOT EXISTS (SELECT FROM ONLY {table.sql} AS t WHERE t.ctid = place)",
-            array(marked),
-        )
+        made = _unseen(self.watcher, table, made)
+        gone = _unseen(self.main, table, marked)
         if max(len(made), len(gone)) > max_rows:
             raise too_many(max(len(made), len(gone)), max_rows)
         found = Changed(table, counts, _rows_at(self.watcher, table, gone), _rows_at(self.main, table, made))
@@ -164,35 +160,35 @@ class Work:
             ServerError: the server rolled them back.
             RefusedError: they were rolled back as the connection broke.
         """
-        with suppress(ConnectionLostError):
+        refusal: ServerError | None = None
+        try:
             self.main.run("COMMIT")
-            if self._status(self.main) == "committed":
-                return
-        self._ask()
+        except ServerError as error:
+            refusal = error
+        except ConnectionLostError:
+            self.main.close()  # so that the server ends what it hasn't begun to commit
+        # An error isn't taken at its word: a server that is shut down may say one behind a commit that lasts.
+        if not self._has_lasted():
+            raise refusal or RefusedError(
+                "COMMIT_FAILED", "the connection broke and the server rolled it back; nothing was changed; try again"
+            )
 
-    def _ask(self) -> None:
-        """Asks on new connections what became of the transaction, until one knows."""
-        self.main.close()  # so that the server ends what it hasn't begun to commit
+    def _has_lasted(self) -> bool:
+        """Asks what became of the transaction: here, then on new connections, until one knows."""
+        status = ""
+        with suppress(ConnectionLostError, ServerError):
+            status = self._status(self.main)
         until = time.monotonic() + ASKING_S
-        while time.monotonic() < until:
-            status = ""
-            with suppress(ConnectionLostError, ServerError, Ending):
-                asking = Connection(self.address)
-                try:
-                    status = self._status(asking)
-                finally:
-                    asking.close()
-            if status == "committed":
-                return
-            if status == "aborted":
-                raise RefusedError(
-                    "COMMIT_FAILED", "the connection broke and the server rolled it back; nothing was changed"
+        while status not in {"committed", "aborted"}:
+            if time.monotonic() > until:
+                raise UnknownOutcomeError(
+                    f"the connection broke during COMMIT of transaction {self.transaction}, and nobody says what became of"
+                    " it; look at the rows before anything else is done"
                 )
             time.sleep(0.25)
-        raise UnknownOutcomeError(
-            f"the connection broke during COMMIT of transaction {self.transaction}, and nobody says what became of it;"
-            " look at the rows before anything else is done"
-        )
+            with suppress(ConnectionLostError, ServerError, Ending), closing(Connection(self.address)) as asking:
+                status = self._status(asking)
+        return status == "committed"
 
     def _status(self, connection: Connection) -> str:
         return connection.one("SELECT pg_catalog.pg_xact_status($1::pg_catalog.xid8)", str(self.transaction))
@@ -223,6 +219,16 @@ def begin_watching(watcher: Connection, snapshot: str) -> None:
         raise RefusedError("SERVER_UNSUITED", "the server names a snapshot as no PostgreSQL does")
     watcher.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     watcher.run(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+
+
+def _unseen(connection: Connection, table: Table, places: list[str]) -> list[str]:
+    """Those of some places at which a connection sees no row."""
+    return _places(
+        connection,
+        "SELECT place FROM unnest($1::tid[]) AS place"
+        f" WHERE NOT EXISTS (SELECT FROM ONLY {table.sql} AS t WHERE t.ctid = place)",
+        array(places),
+    )
 
 
 def too_many(count: int, allowed: int) -> RefusedError:

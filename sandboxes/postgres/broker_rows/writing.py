@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from broker_rows import reach
 from broker_rows.change import Item, Items, by_table, keys_of
 from broker_rows.endings import MovedError, RefusedError, listed
 from broker_rows.server import Connection, Row, ServerError, array, quoted, record
@@ -61,8 +62,11 @@ def present(connection: Connection, table: Table, keys: Sequence[Row], *, locked
     return {table.path(row): row for row in rows}
 
 
-def write(connection: Connection, change: Items) -> None:
+def write(connection: Connection, change: Items, triggers: frozenset[str]) -> None:
     """Makes each row of a change be as the change has it after.
+
+    Args:
+        triggers: those that may run.
 
     Raises:
         ServerError: the server refuses it in every order.
@@ -71,6 +75,8 @@ def write(connection: Connection, change: Items) -> None:
     order = _order(connection, list(by_table(change.values())))
     refusal: ServerError | None = None
     for plan in (_in_order, _room_first, _anew):
+        if plan is _anew and not _may_remove(connection, order, triggers):
+            break
         connection.run("SAVEPOINT written")
         try:
             _settle(connection, change, order, plan)
@@ -83,6 +89,15 @@ def write(connection: Connection, change: Items) -> None:
             connection.run("RELEASE SAVEPOINT written")
             return
     raise refusal or ServerError("", "", "")
+
+
+def _may_remove(connection: Connection, order: Order, triggers: frozenset[str]) -> bool:
+    """Whether rows may be removed only to be added again: nothing may run then that the change itself doesn't set off."""
+    try:
+        reach.check(connection, {(table.oid, reach.DELETE) for table in order}, triggers)
+    except RefusedError:
+        return False
+    return True
 
 
 Plan = Callable[[Connection, Differences, Order], None]

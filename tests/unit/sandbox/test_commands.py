@@ -55,6 +55,6 @@ def test_an_engine_that_is_away_is_said(repository: Path, tmp_path: Path) -> Non
 def test_images_are_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert broker(["sandbox", "images", "--state", str(tmp_path), "--json"]) == 0
     items = json.loads(capfd.readouterr().out)["items"]
-    assert [item["name"] for item in items if item["current"]] == ["python"]
+    assert [item["name"] for item in items if item["current"]] == ["postgres", "python"]
     assert broker(["sandbox", "images", "--state", str(tmp_path)]) == 0
     assert "python" in capfd.readouterr().out
