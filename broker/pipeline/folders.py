@@ -14,7 +14,7 @@ import structlog
 
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Recorder, Store, Transaction
-from broker.errors import BrokerError, InternalError, UnavailableError
+from broker.errors import BrokerError, FailedPreconditionError, InternalError
 from broker.identity.names import stamp
 from broker.tree_folder.journal import JournalFile
 from broker.workspace.host_folder import HostFolder
@@ -50,11 +50,11 @@ class BoundFolder:
             asked_at: a time of the loop's clock; what was read since then is not read again.
 
         Raises:
-            UnavailableError: ``FOLDER_UNSETTLED``: an effect on it was cut.
+            FailedPreconditionError: ``FOLDER_UNSETTLED``: an effect on it was cut.
             BrokerError: as ``HostFolder.read``.
         """
         if self.journal.there:
-            raise UnavailableError(
+            raise FailedPreconditionError(
                 f"an effect on the directory of workspace {self.workspace} was cut half-way",
                 reason="FOLDER_UNSETTLED",
                 hint="The next start of the broker goes on with it; look at its log.",
