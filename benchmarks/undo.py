@@ -16,8 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from benchmarks import docker as peers
-from benchmarks.rows import CHANGED as rows_changed  # noqa: N812 - beside the files' own
-from benchmarks.rows import measured
+from benchmarks import rows
 from benchmarks.report import Measure, Report, percentile
 from benchmarks.trees import CHANGED, changed_paths, copied, make_tree, stashed, stashing
 from benchmarks.undo_steps import Steps, watching
@@ -89,10 +88,10 @@ async def _measure(place: Path) -> Report:
     copies, stashes = await asyncio.to_thread(_peers, place, trees)
     sent = await _send(place / "sent")
     (place / "rows").mkdir()
-    rows = await measured(place / "rows")
+    of_rows = await rows.measured(place / "rows")
     return Report(
-        title=f"{CHANGED} files, and {rows_changed} rows, changed and taken back by the whole broker",
-        measures=(*judged(taken, copies=copies, stashes=stashes, send_mib_per_s=sent), *rows),
+        title=f"{CHANGED} files, and {rows.CHANGED} rows, changed and taken back by the whole broker",
+        measures=(*judged(taken, copies=copies, stashes=stashes, send_mib_per_s=sent), *of_rows),
     )
 
 

@@ -66,6 +66,6 @@ def watching() -> Iterator[Steps]:
         patch.object(Artifacts, "put", steps.timed("capture", Artifacts.put)),
         patch.object(planning, "rehearse", steps.timed("rehearse", rehearse)),
         patch.object(OutsideSteps, "tried", steps.timed("rehearse", OutsideSteps.tried)),
-        patch.object(Execution, "_apply", steps.timed("apply", Execution._apply)),
+        patch.object(Execution, "apply", steps.timed("apply", Execution.apply)),
     ):
         yield steps

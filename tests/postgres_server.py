@@ -57,11 +57,11 @@ class PostgresServer:
     def start(self) -> None:
         """Starts it and waits until it answers."""
         options = [f"-c{name}={value}" for name, value in self._settings.items()]
-        command = [_program("postgres"), "-D", str(self._folder / "data"), "-k", str(self._folder), *options]
+        command = [program("postgres"), "-D", str(self._folder / "data"), "-k", str(self._folder), *options]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, **_as(self._account))
         # pg_ctl looks at the state file that the server itself keeps.
-        waiting = [_program("pg_isready"), "-h", str(self._folder), "-p", str(self.port), "-q", "-t", "1"]
+        waiting = [program("pg_isready"), "-h", str(self._folder), "-p", str(self.port), "-q", "-t", "1"]
         while subprocess.run(waiting, check=False).returncode != 0:
             if self._process.poll() is not None:
                 raise RuntimeError((self._folder / "log").read_text("utf-8", "replace")[-2000:])
@@ -105,7 +105,7 @@ def postgres_server(
     try:
         if account:
             shutil.chown(folder, account)
-        made = [_program("initdb"), "-D", str(folder / "data"), "-U", _SUPERUSER, "-E", "UTF8", "--locale=C", "-N"]
+        made = [program("initdb"), "-D", str(folder / "data"), "-U", _SUPERUSER, "-E", "UTF8", "--locale=C", "-N"]
         subprocess.run([*made, "-A", "trust"], check=True, capture_output=True, **_as(account))
         kind = "host" if tls is None else "hostssl"
         own = f"local all all trust\n{kind} all all 127.0.0.1/32 scram-sha-256\n"
@@ -149,7 +149,8 @@ def _tls(data: Path, account: str, certificate: Path, key: Path) -> dict[str, st
     return {"ssl": "on", "ssl_cert_file": "server.crt", "ssl_key_file": "server.key"}
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Path of a program of PostgreSQL."""
     newest = sorted(Path("/").glob(_BINARIES[1:]), key=lambda folder: int(folder.parent.name.split(".")[0]))
     where = os.pathsep.join([*(str(folder) for folder in reversed(newest)), os.environ.get("PATH", "")])
     found = shutil.which(name, path=where)

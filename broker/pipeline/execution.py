@@ -141,7 +141,7 @@ class Execution:
 
     async def _run(self, active: ActiveCall, begun: Begun | None) -> None:
         if active.planned:
-            await self._apply(active)
+            await self.apply(active)
             return
         begun = begun or await self._begun(active, self._starter.begin)
         if begun is None:
@@ -154,10 +154,10 @@ class Execution:
             return
         await self._planning.settle(active, begun.plan, ran)
         if active.planned and not active.approval:
-            await self._apply(active)
+            await self.apply(active)
 
-    async def _apply(self, active: ActiveCall) -> None:
-        """Applies a plan: in one step of ours, or by the tool's own program where it lies outside."""
+    async def apply(self, active: ActiveCall) -> None:
+        """Applies the plan of a call: in one step of ours, or by the tool's own program where it lies outside."""
         if active.tool.spec.outside is None:
             await self._begun(active, self._applying.apply)
             return

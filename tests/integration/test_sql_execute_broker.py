@@ -19,11 +19,15 @@ pytestmark = pytest.mark.docker
 TABLES = (
     "DROP TABLE IF EXISTS orders, customer",
     "CREATE TABLE customer (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, city text)",
-    "CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customer ON DELETE CASCADE, cents bigint,"
-    " euros numeric GENERATED ALWAYS AS (cents / 100.0) STORED, tags text[], note jsonb, raw bytea)",
+    (
+        "CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customer ON DELETE CASCADE, cents bigint,"
+        " euros numeric GENERATED ALWAYS AS (cents / 100.0) STORED, tags text[], note jsonb, raw bytea)"
+    ),
     "INSERT INTO customer (name, city) VALUES ('Ada', 'London'), ('Grace', 'New York'), ('Élise', NULL)",
-    "INSERT INTO orders VALUES (10, 1, 500, DEFAULT, '{a,\"b c\"}', '{\"x\": [1, null]}', '\\x00ff'),"
-    " (11, 1, 700), (12, 2, 900, DEFAULT, NULL, NULL, '\\x')",
+    (
+        "INSERT INTO orders VALUES (10, 1, 500, DEFAULT, '{a,\"b c\"}', '{\"x\": [1, null]}', '\\x00ff'),"
+        " (11, 1, 700), (12, 2, 900, DEFAULT, NULL, NULL, '\\x')"
+    ),
 )
 ALL = ("SELECT * FROM customer ORDER BY id", "SELECT * FROM orders ORDER BY id")
 
@@ -73,7 +77,9 @@ async def test_a_deletion_with_its_cascade_comes_back_to_the_last_value(state: P
     assert command_json(state, "ledger", "rebuild")["equal"]
 
 
-async def test_the_statement_is_not_run_again_and_a_row_that_moved_stops_it(state: Path, database: ShopDatabase) -> None:
+async def test_the_statement_is_not_run_again_and_a_row_that_moved_stops_it(
+    state: Path, database: ShopDatabase
+) -> None:
     with serving(state, **database.environment) as served:
         done = await _run(served, "UPDATE orders SET cents = cents + 1 WHERE id = 12")
         assert done.state is CallState.SUCCEEDED, (done.outcome, done.stderr)
