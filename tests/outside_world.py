@@ -99,7 +99,7 @@ BEGINNING = {"apple": "red\n", "pear": "green\n", "deep/plum": "blue\n"}
 
 
 class Shelf:
-    """The service. ``fault`` says how the next ``apply`` goes wrong: ``broken`` (done, and no answer), ``half`` (one item is
+    """The service. ``fault`` says how ``apply``, or what else ``of`` names, goes wrong, and ``then`` what does next: ``broken`` (done, and no answer), ``half`` (one item is
     done, then no answer), ``refused`` (not done, and said so), ``hangs`` (done, and an answer only once ``released``).
     """
 
@@ -107,6 +107,8 @@ class Shelf:
         self.items = dict(BEGINNING)
         self.asked: list[str] = []
         self.fault = ""
+        self.of = "apply"
+        self.then = ("", "")
         self.reached = threading.Event()
         """Set once a fault has been met."""
         self.released = threading.Event()
@@ -115,7 +117,7 @@ class Shelf:
 
     def reset(self) -> None:
         """As at the beginning."""
-        self.items, self.asked, self.fault = dict(BEGINNING), [], ""
+        self.items, self.asked, self.fault, self.of, self.then = dict(BEGINNING), [], "", "apply", ("", "")
         self.reached.clear()
         self.released.clear()
 
@@ -125,8 +127,10 @@ class Shelf:
             self.asked.append(message["op"])
             if message["op"] == "get":
                 return {name: self.items[name] for name in message["names"] if name in self.items}
-            fault = self.fault if message["op"] == "apply" else ""
-            if fault:
+            fault = self.fault if message["op"] == self.of else ""
+            if fault and self.then[0]:
+                (self.fault, self.of), self.then = self.then, ("", "")
+            elif fault:
                 self.reached.set()
             if fault == "refused":
                 return {"done": False, "why": "the shelf says no"}

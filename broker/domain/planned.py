@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from broker.domain.canonical import JsonObject, JsonValue, canonical, parse_json
+from broker.domain.canonical import JsonObject, JsonValue, canonical, digest, parse_json
 from broker.domain.events import Outcome
 from broker.domain.outside import Step
 from broker.domain.tree import Effect, members, read_effect
@@ -34,8 +34,12 @@ class OutsidePlan:
     reversibility: str
     on_failure: str
     """``undo`` where it is taken back by itself if its end isn't known and all is as planned; else ``none``."""
+    version: str
+    """Of the tool whose programs run."""
     frames: str
-    """Digest of the frames by which the run that applies it is handed over."""
+    """Digest of the frames by which the run that applies it is handed over. It is of arguments and items, so it stays here."""
+    undo_frames: str = ""
+    """The same of the run that takes it back by itself; empty where none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,18 @@ class Planned:
         """
         found: JsonObject = {
             "base": self.base,
-            "selection": self.selection,
+            "selection": self.selection if self.base else _salted(salt, self.selection),
             "digest": self.effect.digest(salt),
             "artifact": self.artifact,
             "undoes": list(self.undoes),
         }
         if self.outside is not None:
-            found["outside"] = {**_outside_body(self.outside), "undo": self.effect.inverse().digest(salt)}
+            found["outside"] = {
+                **_outside_body(self.outside),
+                "frames": _salted(salt, self.outside.frames),
+                "undo_frames": _salted(salt, self.outside.undo_frames),
+                "undo": self.effect.inverse().digest(salt),
+            }
         return found
 
 
@@ -85,8 +94,15 @@ def _outside_body(outside: OutsidePlan) -> JsonObject:
         "step": outside.step.value,
         "reversibility": outside.reversibility,
         "on_failure": outside.on_failure,
+        "version": outside.version,
         "frames": outside.frames,
+        "undo_frames": outside.undo_frames,
     }
+
+
+def _salted(salt: str, plain: str) -> str:
+    # A digest of what a call was given could be tested against guesses of it; with the call's salt it can't.
+    return digest(canonical({"format": "broker.salted.v1", "salt": salt, "digest": plain}))
 
 
 def encode_planned(planned: Planned) -> bytes:
@@ -132,7 +148,15 @@ def _outside(value: JsonValue) -> OutsidePlan | None:
     if value is None:
         return None
     body = {name: _text(item) for name, item in members(value).items()}
-    return OutsidePlan(body["tool"], Step(body["step"]), body["reversibility"], body["on_failure"], body["frames"])
+    return OutsidePlan(
+        body["tool"],
+        Step(body["step"]),
+        body["reversibility"],
+        body["on_failure"],
+        body["version"],
+        body["frames"],
+        body["undo_frames"],
+    )
 
 
 def _text(value: JsonValue) -> str:

@@ -74,7 +74,9 @@ def _outside(outside: Members, sheet: Sheet) -> None:
     """How what lies outside is applied."""
     sheet.field("Items of the tool", outside.text("tool"))
     sheet.field("Step that applies it", outside.text("step"))
+    sheet.field("Its version", outside.text("version"))
     sheet.field("Its job", outside.text("frames"))
+    sheet.field("Its undo's job", outside.text("undo_frames"))
     sheet.field("Digest of its undo", outside.text("undo"))
 
 

@@ -84,8 +84,9 @@ def _with_programs(spec: Effects, outside: SpecOutside, run: Run, *, answers: bo
         yield ("outside", "rehearse"), "is needed for `exact`: what was never tried counts for nothing"
     if run.python is None or run.python.file is None or run.python.args:
         yield ("run",), "must be a Python file without `args` for a tool with programs in `outside`"
-    if spec.writes and spec.egress:
-        yield ("egress",), "must be empty for a tool that changes files of its workspace"
+    if spec.workspace is not None and spec.egress:
+        # Where it fails half-way, what it did to a copy is nothing, and what it did to a host is not: it does the one or the other.
+        yield ("egress",), "must be empty for a tool with programs in `outside` that works on its workspace's files"
     if answers:
         yield (
             ("outside",),

@@ -244,7 +244,7 @@ class Run:
             boots.append(entry["boot_id"])
             if kind in _TELLING:
                 self._told(seq, kind, entry, data, digests)
-            if kind in self._of_votes:
+            if kind in self._of_votes and (kind != "outcome" or "effect" in entry):
                 self._vote(seq, kind, entry, data)
             if "agent" in entry:
                 self._own_chain(entry["agent"], leaf)

@@ -631,6 +631,12 @@ def surface_of(text: str) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def tool_of(entry: dict[str, Any]) -> tuple[Any, Any]:
+    """Name and version of the tool that an entry names."""
+    tool = entry.get("tool")
+    return (tool.get("name"), tool.get("version")) if isinstance(tool, dict) else (None, None)
+
+
 class InForce:
     """What is in force by all entries so far that were found right: tools, policy, settings."""
 
@@ -828,11 +834,14 @@ class Votes:
         self.standing, self.founding = Standing(), ""
         self.open: dict[str, Asked] = {}
         self.used: dict[str, Asked] = {}
-        self.undoing: dict[str, str] = {}  # call that people let be taken back by itself -> what that does
+        # call that may be taken back by itself -> its intent's number, tier and tool, what that does, and is its end not known?
+        self.undoing: dict[str, tuple[Any, Any, Any, str, bool]] = {}
         self.readers = {
             **dict.fromkeys(WITH_THE_VOTE, self._action),
             **dict.fromkeys(CHANGES, self._change),
-            **dict.fromkeys(("intent", "undo.intent", "workflow.approved"), self._act),
+            **dict.fromkeys(("intent", "workflow.approved"), self._act),
+            **dict.fromkeys(("outcome", "unknown", "undo.outcome"), self._ended),
+            "undo.intent": self._taken_back,
             "key.revoked": self._revoke,
             "approver.accepted": self._accept,
             "founding.completed": self._complete,
@@ -847,6 +856,8 @@ class Votes:
                 self._vote(seq, entry)
             elif entry["type"] in self.readers:
                 self.readers[entry["type"]](entry)
+            if entry["type"] == "intent":
+                self._may_be_undone(seq, entry)
             if not self.founding:
                 self.standing.entry(seq, entry, leaf)
         except Finding as finding:
@@ -1032,21 +1043,12 @@ class Votes:
         if not due and "approvals" not in entry:
             return
         self.report["acts"] += 1
-        if kind == "undo.intent":
-            back = of(of(entry, "undo", dict), "digest", str, "undo.digest")
-            right = self.undoing.pop(str(entry.get("call_id")), "") == back
-            needed(right, "undo.digest", "is not what people agreed to, should the call's end not be known")
-            return
         named = entry.get("approvals")
         why = "nobody's agreement is named, and it needs that of people"
         needed(isinstance(named, list) and (named or not due), "approvals", why)
         self._founded()
         for item in named or ():
             self._named(kind, entry, item, tier)
-        effect = entry.get("effect")
-        outside = effect.get("outside") if isinstance(effect, dict) else None
-        if kind == "intent" and isinstance(outside, dict) and outside.get("on_failure") == "undo":
-            self.undoing[of(entry, "call_id", str)] = of(outside, "undo", str, "effect.outside.undo")
 
     def _named(self, kind: str, entry: dict[str, Any], item: Any, tier: int) -> None:  # noqa: ANN401 - any JSON
         which = of(item, "id", str, "approvals.id")
@@ -1083,6 +1085,33 @@ class Votes:
             lineage, names = of(entry, "lineage", dict), ("owner", "registrar", "starter", "on_behalf_of")
             behind = listed({"lineage": [lineage.get(name) for name in names]}, "lineage", "lineage")
         self._enough(asked, asked.counted, behind, "approvals.votes")
+
+    def _may_be_undone(self, seq: int, entry: dict[str, Any]) -> None:
+        effect = entry.get("effect")
+        outside = effect.get("outside") if isinstance(effect, dict) else None
+        if isinstance(outside, dict) and outside.get("on_failure") == "undo":
+            back = of(outside, "undo", str, "effect.outside.undo")
+            self.undoing[of(entry, "call_id", str)] = (seq, entry.get("tier"), tool_of(entry), back, False)
+
+    def _ended(self, entry: dict[str, Any]) -> None:
+        if entry["type"] == "outcome" and "effect" not in entry:
+            return
+        call = str(entry.get("call_id"))
+        agreed = self.undoing.pop(call, None)
+        if agreed is not None and entry["type"] == "unknown":
+            self.undoing[call] = (*agreed[:4], True)
+
+    def _taken_back(self, entry: dict[str, Any]) -> None:
+        self.report["acts"] += 1
+        agreed = self.undoing.pop(of(entry, "call_id", str), None)
+        why = "is not what was agreed to, should the call's end not be known"
+        needed(agreed, "undo.digest", why)
+        back = of(of(entry, "undo", dict), "digest", str, "undo.digest")
+        needed(agreed is not None and agreed[3] == back, "undo.digest", why)
+        seq, tier, tool, _, unknown = agreed or (0, 0, 0, "", False)
+        needed(unknown, "call_id", "names a call whose end was known")
+        same = (entry.get("intent_seq"), entry.get("tier"), tool_of(entry)) == (seq, tier, tool)
+        needed(same, "intent_seq", f"is not that of the call's intent {seq}, at its tier and of its tool")
 
     def _action(self, entry: dict[str, Any]) -> None:
         kind = entry["type"]

@@ -39,7 +39,7 @@ from broker.ledger.votes_reading import (
     words,
 )
 from broker.ledger.votes_report import Alone, Attested, VotesReport
-from broker.ledger.votes_undo import SelfUndos
+from broker.ledger.votes_undo import ENDS, SelfUndos, agrees, ends
 from broker.signing import verify
 from broker.tlog.merkle import leaf_hash
 
@@ -64,7 +64,7 @@ ALWAYS = (
 """Types of entries that concern the votes."""
 ACTS = frozenset({"intent", "undo.intent"})
 """Types of which those concern them that need people's agreement, or say that they have it."""
-TYPES = ALWAYS | ACTS
+TYPES = ALWAYS | ACTS | ENDS
 
 _TOLD = COVERED - CHANGES - {"key.enrolled", "key.revoked"}
 """Types that say what stands, by which the founding is checked, and nothing else."""
@@ -81,7 +81,9 @@ _SLACK = timedelta(seconds=60)
 
 def concerns(kind: str, entry: JsonObject) -> bool:
     """Is it an entry that the votes are checked by?"""
-    return kind in ALWAYS or (kind in ACTS and ("approvals" in entry or tier_of(entry) >= APPROVAL_REQUIRED_FROM))
+    if kind in ALWAYS or kind == "undo.intent" or ends(kind, entry):
+        return True
+    return kind in ACTS and ("approvals" in entry or agrees(entry) or tier_of(entry) >= APPROVAL_REQUIRED_FROM)
 
 
 class Votes:
@@ -137,13 +139,29 @@ class Votes:
             case "approver.accepted":
                 self._acceptance(seq, entry)
             case "founding.completed":
-                if not self._founders.complete:
-                    self._force.check_founding(self._founders.standing().content.tools)
-                self._founders.completed(entry)
+                self._completed(entry)
+            case _ if kind in ACTS or kind in ENDS:
+                self._of_call(seq, kind, entry)
             case _ if kind in CHANGES:
                 self._change(seq, kind, entry)
             case _ if kind not in _TOLD:
                 self._act(kind, entry)
+
+    def _completed(self, entry: JsonObject) -> None:
+        if not self._founders.complete:
+            self._force.check_founding(self._founders.standing().content.tools)
+        self._founders.completed(entry)
+
+    def _of_call(self, seq: int, kind: str, entry: JsonObject) -> None:
+        if kind == "undo.intent":
+            self._acts += 1
+            self._self_undos.taken_back(entry)
+        elif kind in ENDS:
+            self._self_undos.ended(kind, entry)
+        else:
+            if "approvals" in entry or tier_of(entry) >= APPROVAL_REQUIRED_FROM:
+                self._act(kind, entry)
+            self._self_undos.began(seq, entry)
 
     def report(self) -> VotesReport:
         """What was found."""
@@ -342,9 +360,6 @@ class Votes:
             self._action(kind, entry)
             return
         self._acts += 1
-        if kind == "undo.intent":
-            self._self_undos.taken_back(entry)
-            return
         named = entry.get("approvals")
         needed = kind == "workflow.approved" or tier_of(entry) >= APPROVAL_REQUIRED_FROM
         if not isinstance(named, list) or (needed and not named):
@@ -352,8 +367,6 @@ class Votes:
         self._check_founded()
         for item in named:
             self._named(kind, entry, item)
-        if kind == "intent":
-            self._self_undos.began(entry)
 
     def _named(self, kind: str, entry: JsonObject, item: JsonValue) -> None:
         said: JsonObject = item if isinstance(item, dict) else {}

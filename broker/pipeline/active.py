@@ -53,6 +53,8 @@ class ActiveCall:
     """Its run on a copy has come to an effect, which is to be applied; the tool doesn't run again."""
     lease: Lease | None = None
     egress: EgressSession | None = None
+    applies: EgressSession | None = None
+    """The way out of the steps that apply its effect, once they have begun: one for all tries."""
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 

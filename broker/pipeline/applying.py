@@ -34,6 +34,7 @@ from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.start import Starter, tool_as_admitted
 from broker.pipeline.taking_back import check_in_effect, undoes_of
+from broker.pipeline.undoing_outside import check_acting
 from broker.rollback.artifact import Manifest, unpack
 
 _TRIES = 5
@@ -153,6 +154,16 @@ class Applying:
         row, more = write_applied(tx, parts, row, CallState.SUCCEEDED, outcome, now=now)
         return row, [*events, *more]
 
+    def decide(self, tx: Transaction, active: ActiveCall, planned: Planned, directory: Directory) -> None:
+        """Lets pass a call that might be applied now, but for its approval; it is decided again with the intent.
+
+        Raises:
+            BrokerError: as ``write_intent``.
+        """
+        self._starter.decide_again(tx, active, directory)
+        self._check_undone(tx, planned)
+        self._check_acting(tx, active, planned)
+
     def write_intent(
         self, tx: Transaction, active: ActiveCall, planned: Planned, directory: Directory, *, now: datetime
     ) -> tuple[CallRow, list[CallEvent]]:
@@ -166,6 +177,7 @@ class Applying:
         bound = planned.bound(salt_of(active.request.envelope))
         used = self._use(tx, active, bound)
         self._check_undone(tx, planned)
+        self._check_acting(tx, active, planned)
         move(active.row, CallState.APPLYING)
         sealed = parts.vault.open(tx, active.row.id)
         image = parts.images.get(active.tool.spec.image, "")
@@ -196,6 +208,13 @@ class Applying:
         call = active.request.envelope.encode()
         used = self._starter.use_approval(tx, active, requirement, lambda shown: same_effect(shown, call, bound))
         return {"approvals": [used.body()]}
+
+    def _check_acting(self, tx: Transaction, active: ActiveCall, planned: Planned) -> None:
+        """The tool whose programs take something back is the one that was planned with, and isn't frozen."""
+        outside = planned.outside
+        if outside is None or not planned.undoes:
+            return
+        check_acting(tx, self._parts, active.row, outside)
 
     def _check_undone(self, tx: Transaction, planned: Planned) -> None:
         """What is to be taken back is still in effect: another may have taken it back since."""
@@ -247,8 +266,8 @@ def write_applied(
             at=now,
         )
     )
-    for call in effect.undoes:
-        mark_undone(tx, call, row.id)
+    for call in effect.undoes if state is CallState.SUCCEEDED else ():
+        mark_undone(tx, call, row.id)  # of one that isn't known, nobody knows it
     return row, events
 
 

@@ -72,8 +72,8 @@ class Execution:
         that failure.
         """
         try:
-            if active.row.state is CallState.APPLYING:
-                await self._outside.resume(active)
+            if active.applying:
+                await self._resume(active)
             elif active.approval:
                 await self._drive_approved(active)
             elif begun is not None or await self._wait_for_turn(active):
@@ -92,6 +92,15 @@ class Execution:
         except Exception:  # noqa: BLE001 - the fail-closed boundary of a call: its outcome stays unknown
             _log.exception("call.failed", call=active.row.id)
             active.feed.fail(UnavailableError("the broker failed during the call; its outcome is not on record"))
+
+    async def _resume(self, active: ActiveCall) -> None:
+        try:
+            await self._outside.resume(active)
+        except BrokerError as error:
+            if active.applying:
+                detail = f"the broker stopped while the effect was applied, and it can't be looked at: {error.message}"
+                await self._finish(active, CallState.UNKNOWN, lost(detail))
+            raise
 
     async def _drive_approved(self, active: ActiveCall) -> None:
         """Waits for people, then for its turn; where they no longer agree at the use, it waits again."""
@@ -165,11 +174,20 @@ class Execution:
         if begun is None:
             return
         try:
-            ran = await self._in_container(active, begun)
+            try:
+                ran = await self._in_container(active, begun)
+            finally:
+                await begun.hold.release()
+            if ran is not None:
+                await self._outside.settle(active, begun, ran)
+        except Exception as error:
+            if active.applying:
+                await self._finish(
+                    active, CallState.UNKNOWN, lost(f"the broker failed while the effect was applied: {error}")
+                )
+            raise
         finally:
-            await begun.hold.release()
-        if ran is not None:
-            await self._outside.settle(active, begun, ran)
+            self._outside.over(active)
 
     async def _begun(self, active: ActiveCall, begin: Callable[[ActiveCall], Awaitable[T]]) -> T | None:
         """Begins a call whose turn has come; one that may not or can't begin is ended, and nothing was done."""
@@ -179,15 +197,19 @@ class Execution:
         try:
             return await begin(active)
         except (PermissionDeniedError, UnauthenticatedError, FailedPreconditionError, NotFoundError) as error:
+            if active.ending is not None:
+                await self._cancel_before_start(active)
+                return None
             if active.approval and error.reason in NOT_YET:
                 return None
-            denied = never_ran(EndCause.POLICY, f"{error.reason}: {error.message}")
-            await self._finish(active, CallState.DENIED, replace(denied, egress=active.reached))
+            await self._finish(active, CallState.DENIED, never_ran(EndCause.POLICY, f"{error.reason}: {error.message}"))
         except BrokerError as error:
+            if active.ending is not None:
+                await self._cancel_before_start(active)
+                return None
             # Nothing ran, whatever became of the intent: the call ends here, and its caller is told whose fault it is.
             detail = f"the broker could not start the call: {error.reason}: {error.message}"
-            cancelled = never_ran(EndCause.ENGINE, detail)
-            await self._finish(active, CallState.CANCELLED, replace(cancelled, egress=active.reached))
+            await self._finish(active, CallState.CANCELLED, never_ran(EndCause.ENGINE, detail))
         return None
 
     async def _in_container(self, active: ActiveCall, begun: Begun) -> Ran | None:
@@ -334,6 +356,7 @@ class Execution:
     async def _finish(
         self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
     ) -> None:
+        outcome = outcome if outcome.egress else replace(outcome, egress=active.reached)
         also = close_approval(self._parts, active.approval, outcome.cause.value) if active.approval else None
         active.row, events = await finish(self._parts, active.row, state, outcome, tail, also=also)
         active.feed.publish(events)

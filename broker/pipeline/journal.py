@@ -138,7 +138,7 @@ def outcome_body(row: CallRow, outcome: Outcome, ended: datetime, sealed: Sealed
             "files_bytes": sum(item.size for item in outcome.files),
             "files_commit": sealed.commit("files", canonical({f.path: [f.blob, f.digest] for f in outcome.files})),
         },
-        "egress": _egress(outcome.egress, sealed),
+        "egress": egress_body(outcome.egress, sealed),
         "artifacts": [outcome.effect.artifact] if outcome.effect else [],
         **({} if outcome.effect is None else {"effect": _effect(outcome.effect)}),
     }
@@ -180,11 +180,11 @@ def plan_outcome_body(row: CallRow, planned: Planned, bound: JsonObject, sealed:
             "stderr": _summary(outcome.stderr, sealed),
             "files": len(outcome.files),
         },
-        **({} if planned.outside is None else {"egress": _egress(outcome.egress, sealed)}),
+        **({} if planned.outside is None else {"egress": egress_body(outcome.egress, sealed)}),
     }
 
 
-def _egress(records: Iterable[EgressRecord], sealed: SealedObject) -> list[JsonValue]:
+def egress_body(records: Iterable[EgressRecord], sealed: SealedObject) -> list[JsonValue]:
     """Hosts that a rule lists, by name. Others are the tool's own words, which may be anything: those of one verdict
     become one item whose host is ``?``, with their number and a commitment to the list of them.
     """

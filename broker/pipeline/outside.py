@@ -15,7 +15,7 @@ from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject, canonical, parse_object
 from broker.domain.container_facts import ContainerFacts, facts_bytes
 from broker.domain.envelope import salt_of
-from broker.domain.events import CallEvent, EventPayload, Outcome
+from broker.domain.events import AppliedEffect, CallEvent, EventPayload, Outcome
 from broker.domain.planned import Planned
 from broker.domain.ports import CallRow, Transaction
 from broker.domain.run import EndCause
@@ -38,6 +38,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.ran import Ran
 from broker.pipeline.self_undo import SelfUndo
 from broker.pipeline.start import Begun
+from broker.pipeline.undoing_outside import check_acting
 from broker.pipeline.verdict import lost
 from broker.sandbox.job_frames import frame_digest
 
@@ -56,6 +57,8 @@ class Outside:
         self._in_place = FolderApplying(parts, applying)
         self._steps = Steps(parts, blobs)
         self._self_undo = SelfUndo(parts, self._steps)
+        self._claimed: set[str] = set()
+        """Calls that are being taken back, or may be by themselves: nobody else takes them back meanwhile."""
 
     async def begin(self, active: ActiveCall) -> Begun:
         """Takes a planned call to where its program may be run: what is there is as it was, the container is the one that
@@ -71,7 +74,12 @@ class Outside:
         outside = planned.outside
         if outside is None:
             raise InternalError("only what is planned so is applied so")
-        active.egress = parts.egress.session(active.row.id, active.tool.spec.egress_rules)
+        if active.applies is None:
+            active.applies = parts.egress.session(active.row.id, active.tool.spec.egress_rules)
+        active.egress = active.applies
+        directory = await parts.directory.current()
+        # Who may not apply it doesn't get to look either; it is decided once more with the intent.
+        await parts.store.read(lambda tx: self._applying.decide(tx, active, planned, directory))
         base = await parts.folders.state(active.row.workspace) if planned.base else ""
         _unmoved(await self._steps.look(active, planned, base))
         bare = await self._steps.plan(active, planned, outside.step, base="", own=False)
@@ -80,18 +88,35 @@ class Outside:
         plan = bare if not base else await self._steps.plan(active, planned, outside.step, base=base)
         directory = await parts.directory.current()
         begun = Begun(plan, Hold(parts.sandboxes, active.row.id, plan.profile))
+        self._claim(planned.undoes)
         try:
             _same_container(active, await (await begun.hold.lease()).observe())
 
             def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
+                _check_wanted(active)
                 return self._applying.write_intent(tx, active, planned, directory, now=parts.clock())
 
             active.row, events = await parts.store.write(work)
         except BaseException:
+            self._claimed.difference_update(planned.undoes)
             await begun.hold.release()
             raise
         active.feed.publish(events)
         return begun
+
+    def _claim(self, calls: Sequence[str]) -> None:
+        taken = sorted(self._claimed.intersection(calls))
+        if taken:
+            raise FailedPreconditionError(
+                f"{taken[0]} is being taken back by another call",
+                reason="UNDO_RUNNING",
+                hint="Look at it again once that has ended: broker calls show CALL",
+            )
+        self._claimed.update(calls)
+
+    def over(self, active: ActiveCall) -> None:
+        """A call that had begun has ended, one way or another: what it was taking back may be taken back by others."""
+        self._claimed.difference_update(active.request.undoes)
 
     async def settle(self, active: ActiveCall, begun: Begun, ran: Ran) -> None:
         """Takes a call on from the end of its program: it is done, it changed nothing, or its end isn't known."""
@@ -102,11 +127,36 @@ class Outside:
 
     async def never_started(self, active: ActiveCall, outcome: Outcome) -> None:
         """Ends a call whose program was not handed over."""
-        await self._end(active, CallState.FAILED, replace(outcome, detail=f"{outcome.detail}: nothing was changed"), ())
+        outcome = replace(outcome, detail=f"{outcome.detail}: nothing was changed", egress=active.reached)
+        await self._end(active, CallState.FAILED, outcome, ())
 
     async def resume(self, active: ActiveCall) -> None:
         """Settles a call that an earlier run of the broker left while its program ran: nobody knows how that ended."""
-        await self._look_after(active, lost("the broker stopped while the effect was applied"), (), by_itself=False)
+        parts, row = self._parts, active.row
+        outcome = lost("the broker stopped while the effect was applied")
+        planned = await parts.store.read(lambda tx: planned_of(tx, parts, row.id))
+        try:
+            bound = row.workspace in parts.folders.bound
+            if planned.base and bound:
+                raise FailedPreconditionError(
+                    "how far its files came in the directory isn't known", reason="JOURNAL_GONE"
+                )
+            if planned.outside is not None:
+                outside = planned.outside
+                await parts.store.read(lambda tx: check_acting(tx, parts, row, outside))
+        except BrokerError as error:
+            detail = (
+                f"the end of the effect is not known ({outcome.detail}), and it can't be looked at: {error.message}"
+            )
+            effect = self._doubtful(active, planned)
+            await self._end(active, CallState.UNKNOWN, replace(outcome, detail=detail, effect=effect), ())
+            return
+        await self._look_after(active, outcome, (), by_itself=False)
+
+    @staticmethod
+    def _doubtful(active: ActiveCall, planned: Planned) -> AppliedEffect:
+        """What is on record of an effect that may be there or not; it takes nothing back as far as anybody knows."""
+        return applied(planned, salt_of(active.request.envelope))
 
     async def _done(self, active: ActiveCall, begun: Begun, ran: Ran) -> None:
         parts, row = self._parts, active.row
@@ -148,24 +198,31 @@ class Outside:
             return
         look = await self._looked(active, planned)
         outcome = replace(outcome, egress=active.reached)
-        if look.known and not look.unlike_before and by_itself:
-            detail = f"{outcome.detail}; all is as it was before: nothing was changed"
+        if by_itself and not look.failed and not look.unlike_before:
+            seen = "all is as it was before" if look.known else "what is there can't be told"
+            detail = f"{outcome.detail}; by its own word nothing was changed, and {seen}"
             await self._end(active, CallState.FAILED, replace(outcome, detail=detail), tail)
             return
-        effect = None if planned.undoes else applied(planned, salt_of(active.request.envelope))
+        effect = self._doubtful(active, planned)
         detail = f"the end of the effect is not known ({outcome.detail}): {_seen(look)}"
         _log.error("call.unknown", call=row.id, error=outcome.detail)
-        await self._end(active, CallState.UNKNOWN, replace(outcome, detail=detail, effect=effect), tail)
         as_planned = look.known and not look.unlike_after
-        if planned.outside is not None and planned.outside.on_failure == "undo" and as_planned:
-            await self._self_undo.take_back(active, planned)
+        by_agreement = planned.outside is not None and planned.outside.on_failure == "undo" and as_planned
+        if by_agreement:
+            self._claimed.add(row.id)
+        try:
+            await self._end(active, CallState.UNKNOWN, replace(outcome, detail=detail, effect=effect), tail)
+            if by_agreement:
+                await self._self_undo.take_back(active, planned)
+        finally:
+            self._claimed.discard(row.id)
 
     async def _looked(self, active: ActiveCall, planned: Planned) -> Look:
         try:
             return await self._steps.look(active, planned, "")
         except BrokerError as error:
             _log.warning("outside.not_seen", call=active.row.id, reason=error.reason, error=error.message)
-            return Look(known=False)
+            return Look(known=False, failed=True)
 
     async def _end(
         self,
@@ -192,6 +249,11 @@ class Outside:
         parts.meter.ended(outcome.cause, state.value)
         parts.bell.ring(active.approval)
         return True
+
+
+def _check_wanted(active: ActiveCall) -> None:
+    if active.ending is not None:
+        raise FailedPreconditionError("the call is to end, and nothing of it begins", reason="CANCELLED")
 
 
 def changed_nothing(outcome: Outcome) -> bool:

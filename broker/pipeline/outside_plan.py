@@ -64,8 +64,7 @@ def _looked(named: str, back: Effect, ran: Ran) -> Ran:
     items, now = sorted({*before, *after}), present_items(ran.effect)
     differ = moved(before, items, now)
     if differ and not moved(after, items, now):
-        what = "UNDO_CONFLICT: all is as it was before the call: there is nothing to take back; nothing was changed"
-        return _ended(ran, CallState.DENIED, EndCause.POLICY, what)
+        return replace(ran, effect=Effect(()), already=True)
     if differ:
         what = (
             f"UNDO_CONFLICT: {len(differ)} item(s) are not as the call left them: {listed(differ)}; nothing was changed"

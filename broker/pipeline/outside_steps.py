@@ -17,7 +17,8 @@ from broker.pipeline.plan import Plan, plan_job
 from broker.pipeline.rehearsing import opened, refused
 from broker.pipeline.start import input_blobs
 from broker.pipeline.step_run import StepRan, run_step
-from broker.pipeline.undoing_outside import origin_of
+from broker.pipeline.undoing_outside import origin_of, version_of
+from broker.sandbox.engine import Lease
 from broker.sandbox.job_frames import frame_digest
 
 
@@ -27,6 +28,8 @@ class Look:
 
     known: bool
     """Could it be told?"""
+    failed: bool = False
+    """Did the look itself fail? Else the program said that it can't tell."""
     unlike_before: tuple[str, ...] = ()
     """Items that aren't as they were."""
     unlike_after: tuple[str, ...] = ()
@@ -57,11 +60,16 @@ class Steps:
             step=Step.UNDO if undoes else Step.APPLY,
             reversibility=active.tool.spec.reversibility,
             on_failure="none" if undoes else outside.on_failure,
+            version=version_of(self._parts, active.request.acts_for) if undoes else active.tool.digest,
             frames="",
         )
         planned = replace(planned, outside=found)
         job = await self.plan(active, planned, found.step, base="", own=False)
-        planned = replace(planned, outside=replace(found, frames=frame_digest(job.job)))
+        found = replace(found, frames=frame_digest(job.job))
+        if found.on_failure == "undo":
+            back = await self.plan(active, planned, Step.UNDO, base="", own=False, effect=planned.effect.inverse())
+            found = replace(found, undo_frames=frame_digest(back.job))
+        planned = replace(planned, outside=found)
         if planned.rehearsed:
             ran = await self.run(active, planned, Step.REHEARSE, planned.base)
             if ran.ended.exit_code != 0:
@@ -122,18 +130,51 @@ class Steps:
         )
 
     async def run(
-        self, active: ActiveCall, planned: Planned, step: Step, base: str, effect: Effect | None = None
+        self,
+        active: ActiveCall,
+        planned: Planned,
+        step: Step,
+        base: str,
+        *,
+        effect: Effect | None = None,
+        frames: str = "",
     ) -> StepRan:
         """Runs a step in a container of its own; what it does with hosts is added to the call's.
 
+        Args:
+            active: the call; whoever ends it ends the step.
+            planned: its plan.
+            step: which.
+            base: state of the workspace's files that it gets.
+            effect: what is to be made so; ``None`` for the plan's.
+            frames: digest of the frames that people agreed to; empty where nobody had to.
+
         Raises:
+            FailedPreconditionError: what would run has other frames (``ENVELOPE_CHANGED``).
             BrokerError: what it needs is no longer there, or the engine failed.
         """
         plan = await self.plan(active, planned, step, base=base, effect=effect)
         if active.egress is None:
             active.egress = self._parts.egress.session(active.row.id, plan.profile.egress)
         entries = {} if plan.tree is None else plan.tree.entries
-        return await run_step(self._parts, active.row.id, plan.profile, plan.job, before=entries, egress=active.egress)
+
+        def holds(lease: Lease | None) -> None:
+            if active.row.intent_seq is not None:
+                return  # what came of the effect is looked at whoever wants the call to end
+            active.lease = lease
+            if lease is not None and active.ending is not None:
+                lease.kill(active.ending.cause, active.ending.detail)
+
+        return await run_step(
+            self._parts,
+            active.row.id,
+            plan.profile,
+            plan.job,
+            before=entries,
+            egress=active.egress,
+            frames=frames,
+            holds=holds,
+        )
 
     async def look(self, active: ActiveCall, planned: Planned, base: str) -> Look:
         """Looks at what is there now.

@@ -26,6 +26,7 @@ from broker.domain.tree import reserved
 from broker.errors import BrokerError, FailedPreconditionError, FieldViolation, UnauthenticatedError
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
+from broker.pipeline.applying import applied, write_applied
 from broker.pipeline.approving import Asked, ask, call_requirement, file_request, shown_files
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.ending import finish
@@ -36,6 +37,7 @@ from broker.pipeline.plan import Plan
 from broker.pipeline.ran import Ran
 from broker.pipeline.rehearsing import rehearse
 from broker.pipeline.start import input_blobs, wire_request
+from broker.pipeline.taking_back import check_in_effect
 from broker.pipeline.workflows import approved_workflow
 from broker.rollback.artifact import KIND, Manifest, pack
 from broker.rollback.shown import MAX_TEXT, shown_changes, summary
@@ -65,6 +67,9 @@ class Planning:
         wrong = self._wrong(plan, ran)
         if wrong is not None:
             await self._end(active, *wrong, tail)
+            return
+        if ran.already:
+            await self._nothing_left(active, ran)
             return
         if not ran.effect.changes:
             await self._end(active, CallState.SUCCEEDED, ran.outcome, tail)
@@ -100,7 +105,7 @@ class Planning:
             detail = f"the tool changed {min(kept)!a}, where no workspace may have files: nothing was changed"
             return CallState.FAILED, replace(outcome, detail=detail)
         expected = None if plan.tree is None else plan.tree.expected
-        if expected is not None and ran.effect != expected:
+        if expected is not None and ran.effect != expected and not ran.already:
             detail = "what was put back is not what had been there: nothing was changed"
             broker = EvidenceSource.BROKER
             return CallState.CANCELLED, replace(outcome, cause=EndCause.ENGINE, cause_source=broker, detail=detail)
@@ -110,6 +115,24 @@ class Planning:
         active.row, events = await finish(self._parts, active.row, state, outcome, tail)
         active.feed.publish(events)
         self._parts.directory.look_soon()
+
+    async def _nothing_left(self, active: ActiveCall, ran: Ran) -> None:
+        """Ends an undo of what isn't there: on record it counts as taken back from now on, and nothing is changed."""
+        parts = self._parts
+        planned = Planned("", "", ran.effect, "", ran.outcome, active.request.undoes)
+        detail = "all is as it was before: nothing had to be taken back"
+        effect = applied(planned, salt_of(active.request.envelope))
+        outcome = replace(ran.outcome, detail=detail, effect=effect, egress=active.reached)
+
+        def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
+            for call in active.request.undoes:
+                check_in_effect(tx, call)
+            row = active.row
+            return write_applied(tx, parts, row, CallState.SUCCEEDED, outcome, now=parts.clock(), tail=ran.tail)
+
+        active.row, events = await parts.store.write(work)
+        active.feed.publish(events)
+        parts.meter.ended(outcome.cause, active.row.state.value)
 
     async def _keep(self, active: ActiveCall, plan: Plan, ran: Ran) -> Planned:
         """Keeps what takes the effect back, and tries it.

@@ -18,5 +18,7 @@ class Ran:
     effect: Effect
     complete: bool
     """Whether the runner told all that was changed."""
+    already: bool = False
+    """Of a look before an undo: is all as it was before what is to be taken back?"""
     tail: tuple[EventPayload, ...] = ()
     """Output that is not on record yet."""

@@ -81,7 +81,7 @@ class CallRows:
     def _has_ended(self, seq: int, entry: JsonObject) -> None:
         state = words(entry, "outcome", "state")
         self._known(entry).row |= {"outcome_seq": seq, "state": state, "ended": _ended(entry)}
-        if "effect" in entry:
+        if "effect" in entry and entry.get("type") == "outcome":
             self._took_back(words(entry, "call_id"), listed(entry, "effect", "undoes"))
 
     def _took_back(self, call: str, undoes: Sequence[str]) -> None:

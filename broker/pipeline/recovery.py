@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -19,6 +20,7 @@ from broker.pipeline.feed import Feed
 from broker.pipeline.folder_recovery import settle_folders
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
+from broker.pipeline.self_undo import write_undone
 from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.taking_back import as_it_runs, takes_back
 from broker.pipeline.verdict import lost, never_ran
@@ -33,6 +35,7 @@ async def recover(parts: Parts) -> list[ActiveCall]:
     A call that has an intent and no outcome may have run: it is never run again. One without an intent has not.
     """
     later = await settle_folders(parts)
+    await _end_self_undos(parts)
     await _end_plans(parts)
     cut = [row for row in await _left(parts, CallState.APPLYING) if row.id not in later]
     waiting = [found for row in cut if (found := await _resumed(parts, row))]
@@ -88,7 +91,8 @@ async def _resumed(parts: Parts, row: CallRow) -> ActiveCall | None:
         tool = parts.catalogue.get(row.tool)
         if tool is not None and request.acts_for:
             tool = as_it_runs(parts, tool, Tier(row.tier), request.acts_for)
-        if tool is not None and tool.spec.outside is not None and tool.spec.image in parts.images:
+        if tool is not None and tool.spec.outside is not None:
+            # Whether its programs may look is judged with the plan: only the version that was agreed to does.
             active = ActiveCall(
                 row, request, tool, Feed(row.last_event), Stopwatch(parts.meter), waiting=False, planned=True
             )
@@ -107,6 +111,14 @@ async def _resumed(parts: Parts, row: CallRow) -> ActiveCall | None:
     except (NotFoundError, DataLossError) as error:
         await _settle_without_content(parts, row, CallState.UNKNOWN, error)
     return None
+
+
+async def _end_self_undos(parts: Parts) -> None:
+    detail = "the broker stopped while the call was taken back by itself; it is not done again"
+    for row in await _left(parts, CallState.UNDOING):
+        _log.warning("call.not_taken_back", call=row.id)
+        ended = partial(write_undone, parts=parts, row=row, state=CallState.UNKNOWN, detail=detail)
+        await parts.store.write(ended)
 
 
 async def _end_plans(parts: Parts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from broker.domain.run import Ended, Job, Output, Profile
@@ -10,7 +10,7 @@ from broker.domain.tree import Effect, Entry
 from broker.errors import UnavailableError
 from broker.pipeline.effect_reading import EffectReader
 from broker.pipeline.parts import Parts
-from broker.sandbox.engine import EgressGate
+from broker.sandbox.engine import EgressGate, Lease
 
 _SAID = 1000
 """Bytes of what a program says on standard error that go into a refusal."""
@@ -44,6 +44,8 @@ async def run_step(
     *,
     before: Mapping[str, Entry],
     egress: EgressGate | None = None,
+    frames: str = "",
+    holds: Callable[[Lease | None], None] = lambda _: None,
 ) -> StepRan:
     """Runs a job in a fresh container.
 
@@ -54,14 +56,18 @@ async def run_step(
         job: what runs; it has a tree.
         before: what lies in its working folder.
         egress: serves the hosts that it may reach; ``None`` for none.
+        frames: digest of the job's frames as it was agreed to; empty where nobody had to.
+        holds: told of the container, so that somebody can end the run, and of its end.
 
     Raises:
+        FailedPreconditionError: the job has other frames (``ENVELOPE_CHANGED``).
         BrokerError: the engine failed.
     """
     reader, said = EffectReader(parts.objects, before), bytearray()
     try:
         async with parts.sandboxes.lease(holder, profile) as lease:
-            async for event in lease.run(job, egress):
+            holds(lease)
+            async for event in lease.run(job, egress, frame_digest=frames):
                 if isinstance(event, Ended):
                     return StepRan(event, reader.effect(), said.decode("utf-8", "replace").strip())
                 if isinstance(event, Output) and event.stream == "stderr":
@@ -69,5 +75,6 @@ async def run_step(
                 await reader.take_tree(event)
                 lease.taken(event)
     finally:
+        holds(None)
         await reader.discard()
     raise UnavailableError("the run's events ended without an end", reason="ENGINE_FAILED")

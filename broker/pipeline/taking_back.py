@@ -32,7 +32,7 @@ from broker.pipeline.kept import read_request
 from broker.pipeline.outside_inputs import plan_inputs
 from broker.pipeline.parts import Parts
 from broker.pipeline.tree_inputs import TreeInputs, select_inputs
-from broker.pipeline.undoing_outside import acting, check_compensable, outside_undo_inputs
+from broker.pipeline.undoing_outside import acting, check_compensable, check_doubts, outside_undo_inputs
 from broker.rollback.artifact import unpack
 from broker.rollback.back import Difference, Done, dependents, differences, taking_back
 from broker.rollback.restore import CHANGES, UNDO_TOOL, changes_file, restore_entries
@@ -119,6 +119,7 @@ def find_chain(tx: Transaction, parts: Parts, workspace: str, arguments: JsonObj
     if chain.named:
         undone = tuple(which for item in chain.calls for which in item.undoes)
         check_compensable(parts, chain.named, chain.ids, undone)
+        check_doubts(tx, parts, chain.named, workspace, call)
     return chain
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from broker.approvals.freezing import check_frozen
+from broker.domain.call import CallState
 from broker.domain.outside import Step
-from broker.domain.ports import Transaction
+from broker.domain.planned import OutsidePlan
+from broker.domain.ports import CallRow, Transaction
 from broker.domain.tier import Tier
 from broker.domain.tree import Effect
 from broker.errors import FailedPreconditionError
@@ -45,14 +48,22 @@ def acting(parts: Parts, undo: Tool, named: str, tier: Tier) -> Tool:
     spec = tool.spec.model_copy(
         update={
             "name": undo.spec.name,
-            "tier": max(int(tier), int(undo.spec.tier)),
+            # A tool that changed and wasn't accepted since runs at the tier at which it is held, also where it takes back.
+            "tier": max(int(tier), int(undo.spec.tier), int(tool.spec.tier)),
             "arguments": undo.spec.arguments,
             "files": undo.spec.files,
             "retention": undo.spec.retention,
             "reversibility": tool.spec.reversibility if exact else ONE_WAY,
         }
     )
-    return replace(undo, spec=spec, files=tool.files, runtime=tool.runtime, counts_files=tool.counts_files)
+    held = tool.held or undo.held
+    return replace(undo, spec=spec, files=tool.files, runtime=tool.runtime, counts_files=tool.counts_files, held=held)
+
+
+def version_of(parts: Parts, named: str) -> str:
+    """The present version of a tool; empty where there is none."""
+    tool = parts.catalogue.get(named)
+    return "" if tool is None else tool.digest
 
 
 def check_compensable(parts: Parts, named: str, calls: Sequence[str], undoes: Sequence[str]) -> None:
@@ -76,6 +87,26 @@ def check_compensable(parts: Parts, named: str, calls: Sequence[str], undoes: Se
             reason="NOT_REVERSIBLE",
             hint="Take back one call at a time; for the rest, call the tool anew.",
         )
+
+
+def check_doubts(tx: Transaction, parts: Parts, named: str, workspace: str, call: str) -> None:
+    """Lets pass a call that no other may have taken back already; where that can be looked at, it is.
+
+    Raises:
+        FailedPreconditionError: ``UNDO_UNKNOWN``.
+    """
+    tool = parts.catalogue.get(named)
+    if tool is not None and tool.spec.reversibility == "exact":
+        return
+    for row in tx.trees.effects(workspace, -1):
+        other = tx.calls.get(row.call) if call in row.undoes else None
+        if other is not None and other.state is CallState.UNKNOWN:
+            raise FailedPreconditionError(
+                f"{row.call} was to take {call} back, and nobody knows whether it did: it could be done twice",
+                reason="UNDO_UNKNOWN",
+                hint="Look at the service itself, and make up for it by a call of its own.",
+                metadata={"call": row.call},
+            )
 
 
 def origin_of(tx: Transaction, parts: Parts, call: str) -> str:
@@ -121,3 +152,20 @@ async def outside_undo_inputs(
     return await step_inputs(
         parts, tool, Step.VERIFY, back, named=named, base=base, workspace=workspace, origin=origin, undoes=ids
     )
+
+
+def check_acting(tx: Transaction, parts: Parts, row: CallRow, outside: OutsidePlan) -> None:
+    """Lets pass where the tool whose programs run is the version that was planned with, and nobody has frozen it.
+
+    Raises:
+        FailedPreconditionError: it is another now (``TOOL_VERSION_CHANGED``), or frozen (``FROZEN``).
+    """
+    tool = parts.catalogue.get(outside.tool)
+    if tool is None or tool.digest != outside.version or tool.spec.image not in parts.images:
+        raise FailedPreconditionError(
+            f"{outside.tool} is not what it was when this was planned",
+            reason="TOOL_VERSION_CHANGED",
+            hint="Ask for it again.",
+        )
+    known = parts.desk.agreement.frozen()
+    check_frozen(tx, agent=row.agent, tool=outside.tool, workspace=row.workspace, known=known)

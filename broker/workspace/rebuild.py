@@ -59,7 +59,7 @@ class TreeRows:
             "seq": seq,
             "at": at,
         }
-        for which in undoes:
+        for which in undoes if entry.get("type") == "outcome" else ():
             if which not in self._effects:
                 raise UnexpectedEntryError(f"entry {seq} takes back {which}, which had changed nothing")
             for other, by in marks(which, call, self._undoes):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.domain.canonical import JsonObject, digest
+from broker.domain.canonical import JsonObject, JsonValue, digest
 from broker.domain.requirement import RoleCount
 from broker.domain.tool_standing import Registered, ToolStanding, tools_digest
 from broker.ledger import verify_bundle
@@ -207,26 +207,32 @@ def intent_of_a_tier_that_is_none() -> Story:
 
 
 BACK: JsonObject = {"digest": digest(b"what takes it back"), "state": "UNDOING"}
+SHELF: JsonObject = {"name": TOOL, "version": VERSION}
 
 
-def _agreed(on_failure: str) -> Story:
-    """A call to which two people agreed, with what is to happen where its end isn't known."""
+def _agreed(on_failure: str, end: str = "unknown") -> Story:
+    """A call to which two people agreed, with what is to happen where its end isn't known; and its end."""
     story = asked()
     votes = [story.vote(ADA), story.vote(BOB)]
     story.close(*votes)
-    story.begin(*votes, effect={"outside": {"on_failure": on_failure, "undo": BACK["digest"]}})
+    effect: JsonObject = {"outside": {"on_failure": on_failure, "undo": BACK["digest"]}}
+    intent = story.begin(*votes, effect=effect)
+    if end:
+        body: JsonObject = {"call_id": CALL, "intent_seq": intent, "outcome": {"state": end.upper()}, "effect": {}}
+        story.append(end, body)
     return story
 
 
-def taken_back_as_agreed() -> Story:
-    """A call that is taken back by itself, as two people let it be: all that is right."""
-    story = _agreed("undo")
-    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
+def _back(story: Story, **changes: JsonValue) -> Story:
+    """The call is taken back by itself."""
+    intent = next(row.seq for row in story.rows if json.loads(data_of(row))["type"] == "intent")
+    body: JsonObject = {"call_id": CALL, "tier": 4, "intent_seq": intent, "undo": BACK}
+    story.append("undo.intent", {**body, **changes})
     return story
 
 
 def test_a_call_that_people_let_be_taken_back_by_itself_may_be_once() -> None:
-    story = taken_back_as_agreed()
+    story = _back(_agreed("undo"))
     report = story.report()
     assert report.verdict is Verdict.OK, report.place
     assert _both(story.rows) == ([], [])
@@ -238,28 +244,46 @@ def undo_without_approvals() -> Story:
     return story
 
 
-def undo_by_itself_that_nobody_let_be() -> Story:
-    story = _agreed("none")
-    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
+def undo_that_says_a_lower_tier_and_that_nobody_agreed_to() -> Story:
+    story = founded()
+    story.append("undo.intent", {"call_id": CALL, "tier": 1, "undo": BACK})
     return story
+
+
+def undo_by_itself_that_nobody_let_be() -> Story:
+    return _back(_agreed("none"))
 
 
 def undo_by_itself_of_something_else() -> Story:
-    story = _agreed("undo")
-    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": {**BACK, "digest": digest(b"other")}})
-    return story
+    return _back(_agreed("undo"), undo={**BACK, "digest": digest(b"other")})
 
 
 def undo_by_itself_twice() -> Story:
-    story = taken_back_as_agreed()
-    story.append("undo.intent", {"call_id": CALL, "tier": 4, "undo": BACK})
-    return story
+    return _back(_back(_agreed("undo")))
 
 
 def undo_by_itself_of_another_call() -> Story:
-    story = _agreed("undo")
-    story.append("undo.intent", {"call_id": f"{CALL[:-1]}9", "tier": 4, "undo": BACK})
-    return story
+    return _back(_agreed("undo"), call_id=f"{CALL[:-1]}9")
+
+
+def undo_by_itself_of_what_succeeded() -> Story:
+    return _back(_agreed("undo", "outcome"))
+
+
+def undo_by_itself_before_there_is_an_end() -> Story:
+    return _back(_agreed("undo", ""))
+
+
+def undo_by_itself_at_a_lower_tier() -> Story:
+    return _back(_agreed("undo"), tier=3)
+
+
+def undo_by_itself_of_another_intent() -> Story:
+    return _back(_agreed("undo"), intent_seq=0)
+
+
+def undo_by_itself_by_another_tool() -> Story:
+    return _back(_agreed("undo"), tool=SHELF)
 
 
 def one_person() -> Story:
@@ -985,11 +1009,17 @@ ATTACKS: dict[Callable[[], Story], tuple[str, str]] = {
     intent_with_an_empty_list: ("approvals", "nobody's agreement is named, and it needs that of people"),
     intent_that_says_no_tier: ("approvals", "nobody's agreement is named, and it needs that of people"),
     intent_of_a_tier_that_is_none: ("approvals", "nobody's agreement is named, and it needs that of people"),
-    undo_without_approvals: ("undo.digest", "is not what people agreed to, should the call's end not be known"),
-    undo_by_itself_that_nobody_let_be: ("undo.digest", "is not what people agreed to"),
-    undo_by_itself_of_something_else: ("undo.digest", "is not what people agreed to"),
-    undo_by_itself_twice: ("undo.digest", "is not what people agreed to"),
-    undo_by_itself_of_another_call: ("undo.digest", "is not what people agreed to"),
+    undo_without_approvals: ("undo.digest", "is not what was agreed to, should the call's end not be known"),
+    undo_that_says_a_lower_tier_and_that_nobody_agreed_to: ("undo.digest", "is not what was agreed to"),
+    undo_by_itself_that_nobody_let_be: ("undo.digest", "is not what was agreed to"),
+    undo_by_itself_of_something_else: ("undo.digest", "is not what was agreed to"),
+    undo_by_itself_twice: ("undo.digest", "is not what was agreed to"),
+    undo_by_itself_of_another_call: ("undo.digest", "is not what was agreed to"),
+    undo_by_itself_of_what_succeeded: ("undo.digest", "is not what was agreed to"),
+    undo_by_itself_before_there_is_an_end: ("call_id", "names a call whose end was known"),
+    undo_by_itself_at_a_lower_tier: ("intent_seq", "is not that of the call's intent"),
+    undo_by_itself_of_another_intent: ("intent_seq", "is not that of the call's intent"),
+    undo_by_itself_by_another_tool: ("intent_seq", "is not that of the call's intent"),
     one_person: ("approval.votes", "1 people have agreed to"),
     one_person_with_a_weak_requirement: ("approval.votes", "1 people have agreed to"),
     one_person_counted_twice: ("approval.votes", "1 people have agreed to"),
@@ -1064,7 +1094,7 @@ ATTACKS: dict[Callable[[], Story], tuple[str, str]] = {
     a_workflow_approved_by_nobody: ("approvals", "nobody's agreement is named, and it needs that of people"),
     tool_at_a_low_tier: ("approvals", "nobody's agreement is named, and it needs that of people"),
     call_of_a_tool_that_was_held: ("tier", "runs at 4"),
-    undo_of_a_tool_that_was_held: ("tier", "runs at 4"),
+    undo_of_a_tool_that_was_held: ("undo.digest", "is not what was agreed to"),
     call_of_a_tool_that_nobody_registered: ("tier", "runs at 4"),
     call_that_names_no_tool: ("tier", "runs at 4"),
     call_of_another_version: ("tier", "runs at 4"),

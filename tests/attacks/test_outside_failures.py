@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.client.models import Call
+from broker.client.models import Call, CompletedCall
+from broker.domain.approval import FreezeScope
 from broker.domain.call import CallState
 from broker.domain.run import EndCause
-from broker.errors import FailedPreconditionError
+from broker.errors import BrokerError, FailedPreconditionError
 from tests.approval_scene import agreed, end_of
 from tests.approval_world import Founded, World
 from tests.outside_world import BEGINNING, Shelf, make_outside_world, waiting
@@ -177,3 +178,88 @@ async def test_cancelled_while_it_is_applied_it_is_unknown_and_not_said_to_have_
     assert done.outcome is not None
     assert done.outcome.cause is EndCause.CLIENT
     assert "all is as it was planned to be" in done.outcome.detail
+
+
+async def test_two_undos_of_one_call_never_both_happen(outside: Founded, shelf: Shelf) -> None:
+    with outside.serving() as serving:
+        async with serving as world, world.agent(workflow="", session="") as agent:
+            done = await agent.run("shelf.set", {"items": CHANGE})
+            assert shelf.items == CHANGED
+            undo = {"call": done.name.removeprefix("calls/")}
+            ended = await asyncio.gather(*(agent.run("workspace.undo", undo) for _ in range(4)), return_exceptions=True)
+    states = [item.state if isinstance(item, CompletedCall) else type(item).__name__ for item in ended]
+    assert states.count(CallState.SUCCEEDED) == 1, states
+    assert shelf.asked.count("undo") == 1
+    assert shelf.items == BEGINNING
+    assert command_json(outside.state, "ledger", "rebuild")["equal"]
+
+
+async def test_what_is_there_no_more_counts_as_taken_back_and_frees_what_it_built_on(
+    outside: Founded, shelf: Shelf
+) -> None:
+    with outside.serving() as serving:
+        async with serving as world, world.agent(workflow="", session="") as agent:
+            first = await agent.run("shelf.set", {"items": {"apple": "yellow\n"}})
+            second = await agent.run("shelf.set", {"items": {"apple": "brown\n"}})
+            shelf.items["apple"] = "yellow\n"  # somebody has seen to it outside
+            undone = await agent.run("workspace.undo", {"call": second.name.removeprefix("calls/")})
+            assert undone.state is CallState.SUCCEEDED, undone.outcome
+            assert (await agent.get_call(second.name)).state is CallState.UNDONE
+            assert "undo" not in shelf.asked
+            undone = await agent.run("workspace.undo", {"call": first.name.removeprefix("calls/")})
+            assert undone.state is CallState.SUCCEEDED, undone.outcome
+    assert shelf.items == BEGINNING
+    assert command_json(outside.state, "ledger", "rebuild")["equal"]
+    assert command_json(outside.state, "ledger", "verify")["verdict"] == "ok"
+
+
+async def test_killed_while_it_takes_back_by_itself_it_is_unknown_and_not_done_again(
+    undoing: Founded, shelf: Shelf
+) -> None:
+    shelf.fault, shelf.of = "broken", "apply"
+    shelf.then = ("hangs", "undo")
+    with undoing.serving() as serving:
+        async with serving as world:
+            call = await waiting(world, CHANGE)
+            await agreed(world, await world.pending(call.name), "ada", "bob")
+            assert await asyncio.to_thread(shelf.reached.wait, 30)
+            world.served.kill()
+    shelf.fault = ""
+    shelf.released.set()
+    with undoing.serving() as serving:
+        async with serving as world:
+            await _rested(world, call.name, CallState.UNKNOWN)
+            assert shelf.asked.count("undo") == 1
+            assert shelf.items == BEGINNING
+    kinds = [entry["type"] for entry in ledger(undoing.state, "--call", call.name.removeprefix("calls/"))]
+    assert kinds[-3:] == ["unknown", "undo.intent", "undo.outcome"]
+    assert command_json(undoing.state, "ledger", "rebuild")["equal"]
+    assert command_json(undoing.state, "ledger", "verify")["verdict"] == "ok"
+
+
+async def test_a_frozen_tools_programs_take_nothing_back(outside: Founded, shelf: Shelf) -> None:
+    with outside.serving() as serving:
+        async with serving as world, world.agent(workflow="", session="") as agent:
+            done = await agent.run("shelf.set", {"items": CHANGE})
+            await world.people["ada"].create_freeze(FreezeScope.TOOL, "shelf.set", reason="look at it first")
+            undone = await agent.run("workspace.undo", {"call": done.name.removeprefix("calls/")})
+    assert undone.state is CallState.DENIED, undone.outcome
+    assert undone.outcome is not None
+    assert "FROZEN" in undone.outcome.detail
+    assert shelf.items == CHANGED
+
+
+async def test_a_tool_that_changed_since_takes_back_at_the_tier_at_which_it_is_held(
+    outside: Founded, shelf: Shelf
+) -> None:
+    with outside.serving() as serving:
+        async with serving as world, world.agent(workflow="", session="") as agent:
+            done = await agent.run("shelf.set", {"items": CHANGE})
+    program = outside.state / "tool_specs" / "shelf.py"
+    program.write_text(program.read_text("utf-8") + "# by somebody else\n", "utf-8")
+    with outside.serving() as serving:
+        async with serving as world, world.agent(workflow="", session="") as agent:
+            with pytest.raises(BrokerError) as caught:
+                await agent.run("workspace.undo", {"call": done.name.removeprefix("calls/")})
+    assert caught.value.reason in {"CONTEXT_MISSING", "LINEAGE_UNPROVEN", "SESSION_REQUIRED"}, caught.value
+    assert shelf.items == CHANGED

@@ -195,7 +195,12 @@ ITEMS = Effect.of(
         Change(item_path("shelf.set", "deep/pear"), TreeFile(address(b"a\n"), 2), None),
     ]
 )
-PLAN = OutsidePlan("shelf.set", Step.APPLY, "exact", "undo", address(b"frames"))
+PLAN = OutsidePlan(
+    "shelf.set", Step.APPLY, "exact", "undo", address(b"version"), address(b"frames"), address(b"undo frames")
+)
+
+
+PLANNED_OUTSIDE = Planned("", address(b"selection"), ITEMS, address(b"artifact"), OUTCOME, outside=PLAN)
 
 
 def shown_outside() -> JsonObject:
@@ -203,7 +208,7 @@ def shown_outside() -> JsonObject:
     contents = {address(b"red\n"): b"red\n", address(b"a\n"): b"a\n"}
     changes, missing = shown_changes(ITEMS, contents.__getitem__)
     assert not missing
-    plan = Planned("", address(b"selection"), ITEMS, address(b"artifact"), OUTCOME, outside=PLAN)
+    plan = PLANNED_OUTSIDE
     assert decode_planned(encode_planned(plan)) == plan
     envelope = copy.deepcopy(approval_envelope())
     envelope["effect"] = {"bound": plan.bound(SALT), "summary": summary(ITEMS), "changes": list(changes)}
@@ -213,9 +218,14 @@ def shown_outside() -> JsonObject:
 
 def test_items_outside_are_shown_by_their_names_with_what_happens_if_it_fails() -> None:
     text = render(shown_outside())
-    for said in ("OUTSIDE", "deep/pear", "-red", "+a", "TAKEN BACK BY ITSELF", "shelf.set", address(b"frames")):
+    for said in ("OUTSIDE", "deep/pear", "-red", "+a", "TAKEN BACK BY ITSELF", "shelf.set", address(b"version")):
         assert said in text, text
     assert ".broker-outside" not in text
+    # What is given to the program can be guessed: its digests go nowhere without the call's salt.
+    bound = str(PLANNED_OUTSIDE.bound(SALT))
+    for plain in (address(b"frames"), address(b"undo frames"), address(b"selection")):
+        assert plain not in bound
+        assert plain not in text
 
 
 @pytest.mark.parametrize(

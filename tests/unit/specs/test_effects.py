@@ -100,7 +100,8 @@ def test_a_tool_with_programs_for_what_it_changes_outside_is_clean(
         ({"run": {"python": {"file": "steps.py", "args": ["x"]}}}, "/run", "must be a Python file without `args`"),
         ({"result": {"type": "object"}}, "/outside", "without `result` and `files.outputs`"),
         ({"files": {"outputs": ["out/*"]}}, "/outside", "without `result` and `files.outputs`"),
-        ({"workspace": {"writes": ["*.db"]}}, "/egress", "must be empty for a tool that changes files"),
+        ({"workspace": {"writes": ["*.db"]}}, "/egress", "works on its workspace's files"),
+        ({"workspace": {"reads": ["*.db"]}}, "/egress", "works on its workspace's files"),
         ({"effects": "none", "reversibility": "no_effect"}, "/outside", "needs `effects: outside` beside it"),
     ],
 )
