@@ -149,3 +149,24 @@ def approval_envelope(
         made["workflow_text"] = {"name": "night-shift", "tools": ["files.write"], "tier": 4}
         made["difference"] = ["WIDENS: the tool files.write is new"]
     return copy.deepcopy(made)
+
+
+def database_envelope() -> JsonObject:
+    """An approval's envelope whose call reaches a database, and nothing else."""
+    made = approval_envelope()
+    call = made["call"]
+    assert isinstance(call, dict)
+    call["egress"] = [
+        {
+            "kind": "postgres",
+            "host": "db.example.com",
+            "port": 5432,
+            "methods": [],
+            "paths": [],
+            "listen": 5432,
+            "secret": {"name": "shop-db", "header": "", "prefix": ""},
+            "database": "shop",
+            "user": "broker_shop",
+        }
+    ]
+    return made

@@ -27,7 +27,9 @@ class EgressOutput(OutputModel):
 
 
 class SecretOutput(OutputModel):
-    """A secret that the broker adds to requests: its name in the broker's settings, and the header that carries it."""
+    """A secret that the broker adds to requests or logs in with: its name in the broker's settings, and the header that
+    carries it, empty for a password.
+    """
 
     name: str
     header: str
@@ -35,7 +37,9 @@ class SecretOutput(OutputModel):
 
 
 class EgressRuleOutput(OutputModel):
-    """A host that a tool may reach. No methods are GET and HEAD, no paths are all; ``listen`` is 0 except of tcp."""
+    """A host that a tool may reach. No methods are GET and HEAD, no paths are all; ``listen`` is 0 except of tcp and postgres,
+    ``database`` and ``user`` are empty except of postgres.
+    """
 
     kind: EgressKind
     host: str
@@ -44,6 +48,8 @@ class EgressRuleOutput(OutputModel):
     paths: list[str]
     listen: int
     secret: SecretOutput | None
+    database: str
+    user: str
 
 
 def egress_output(record: EgressRecord) -> EgressOutput:
@@ -72,6 +78,8 @@ def rule_output(rule: EgressRule) -> EgressRuleOutput:
         paths=list(rule.paths),
         listen=rule.listen,
         secret=None if secret is None else SecretOutput(name=secret.name, header=secret.header, prefix=secret.prefix),
+        database=rule.database,
+        user=rule.user,
     )
 
 
@@ -109,8 +117,11 @@ def rule_sentence(rule: EgressRuleOutput) -> str:
         parts.append(" ".join(rule.paths) or "every path")
     if rule.listen:
         parts.append(f"from 127.0.0.1:{rule.listen}")
+    if rule.database:
+        parts.append(f"to the database {rule.database} as {rule.user}")
     if rule.secret is not None:
-        parts.append(f"with the secret {rule.secret.name} in {rule.secret.header}")
+        where_to = f"in {rule.secret.header}" if rule.secret.header else "as the password"
+        parts.append(f"with the secret {rule.secret.name} {where_to}")
     return ", ".join(parts)
 
 

@@ -22,6 +22,8 @@ def rule(message: tool_pb2.EgressRule) -> EgressRule:
         paths=tuple(message.paths),
         listen=message.listen_port,
         secret=SecretUse(secret.name, secret.header, secret.prefix) if message.HasField("secret") else None,
+        database=message.database,
+        user=message.user,
     )
 
 

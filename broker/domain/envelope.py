@@ -184,6 +184,7 @@ def _rule(rule: EgressRule) -> JsonObject:
         "paths": list(rule.paths),
         "listen": rule.listen,
         "secret": None if secret is None else {"name": secret.name, "header": secret.header, "prefix": secret.prefix},
+        **({"database": rule.database, "user": rule.user} if rule.database or rule.user else {}),
     }
 
 

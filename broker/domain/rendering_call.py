@@ -215,23 +215,38 @@ class CallSections:
             sheet.field("Host", rule.text("host"))
             sheet.field("Port", str(rule.whole("port")))
             sheet.field("By", rule.text("kind"))
-            methods, paths = rule.texts("methods"), rule.texts("paths")
-            for method in methods:
-                sheet.field("Method", method)
-            if not methods:
-                sheet.words("Methods", "GET and HEAD, where the broker sees them")
-            for path in paths:
-                sheet.field("Path begins with", path)
-            if not paths:
-                sheet.words("Paths", "every path")
+            if login := rule.has("database"):
+                sheet.field("Database", rule.text("database"))
+                sheet.field("As its user", rule.text("user"))
+                sheet.words("Statements", "any that this user may send: the broker doesn't look at them")
+            self._requests(rule, login=login)
             sheet.value("Port inside", rule.whole("listen"))
             if rule.nothing("secret"):
                 sheet.words("Secret", "none")
             else:
-                secret = rule.members("secret")
-                sheet.field("SECRET that goes there", secret.text("name"))
-                sheet.field("In the header", secret.text("header"))
-                sheet.field("Behind", secret.text("prefix"))
+                self._secret(rule.members("secret"), login=login)
+
+    def _requests(self, rule: Members, *, login: bool) -> None:
+        sheet = self._sheet
+        methods, paths = rule.texts("methods"), rule.texts("paths")
+        for method in methods:
+            sheet.field("Method", method)
+        if not methods and not login:
+            sheet.words("Methods", "GET and HEAD, where the broker sees them")
+        for path in paths:
+            sheet.field("Path begins with", path)
+        if not paths and not login:
+            sheet.words("Paths", "every path")
+
+    def _secret(self, secret: Members, *, login: bool) -> None:
+        sheet = self._sheet
+        sheet.field("SECRET that goes there", secret.text("name"))
+        header, prefix = secret.text("header"), secret.text("prefix")
+        if login and not header and not prefix:
+            sheet.words("In the login", "the user's password: the broker logs in with it, outside the sandbox")
+            return
+        sheet.field("In the header", header)
+        sheet.field("Behind", prefix)
 
 
 def _file(members: Members) -> tuple[str, int, bool]:

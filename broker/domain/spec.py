@@ -15,7 +15,7 @@ from broker.domain.canonical import JsonObject, JsonValue, canonical, digest
 from broker.domain.command import expand
 from broker.domain.outside import Step
 from broker.domain.reserved import RESERVED_NAMESPACE, is_reserved
-from broker.domain.run import EgressKind, EgressRule, Job, JobFile, OutputRules, Profile
+from broker.domain.run import EgressRule, Job, JobFile, OutputRules, Profile
 from broker.domain.spec_effects import Effects, effect_conflicts
 from broker.domain.spec_egress import MAX_RULES, SpecEgress, rule_conflicts
 from broker.domain.spec_outside import SpecOutside
@@ -158,10 +158,11 @@ class ToolSpec(SpecPart):
         return {item for item in kinds if isinstance(item, str)}
 
     def normalised(self) -> JsonObject:
-        """The specification with its defaults filled in, sizes in bytes and times in seconds; without `effects`, `workspace` and
-        `outside` where it has none, as they were unknown to the first specifications.
+        """The specification with its defaults filled in, sizes in bytes and times in seconds; without `effects`, `workspace`,
+        `outside` and what only rules of `postgres` have, where it has none, as they were unknown to the first specifications.
         """
         value: JsonObject = self.model_dump(mode="json")
+        value["egress"] = [item.normalised() for item in self.egress]
         if self.effects == "none":
             del value["effects"]
         if self.workspace is None:
@@ -264,8 +265,8 @@ class ToolSpec(SpecPart):
                 max_bytes=self.files.max_output_bytes,
             ),
             wants_result=self.result is not None,
-            proxy=any(item.kind is not EgressKind.TCP for item in self.egress),
-            forwards=tuple(item.listen for item in self.egress if item.kind is EgressKind.TCP),
+            proxy=any(not item.kind.is_forward for item in self.egress),
+            forwards=tuple(item.listen for item in self.egress if item.kind.is_forward),
         )
 
     def _program(self, step: Step) -> str:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
+from broker.domain.canonical import JsonObject
 from broker.domain.headers import RESERVED
 from broker.domain.hosts import authority, check_host
+from broker.domain.logins import MAX_BYTES, is_login_name
 from broker.domain.run import EgressKind, EgressRule, SecretUse
 from broker.domain.spec_parts import Label, Place, SpecPart, Text, Whole, refuse_places
 
@@ -21,7 +23,13 @@ PROXY_PORT = 3128
 ANY_METHOD = ("GET", "HEAD")
 """What a rule without methods allows."""
 
-_DEFAULT_PORTS: Mapping[str, int] = {EgressKind.HTTP: 80, EgressKind.HTTPS: 443, EgressKind.CONNECT: 443}
+_DEFAULT_PORTS: Mapping[str, int] = {
+    EgressKind.HTTP: 80,
+    EgressKind.HTTPS: 443,
+    EgressKind.CONNECT: 443,
+    EgressKind.POSTGRES: 5432,
+}
+_LOGIN = ("database", "user")
 _PLAIN = (EgressKind.HTTP, EgressKind.HTTPS)
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,=:@/-]*")
 Problem: TypeAlias = tuple[Place, str]
@@ -44,6 +52,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _login_name(text: str) -> str:
+    if not is_login_name(text):
+        raise ValueError(f"must be printable, of {MAX_BYTES} bytes at most, without space at its ends")
+    return text
+
+
 def _header(text: str) -> str:
     if text in RESERVED or text.startswith("proxy-"):
         raise ValueError(f"{text!r} belongs to the broker or to the connection; a secret can't stand in it")
@@ -56,12 +70,16 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 
 class SpecSecret(SpecPart):
-    """A header that the broker adds on the way out; the tool never sees its value."""
+    """A header that the broker adds on the way out, or the password of its login; the tool never sees its value."""
 
     name: Label
     """Name of the secret in the broker's settings."""
-    header: Annotated[Text, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$"), AfterValidator(_header)]
-    """Header that carries it, in lower case; the tool's own header of that name is dropped."""
+    header: Annotated[
+        Text,
+        Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", json_schema_extra=_without_default),
+        AfterValidator(_header),
+    ] = ""
+    """Header of `https` that carries it, in lower case; the tool's own header of that name is dropped. `https` needs it."""
     prefix: Annotated[Text, Field(pattern=r"^([!-~][ -~]{0,63})?$")] = ""
     """What stands before the secret in the header's value, such as `Bearer ` with its space."""
 
@@ -72,9 +90,10 @@ class SpecEgress(SpecPart):
     host: Annotated[Text, Field(min_length=1, max_length=255), AfterValidator(check_host)]
     """Name in lower case (A-labels for other scripts) or IP address in its shortest form; no wildcard."""
     port: Annotated[Whole, Field(ge=1, le=65535, json_schema_extra=_without_default)] = 0
-    """Port of the host; where absent 80 of `http`, 443 of `https` and `connect`. `tcp` needs it."""
+    """Port of the host; where absent 80 of `http`, 443 of `https` and `connect`, 5432 of `postgres`. `tcp` needs it."""
     kind: EgressKind
-    """`http`, `https` (asked for as http://HOST/ inside; the broker speaks TLS), `connect` (the tool's own TLS), `tcp`."""
+    """`http`, `https` (asked for as http://HOST/ inside; the broker speaks TLS), `connect` (the tool's own TLS), `tcp`,
+    `postgres` (in the clear and without a password inside; the broker speaks TLS and logs in)."""
     methods: Annotated[
         tuple[Annotated[Text, Field(pattern=r"^[A-Z][A-Z-]{0,31}$"), AfterValidator(_method)], ...],
         Field(max_length=16),
@@ -86,9 +105,17 @@ class SpecEgress(SpecPart):
     """Beginnings of paths that `http` and `https` may ask for, by whole segments: `/v1` allows `/v1` and `/v1/x`, not
     `/v1x`; `/v1/` only what lies below. Where absent every path."""
     listen: Annotated[Whole, Field(ge=1024, le=65535, json_schema_extra=_without_default)] = 0
-    """Port on the sandbox's loopback that leads to the host; of `tcp`, which needs it."""
+    """Port on the sandbox's loopback that leads to the host; of `tcp` and `postgres`, which need it."""
+    database: Annotated[
+        Text, Field(min_length=1, max_length=MAX_BYTES, json_schema_extra=_without_default), AfterValidator(_login_name)
+    ] = ""
+    """Database that the tool gets; of `postgres`, which needs it."""
+    user: Annotated[
+        Text, Field(min_length=1, max_length=MAX_BYTES, json_schema_extra=_without_default), AfterValidator(_login_name)
+    ] = ""
+    """User that the broker logs in as; of `postgres`, which needs it."""
     secret: SpecSecret | None = None
-    """Secret that the broker adds to requests; of `https` only."""
+    """Secret that the broker adds to requests of `https`; or the user's password, which `postgres` needs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,24 +138,45 @@ class SpecEgress(SpecPart):
         for name in hidden:
             if getattr(self, name):
                 yield (name,), f"can't be kept: the broker doesn't see them of `{self.kind}`; take `http` or `https`"
-        if self.secret is not None and self.kind is not EgressKind.HTTPS:
-            yield ("secret",), f"can't be added to `{self.kind}`: only with `https` the broker encrypts the request"
+        yield from self._wrong_login()
+        yield from self._wrong_secret()
         for name in ("methods", "paths"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 yield (name,), "says something twice"
 
     def _wrong_ports(self) -> Iterator[Problem]:
-        if self.kind is not EgressKind.TCP:
+        if not self.kind.is_forward:
             if self.listen:
-                yield ("listen",), f"is of `tcp` only; a host of `{self.kind}` is reached through the proxy"
+                yield ("listen",), f"is of `tcp` and `postgres`; a host of `{self.kind}` is reached through the proxy"
             return
         if not self.port:
-            yield ("port",), "is missing: `tcp` has no usual port"
+            yield ("port",), f"is missing: `{self.kind}` has no usual port"
         if not self.listen:
-            yield ("listen",), "is missing: `tcp` needs a port on the sandbox's loopback"
+            yield ("listen",), f"is missing: `{self.kind}` needs a port on the sandbox's loopback"
         if self.listen == PROXY_PORT:
             yield ("listen",), f"{PROXY_PORT} is the proxy's own port; take another"
+
+    def _wrong_login(self) -> Iterator[Problem]:
+        for name in _LOGIN:
+            if self.kind is EgressKind.POSTGRES and not getattr(self, name):
+                yield (name,), "is missing: `postgres` needs it"
+            elif self.kind is not EgressKind.POSTGRES and getattr(self, name):
+                yield (name,), f"is of `postgres` only; the broker doesn't log in for `{self.kind}`"
+
+    def _wrong_secret(self) -> Iterator[Problem]:
+        if self.secret is None:
+            if self.kind is EgressKind.POSTGRES:
+                yield ("secret",), "is missing: `postgres` needs the user's password, by the name of a secret"
+        elif self.kind is EgressKind.HTTPS:
+            if not self.secret.header:
+                yield ("secret", "header"), "is missing: `https` needs it"
+        elif self.kind is EgressKind.POSTGRES:
+            for name in ("header", "prefix"):
+                if getattr(self.secret, name):
+                    yield ("secret", name), "is of `https` only; the secret of `postgres` is a password"
+        else:
+            yield ("secret",), f"can't be added to `{self.kind}`: only with `https` and `postgres` the broker encrypts"
 
     def rule(self) -> EgressRule:
         """The same as the sandbox takes it."""
@@ -141,7 +189,19 @@ class SpecEgress(SpecPart):
             paths=self.paths,
             listen=self.listen,
             secret=None if secret is None else SecretUse(secret.name, secret.header, secret.prefix),
+            database=self.database,
+            user=self.user,
         )
+
+    def normalised(self) -> JsonObject:
+        """The rule as it stands in the specification's version; without what was unknown to the first ones and it hasn't."""
+        value: JsonObject = self.model_dump(mode="json")
+        for name in _LOGIN:
+            if not value[name]:
+                del value[name]
+        if self.secret is not None and not self.secret.header:
+            value["secret"] = {"name": self.secret.name}
+        return value
 
 
 def rule_conflicts(rules: Sequence[SpecEgress]) -> Iterator[Problem]:
@@ -172,6 +232,8 @@ def _unclear(one: SpecEgress, two: SpecEgress) -> bool:
 
 def _repeats(one: SpecEgress, two: SpecEgress) -> str:
     what = f"{two.kind} {authority(two.host, two.port)}"
+    if (one.database, one.user) != (two.database, two.user):
+        return ""
     if two.kind not in _PLAIN:
         return f"is for {what} again"
     if (set(one.methods), set(one.paths)) == (set(two.methods), set(two.paths)):

@@ -21,6 +21,8 @@ def rule_messages(rules: Iterable[EgressRule]) -> list[tool_pb2.EgressRule]:
             secret=None
             if rule.secret is None
             else tool_pb2.EgressSecret(name=rule.secret.name, header=rule.secret.header, prefix=rule.secret.prefix),
+            database=rule.database,
+            user=rule.user,
         )
         for rule in rules
     ]

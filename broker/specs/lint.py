@@ -117,7 +117,7 @@ def _spec_problems(spec: ToolSpec) -> Iterator[Problem]:
 
 def _wide_secrets(spec: ToolSpec) -> Iterator[Problem]:
     for number, rule in enumerate(spec.egress):
-        if rule.secret is not None and not rule.paths:
+        if rule.secret is not None and rule.secret.header and not rule.paths:
             yield Problem(
                 ("egress", number, "secret"),
                 f"without `paths` the secret goes with every request to {rule.host}",

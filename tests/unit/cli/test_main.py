@@ -138,15 +138,30 @@ def test_a_tool_shows_the_hosts_that_it_may_reach_and_no_secret(server: FakeBrok
     listed.egress.append(
         tool_pb2.EgressRule(kind=tool_pb2.EGRESS_KIND_TCP, host="db.example.com", port=5432, listen_port=15432)
     )
+    listed.egress.append(
+        tool_pb2.EgressRule(
+            kind=tool_pb2.EGRESS_KIND_POSTGRES,
+            host="shop.example.com",
+            port=5432,
+            listen_port=5432,
+            secret=tool_pb2.EgressSecret(name="shop-db"),
+            database="shop",
+            user="broker_shop",
+        )
+    )
     server.script.on("GetTool", listed)
     out = broker("tools", "show", "python.run").out
     assert "https api.example.com:443, GET/POST, /v1/, with the secret api-token in authorization" in out
     assert "tcp db.example.com:5432, from 127.0.0.1:15432" in out
+    database = "from 127.0.0.1:5432, to the database shop as broker_shop, with the secret shop-db as the password"
+    assert f"postgres shop.example.com:5432, {database}" in " ".join(out.split())
     assert "runsc" in out
     answer = broker("tools", "show", "python.run", "--json").json
     assert answer["runtime"] == "runsc"
     assert answer["egress"][0]["secret"] == {"name": "api-token", "header": "authorization", "prefix": "Bearer "}
     assert (answer["egress"][1]["listen"], answer["egress"][1]["secret"]) == (15432, None)
+    assert (answer["egress"][2]["database"], answer["egress"][2]["user"]) == ("shop", "broker_shop")
+    assert answer["egress"][2]["secret"] == {"name": "shop-db", "header": "", "prefix": ""}
 
 
 def test_sessions(server: FakeBroker, broker: Program) -> None:

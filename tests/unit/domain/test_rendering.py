@@ -16,10 +16,12 @@ from broker.domain.rendering import render, rendering_digest, summary
 from broker.domain.sheet import COLUMNS
 from broker.domain.visible import Visible, restore, width
 from broker.errors import InvalidArgumentError
-from tests.approval_envelopes import approval_envelope, call_envelope
+from tests.approval_envelopes import approval_envelope, call_envelope, database_envelope
 from tests.rendered import block, field, is_structure, lines_of, tree
 
 KINDS = ("CALL", "WORKFLOW", "ADMINISTRATION", "RUNBOOK", "REVIEW")
+ALL = (*KINDS, "DATABASE")
+"""With a call that reaches a database."""
 
 # Never shown, or able to move what is: the default-ignorable characters of Unicode, its spaces, and its bidi controls.
 INVISIBLE = [
@@ -89,9 +91,13 @@ def rendered_or_refused(envelope: JsonObject) -> str:
         return "" if error.reason == "ENVELOPE_MALFORMED" else error.reason
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def envelope_of(kind: str, files: dict[str, str] | None = None) -> JsonObject:
+    return database_envelope() if kind == "DATABASE" else approval_envelope(kind, files=files)
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_each_leaf_is_in_the_text(kind: str) -> None:
-    envelope = approval_envelope(kind, files={"a.txt": "hello\n"} if kind in {"CALL", "RUNBOOK"} else None)
+    envelope = envelope_of(kind, {"a.txt": "hello\n"} if kind in {"CALL", "RUNBOOK"} else None)
     before = body(render(envelope))
     shown = 0
     for at in leaves(envelope):
@@ -106,7 +112,7 @@ def test_each_leaf_is_in_the_text(kind: str) -> None:
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_two_envelopes_that_differ_in_a_leaf_have_two_texts(data: st.DataObject) -> None:
-    envelope = approval_envelope(data.draw(st.sampled_from(KINDS)), files=None)
+    envelope = envelope_of(data.draw(st.sampled_from(ALL)))
     at = data.draw(st.sampled_from(list(leaves(envelope))))
     one, two = (put(envelope, at, data.draw(values)) for _ in range(2))
     texts_of_both = [rendered_or_refused(item) for item in (one, two)]
@@ -229,8 +235,8 @@ def test_a_member_that_nobody_knows_is_shown(at: tuple[str | int, ...]) -> None:
 
 
 def test_nothing_of_a_known_envelope_is_unknown() -> None:
-    for kind in KINDS:
-        assert "NOT KNOWN HERE" not in render(approval_envelope(kind))
+    for kind in ALL:
+        assert "NOT KNOWN HERE" not in render(envelope_of(kind))
 
 
 def test_a_file_that_is_not_shown_says_so() -> None:

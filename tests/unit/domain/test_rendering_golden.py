@@ -8,7 +8,7 @@ import pytest
 
 from broker.domain.canonical import JsonObject
 from broker.domain.rendering import render, summary
-from tests.approval_envelopes import approval_envelope
+from tests.approval_envelopes import approval_envelope, database_envelope
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "rendering"
 
@@ -24,6 +24,7 @@ CASES: dict[str, JsonObject] = {
     "administration": approval_envelope("ADMINISTRATION"),
     "runbook": approval_envelope("RUNBOOK"),
     "review": approval_envelope("REVIEW"),
+    "database": database_envelope(),
 }
 
 
@@ -39,4 +40,5 @@ def test_the_summaries() -> None:
         "ADMINISTRATION, policy.change, night-shift, in -, tier 4, asked by agent:scout",
         "RUNBOOK, files.write, in ops, tier 4, asked by agent:scout",
         "REVIEW, policy.change, night-shift, in -, tier 4, asked by agent:scout",
+        "CALL, files.write, in ops, tier 4, asked by agent:scout",
     ]

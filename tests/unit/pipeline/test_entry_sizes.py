@@ -104,11 +104,11 @@ REQUEST = StoredRequest(
 )
 SUMMARY = StreamSummary(2**53 - 1, 2**53 - 1, truncated=True, digest=DIGEST)
 HOSTS = tuple(f"{'h' * 60}.{'h' * 60}.{'h' * 60}.{'h' * 60}.{number:03d}x" for number in range(MAX_RULES))
-RULES = tuple(EgressRule(EgressKind.CONNECT, host, 65535) for host in HOSTS)
+RULES = tuple(EgressRule(EgressKind.POSTGRES, host, 65535) for host in HOSTS)
 EGRESS = tuple(
     EgressRecord(host, 65535, kind, verdict, listed, 2**40, 2**53 - 1, 2**53 - 1, WIDE)
     for host in (*HOSTS[:16], *("\U0001f512" * 250 + str(number) for number in range(16)))
-    for kind in (EgressKind.CONNECT, EgressKind.HTTPS)
+    for kind in (EgressKind.POSTGRES, EgressKind.CONNECT)
     for verdict in EgressVerdict
     for listed in (True, False)
 )

@@ -63,6 +63,9 @@ def test_rules() -> None:
         EgressRule(
             EgressKind.HTTPS, "h.example", 443, ("GET", "PUT"), ("/a", "/b/"), secret=SecretUse("token", "x-key", "K ")
         ),
+        EgressRule(
+            EgressKind.POSTGRES, "h.example", 5432, listen=5432, secret=SecretUse("db"), database="shop", user="boss"
+        ),
     ]
     assert [rule(item) for item in rule_messages(rules)] == rules
 

@@ -27,6 +27,8 @@ OTHER_RULE = {
     "paths": ("/b",),
     "listen": 5432,
     "secret": None,
+    "database": "shop",
+    "user": "shop",
 }
 OTHER_PROFILE = {"image": "sha256:2", "limits": Limits(processes=1), "runtime": "runsc", "egress": ()}
 

@@ -31,6 +31,14 @@ HTTPS: dict[str, Any] = {
 }
 CONNECT: dict[str, Any] = {"host": "files.example.com", "kind": "connect"}
 TCP: dict[str, Any] = {"host": "db.example.com", "port": 5432, "kind": "tcp", "listen": 15432}
+POSTGRES: dict[str, Any] = {
+    "host": "shop.example.com",
+    "kind": "postgres",
+    "listen": 5432,
+    "database": "shop",
+    "user": "broker_shop",
+    "secret": {"name": "shop-db"},
+}
 
 
 def read(good: dict[str, Any], *rules: dict[str, Any]) -> ToolSpec:
@@ -38,7 +46,7 @@ def read(good: dict[str, Any], *rules: dict[str, Any]) -> ToolSpec:
 
 
 def test_rules_of_every_kind(good: dict[str, Any]) -> None:
-    spec = read(good, HTTP, HTTPS, CONNECT, TCP)
+    spec = read(good, HTTP, HTTPS, CONNECT, TCP, POSTGRES)
     rules = (
         EgressRule(EgressKind.HTTP, "example.com", 80, ("GET",), ("/data/",)),
         EgressRule(
@@ -51,13 +59,40 @@ def test_rules_of_every_kind(good: dict[str, Any]) -> None:
         ),
         EgressRule(EgressKind.CONNECT, "files.example.com", 443),
         EgressRule(EgressKind.TCP, "db.example.com", 5432, listen=15432),
+        EgressRule(
+            EgressKind.POSTGRES,
+            "shop.example.com",
+            5432,
+            listen=5432,
+            secret=SecretUse("shop-db"),
+            database="shop",
+            user="broker_shop",
+        ),
     )
+    assert {rule.kind for rule in rules} == set(EgressKind)
     assert spec.profile("sha256:abc").egress == spec.egress_rules == rules
 
 
 def test_the_usual_port_may_be_written_out(good: dict[str, Any]) -> None:
-    written = [{**HTTP, "port": 80}, {**HTTPS, "port": 443}, {**CONNECT, "port": 443}]
-    assert read(good, *written).digest({}) == read(good, HTTP, HTTPS, CONNECT).digest({})
+    written = [{**HTTP, "port": 80}, {**HTTPS, "port": 443}, {**CONNECT, "port": 443}, {**POSTGRES, "port": 5432}]
+    assert read(good, *written).digest({}) == read(good, HTTP, HTTPS, CONNECT, POSTGRES).digest({})
+
+
+def test_what_was_unknown_to_the_first_specifications_is_not_in_their_versions(good: dict[str, Any]) -> None:
+    rules = read(good, HTTP, HTTPS, CONNECT, TCP, POSTGRES).normalised()["egress"]
+    assert isinstance(rules, list)
+    first = {"host", "port", "kind", "methods", "paths", "listen", "secret"}
+    assert [set(rule) for rule in rules if isinstance(rule, dict)] == [*[first] * 4, first | {"database", "user"}]
+    assert rules[1] == {**HTTPS, "port": 443, "listen": 0}
+    assert rules[4] == {**POSTGRES, "port": 5432, "methods": [], "paths": []}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"database": "other"}, {"user": "other"}, {"secret": {"name": "other"}}, {"listen": 15432}, {"port": 5433}],
+)
+def test_every_field_of_a_login_is_in_the_version(good: dict[str, Any], change: dict[str, Any]) -> None:
+    assert read(good, {**POSTGRES, **change}).digest({}) != read(good, POSTGRES).digest({})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +120,8 @@ def test_every_field_of_a_rule_is_in_the_version(good: dict[str, Any], change: d
         ((HTTP,), (True, ())),
         ((HTTPS,), (True, ())),
         ((CONNECT, TCP, {**TCP, "host": "b.example.com", "listen": 1024}), (True, (15432, 1024))),
+        ((POSTGRES,), (False, (5432,))),
+        ((POSTGRES, HTTPS, TCP), (True, (5432, 15432))),
     ],
 )
 def test_a_job_has_the_listeners_that_its_rules_need(
@@ -95,9 +132,10 @@ def test_a_job_has_the_listeners_that_its_rules_need(
 
 
 def test_nothing_of_a_rule_goes_into_the_sandbox(good: dict[str, Any]) -> None:
-    job = read({**good, "env": {"MODE": "C"}}, HTTPS, TCP).job({"text": "x"}, b"{}", (), {})
+    job = read({**good, "env": {"MODE": "C"}}, HTTPS, TCP, POSTGRES).job({"text": "x"}, b"{}", (), {})
     assert dict(job.env) == {"MODE": "C"}
-    assert not any(word in str((job.argv, job.code)) for word in ("example.com", "api-token", "Bearer"))
+    words = ("example.com", "api-token", "Bearer", "shop")
+    assert not any(word in str((job.argv, job.code)) for word in words)
 
 
 def test_the_proxys_port_is_the_runners() -> None:
@@ -121,7 +159,16 @@ def test_the_gate_takes_every_path_that_a_rule_may_have(text: str) -> None:
 
 
 def test_the_gate_takes_the_rules(good: dict[str, Any]) -> None:
-    RuleBook(read(good, HTTP, HTTPS, CONNECT, TCP).egress_rules)
+    RuleBook(read(good, HTTP, HTTPS, CONNECT, TCP, POSTGRES).egress_rules)
+
+
+@given(st.text(max_size=70))
+def test_the_gate_takes_every_login_that_a_rule_may_have(text: str) -> None:
+    try:
+        rule = SpecEgress.model_validate({**POSTGRES, "database": text, "user": text})
+    except ValidationError:
+        return
+    RuleBook([rule.rule()])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +176,7 @@ def test_the_gate_takes_the_rules(good: dict[str, Any]) -> None:
     [
         ({"kind": "http"}, "Field required"),
         ({"host": "example.com"}, "Field required"),
-        ({**HTTP, "kind": "ftp"}, "Input should be 'http', 'https', 'connect' or 'tcp'"),
+        ({**HTTP, "kind": "ftp"}, "Input should be 'http', 'https', 'connect', 'tcp' or 'postgres'"),
         ({**HTTP, "kind": "HTTP"}, "Input should be"),
         ({**HTTP, "kind": ["http"]}, "Input should be"),
         ({**HTTP, "host": "*.example.com"}, "wildcard"),
@@ -162,14 +209,16 @@ def test_the_gate_takes_the_rules(good: dict[str, Any]) -> None:
         ({**CONNECT, "methods": ["GET"]}, "/methods can't be kept"),
         ({**CONNECT, "paths": ["/"]}, "/paths can't be kept"),
         ({**TCP, "methods": ["GET"]}, "/methods can't be kept"),
-        ({**HTTP, "listen": 8080}, "/listen is of `tcp` only"),
-        ({**CONNECT, "listen": 8080}, "/listen is of `tcp` only"),
+        ({**HTTP, "listen": 8080}, "/listen is of `tcp` and `postgres`"),
+        ({**CONNECT, "listen": 8080}, "/listen is of `tcp` and `postgres`"),
         ({"host": "db", "kind": "tcp", "listen": 15432}, "/port is missing"),
         ({"host": "db", "kind": "tcp", "port": 5432}, "/listen is missing"),
         ({**TCP, "listen": 1023}, "greater than or equal to 1024"),
         ({**TCP, "listen": 65536}, "less than or equal to 65535"),
         ({**TCP, "listen": 3128}, "3128 is the proxy's own port"),
-        ({**HTTPS, "secret": {"name": "api-token"}}, "Field required"),
+        ({**HTTPS, "secret": {"name": "api-token"}}, "/secret/header is missing"),
+        ({**HTTPS, "secret": {"header": "x-key"}}, "Field required"),
+        ({**HTTPS, "secret": {**SECRET, "header": ""}}, "match pattern"),
         ({**HTTPS, "secret": {**SECRET, "name": "API"}}, "match pattern"),
         ({**HTTPS, "secret": {**SECRET, "value": "s"}}, "Extra inputs"),
         ({**HTTPS, "secret": {**SECRET, "header": "Authorization"}}, "match pattern"),
@@ -177,6 +226,29 @@ def test_the_gate_takes_the_rules(good: dict[str, Any]) -> None:
         ({**HTTPS, "secret": {**SECRET, "prefix": "a\r\nb: "}}, "match pattern"),
         ({**HTTPS, "secret": {**SECRET, "prefix": " a"}}, "match pattern"),
         ({**HTTPS, "unknown": 1}, "Extra inputs"),
+        *(
+            ({**rule, name: "shop"}, f"/{name} is of `postgres` only")
+            for rule in (HTTP, HTTPS, CONNECT, TCP)
+            for name in ("database", "user")
+        ),
+        *(
+            ({key: value for key, value in POSTGRES.items() if key != name}, f"/{name} is missing")
+            for name in ("listen", "database", "user", "secret")
+        ),
+        *(({**POSTGRES, name: text}, "at least 1 character") for name in ("database", "user") for text in ("",)),
+        *(({**POSTGRES, name: "x" * 64}, "at most 63 characters") for name in ("database", "user")),
+        *(
+            ({**POSTGRES, name: text}, "must be printable, of 63 bytes at most")
+            for name in ("database", "user")
+            for text in ("\u00fc" * 32, "a\x00b", "a\nb", " a", "a ", "a\u202eb")
+        ),
+        ({**POSTGRES, "database": 1}, "valid string"),
+        ({**POSTGRES, "secret": None}, "/secret is missing"),
+        ({**POSTGRES, "secret": SECRET}, "/secret/header is of `https` only"),
+        ({**POSTGRES, "secret": {"name": "shop-db", "prefix": "x"}}, "/secret/prefix is of `https` only"),
+        ({**POSTGRES, "methods": ["GET"]}, "/methods can't be kept"),
+        ({**POSTGRES, "paths": ["/"]}, "/paths can't be kept"),
+        ({**POSTGRES, "listen": 3128}, "3128 is the proxy's own port"),
         *(
             ({**HTTPS, "secret": {**SECRET, "header": header}}, "belongs to the broker or to the connection")
             for header in ("host", "te", "proxy-authorization", "proxy-anything", "accept-encoding", "range")
@@ -205,6 +277,13 @@ PLAIN: dict[str, Any] = {"host": "example.com", "kind": "https"}
         (CONNECT, CONNECT, "is for connect files.example.com:443 again"),
         (TCP, {**TCP, "listen": 15433}, "is for tcp db.example.com:5432 again"),
         (TCP, {**TCP, "host": "b.example.com"}, "listens on port 15432, as another rule does"),
+        (POSTGRES, {**POSTGRES, "listen": 5433}, "is for postgres shop.example.com:5432 again"),
+        (
+            POSTGRES,
+            {**POSTGRES, "listen": 5433, "secret": {"name": "other"}},
+            "is for postgres shop.example.com:5432 again",
+        ),
+        (TCP, {**POSTGRES, "listen": 15432}, "listens on port 15432, as another rule does"),
         (HTTPS, {**HTTPS, "paths": ["/"], "secret": None}, "their secrets differ"),
         (HTTPS, {**HTTPS, "paths": [], "methods": [], "secret": None}, "their secrets differ"),
         (HTTPS, {**HTTPS, "paths": ["/v1/admin"], "secret": {**SECRET, "name": "admin"}}, "their secrets differ"),
@@ -234,6 +313,9 @@ def test_rules_between_which_a_request_could_not_choose(
         (HTTPS, {**HTTPS, "methods": ["PUT"], "secret": None}),
         (HTTPS, {**HTTPS, "paths": ["/v1/x"]}),
         (TCP, {**TCP, "port": 5433, "listen": 15433}),
+        (TCP, {**POSTGRES, "host": "db.example.com"}),
+        (POSTGRES, {**POSTGRES, "listen": 5433, "database": "other"}),
+        (POSTGRES, {**POSTGRES, "listen": 5433, "user": "other"}),
     ],
 )
 def test_rules_that_go_together(good: dict[str, Any], one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -285,7 +367,7 @@ def test_lint_says_where_of_a_pair(good: dict[str, Any], write: Callable[..., Pa
 
 def test_lint_warns_of_what_is_wide(good: dict[str, Any], write: Callable[..., Path]) -> None:
     good["limits"]["inodes"] = 0
-    found = lint_file(write({**good, "egress": [{**PLAIN, "secret": SECRET}]}))
+    found = lint_file(write({**good, "egress": [{**PLAIN, "secret": SECRET}, POSTGRES]}))
     assert [(item.field, item.warning) for item in found] == [("/limits/inodes", True), ("/egress/0/secret", True)]
 
 

@@ -88,6 +88,8 @@ RULES: dict[str, Any] = {
     "paths": ("/v1/", "/v2/"),
     "listen": 15432,
     "secret": None,
+    "database": "shop",
+    "user": "shop",
 }
 PROFILES: dict[str, Any] = {"image": "sha256:other", "limits": Limits(processes=7), "runtime": "", "egress": (OTHER,)}
 OUTPUTS: dict[str, Any] = {"patterns": ("out/**",), "max_files": 2, "max_bytes": 3}
@@ -268,6 +270,7 @@ def test_what_does_not_decide_is_not() -> None:
         "header": "authorization",
         "prefix": "Bearer ",
     }
+    assert set(json.loads(base)["egress"][0]) == {"kind", "host", "port", "methods", "paths", "listen", "secret"}
     assert json.loads(base)["expires"] == "2030-01-02T03:04:05.000678Z"
 
 

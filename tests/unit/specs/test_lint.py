@@ -196,10 +196,15 @@ PLACES = [(key,) for key in GOOD] + [
     ("arguments", "required"),
     ("limits", "memory"),
     ("egress",),
-    *(("egress", 0, key) for key in ("kind", "host", "port", "methods", "paths", "listen", "secret")),
-    *(("egress", 0, "secret", key) for key in ("name", "header", "prefix")),
+    *(
+        ("egress", number, key)
+        for number in (0, 1)
+        for key in ("kind", "host", "port", "methods", "paths", "listen", "secret", "database", "user")
+    ),
+    *(("egress", number, "secret", key) for number in (0, 1) for key in ("name", "header", "prefix")),
 ]
 EGRESS = {"kind": "https", "host": "a.example", "secret": {"name": "token", "header": "x-key"}}
+LOGIN = {"kind": "postgres", "host": "b.example", "listen": 5432, "database": "d", "user": "u", "secret": {"name": "p"}}
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -222,7 +227,7 @@ VALUES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_whatever_stands_in_a_file_lint_answers_with_findings(place: tuple[str | int, ...], value: object) -> None:
-    spec: Any = copy.deepcopy({**GOOD, "egress": [EGRESS]})
+    spec: Any = copy.deepcopy({**GOOD, "egress": [EGRESS, LOGIN]})
     inner = spec
     for key in place[:-1]:
         inner = inner[key]

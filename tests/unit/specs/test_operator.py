@@ -52,6 +52,17 @@ def test_a_secret_that_is_bound_to_other_hosts(good: dict[str, Any], write: Writ
     assert "secrets.api-token.hosts" in text
 
 
+def test_a_password_is_a_secret_like_others(good: dict[str, Any], write: Write) -> None:
+    rule = {"host": "db.example.com", "kind": "postgres", "listen": 5432, "database": "shop", "user": "u"}
+    catalogue = load(write, {**good, "egress": [{**rule, "secret": {"name": "shop-db"}}]})
+    [(field, text)] = refused(catalogue)
+    assert field == "demo.echo /egress/0/secret"
+    assert "'shop-db': add it to `secrets` in settings.yaml, with its source and 'db.example.com:5432'" in text
+    [(_, text)] = refused(catalogue, secrets={"shop-db": ("db.example.com:5433",)})
+    assert "secrets.shop-db.hosts" in text
+    check_operator(catalogue, secrets={"shop-db": ("db.example.com:5432",)}, runtimes={"": True})
+
+
 def test_a_secret_bound_to_an_ipv6_address(good: dict[str, Any], write: Write) -> None:
     catalogue = load(write, {**good, "egress": [{**RULE, "host": "2001:db8::1"}]})
     check_operator(catalogue, secrets={"api-token": ["[2001:db8::1]:443"]}, runtimes={"": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
@@ -19,7 +20,10 @@ HTTPS = EgressRule(EgressKind.HTTPS, "b.example", 443, methods=("GET", "POST"))
 ODD = EgressRule(EgressKind.HTTPS, "b.example", 8443, paths=("/odd",))
 CONNECT = EgressRule(EgressKind.CONNECT, "c.example", 443)
 TCP = EgressRule(EgressKind.TCP, "d.example", 5432, listen=15432)
-BOOK = RuleBook((HTTP, HTTPS, ODD, CONNECT, TCP))
+POSTGRES = EgressRule(
+    EgressKind.POSTGRES, "e.example", 5432, listen=5432, secret=SecretUse("k"), database="shop", user="u"
+)
+BOOK = RuleBook((HTTP, HTTPS, ODD, CONNECT, TCP, POSTGRES))
 
 
 def refused(host: str, port: int, method: str = "GET", path: str = "/") -> RefusedError:
@@ -35,6 +39,7 @@ def test_the_first_rule_that_covers_a_request_is_taken() -> None:
     assert BOOK.request("b.example", 8443, "HEAD", "/odd/x") is ODD
     assert BOOK.tunnel("c.example", 443) is CONNECT
     assert BOOK.forward(15432) is TCP
+    assert BOOK.forward(5432) is POSTGRES
 
 
 @pytest.mark.parametrize(
@@ -45,6 +50,7 @@ def test_the_first_rule_that_covers_a_request_is_taken() -> None:
         ("b.example", 8080, "GET", "/", None),
         ("c.example", 443, "GET", "/", None),
         ("d.example", 5432, "GET", "/", None),
+        ("e.example", 5432, "GET", "/", None),
         ("a.example", 80, "POST", "/v1/x", HTTP),
         ("a.example", 80, "GET", "/v2/x", HTTP),
         ("b.example", 8443, "POST", "/odd", ODD),
@@ -59,10 +65,16 @@ def test_what_no_rule_covers_says_which_is_missing(
 
 
 def test_tunnels_and_forwards_match_exactly() -> None:
-    for host, port in (("c.example", 80), ("b.example", 443), ("d.example", 5432), ("x.c.example", 443)):
+    for host, port in (
+        ("c.example", 80),
+        ("b.example", 443),
+        ("d.example", 5432),
+        ("e.example", 5432),
+        ("x.c.example", 443),
+    ):
         with pytest.raises(RefusedError):
             BOOK.tunnel(host, port)
-    assert BOOK.forward(5432) is None
+    assert BOOK.forward(5433) is None
     assert BOOK.forward(0) is None
 
 
@@ -157,6 +169,19 @@ def test_a_plain_segment_is_never_ambiguous_but_for_dots(segment: str) -> None:
         EgressRule(EgressKind.TCP, "a.example", 443, listen=3128),
         EgressRule(EgressKind.HTTP, "a.example", 80, listen=5000),
         EgressRule(EgressKind.HTTP, "a.example", 80, secret=SecretUse("k", "x-key")),
+        EgressRule(EgressKind.HTTPS, "a.example", 443, secret=SecretUse("k")),
+        EgressRule(EgressKind.HTTPS, "a.example", 443, database="d"),
+        EgressRule(EgressKind.TCP, "a.example", 443, listen=5000, user="u"),
+        replace(POSTGRES, secret=None),
+        replace(POSTGRES, secret=SecretUse("k", "x-key")),
+        replace(POSTGRES, secret=SecretUse("k", "", "x")),
+        replace(POSTGRES, listen=0),
+        replace(POSTGRES, listen=3128),
+        replace(POSTGRES, database=""),
+        replace(POSTGRES, database="a\x00b"),
+        replace(POSTGRES, user=""),
+        replace(POSTGRES, user="x" * 64),
+        replace(POSTGRES, paths=("/",)),
     ],
 )
 def test_a_rule_that_contradicts_itself_is_refused(rule: EgressRule) -> None:
@@ -169,3 +194,5 @@ def test_a_rule_that_contradicts_itself_is_refused(rule: EgressRule) -> None:
 def test_two_forwards_on_one_port_are_refused() -> None:
     with pytest.raises(InvalidArgumentError):
         RuleBook((TCP, EgressRule(EgressKind.TCP, "e.example", 1, listen=15432)))
+    with pytest.raises(InvalidArgumentError):
+        RuleBook((TCP, replace(POSTGRES, listen=15432)))
