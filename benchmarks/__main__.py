@@ -16,6 +16,7 @@ from benchmarks.report import Report, print_json, print_table
 BENCHMARKS: Mapping[str, str] = MappingProxyType(
     {
         "call": "one call through the whole broker beside the same container by the docker command",
+        "directory": "a directory of the host with 50,000 files: looked at again, and ten files put there",
         "ledger": "appends beside bare commits on both databases, verification and proofs at a million entries",
         "policy": "one decision at 1,000, 10,000 and 100,000 rules, beside casbin as its manual says, and loading",
         "sandbox": "warm, cold, burst and sustained calls beside docker run, docker exec and the engine's floor",

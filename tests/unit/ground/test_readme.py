@@ -12,7 +12,14 @@ from broker.cli.main import COMMANDS, run
 
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("docs/architecture.md", "docs/adr/README.md", "docs/approvals.md", "docs/workspaces.md", "docs/undo.md"),
+    *(
+        "docs/architecture.md",
+        "docs/adr/README.md",
+        "docs/approvals.md",
+        "docs/workspaces.md",
+        "docs/directories.md",
+        "docs/undo.md",
+    ),
 )
 COMMAND = re.compile(r"\bbroker ([a-z][a-z-]*(?: [a-z][a-z-]*){0,2})")
 GROUPS = {

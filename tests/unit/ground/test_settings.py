@@ -50,6 +50,11 @@ def test_no_risk_is_taken_without_a_word(tmp_path: Path) -> None:
     assert (settings.unsafe_chat_only_quorum, settings.unsafe_slack_approves_tier4) == (True, False)
 
 
+def test_directories_that_only_begin_alike_are_apart(tmp_path: Path) -> None:
+    folders = {"a": "/srv/shop", "b": "/srv/shop-2", "c": "/srv/shop.old"}
+    assert load(tmp_path, {"workspace_folders": folders}).workspace_folders == folders
+
+
 def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_POOL_PREWARM", '["shell.run"]')
     monkeypatch.setenv("BROKER_RUNTIME_BY_TIER", '{"3": "runsc"}')
@@ -84,6 +89,13 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"secrets": {"a": {**SECRET, "hosts": ["*.example.com:443"]}}}, "secrets.a.hosts.0", "must be host:port"),
         ({"secrets": {"a": {**SECRET, "hosts": ["a.example:65536"]}}}, "secrets.a.hosts.0", "must be host:port"),
         ({"secrets": {"a": {**SECRET, "value": "x"}}}, "secrets.a.value", "Extra inputs"),
+        ({"workspace_folders": {"Shop": "/srv/shop"}}, "workspace_folders.Shop", "match pattern"),
+        ({"workspace_folders": {"shop": "srv/shop"}}, "workspace_folders.shop", "absolute path of a directory"),
+        ({"workspace_folders": {"shop": "/srv/../etc"}}, "workspace_folders.shop", "without `..`"),
+        ({"workspace_folders": {"shop": "/srv/shop/"}}, "workspace_folders.shop", "absolute path of a directory"),
+        ({"workspace_folders": {"shop": "/"}}, "workspace_folders.shop", "not `/` itself"),
+        ({"workspace_folders": {"a": "/srv/shop", "b": "/srv/shop"}}, "workspace_folders", "binds a and b"),
+        ({"workspace_folders": {"a": "/srv/shop/x", "b": "/srv/shop"}}, "workspace_folders", "binds b and a"),
         ({"metrics_listen": "0.0.0.0:9464"}, "metrics_listen", "loopback address"),
         ({"metrics_listen": "127.0.0.1"}, "metrics_listen", "loopback address"),
         ({"metrics_listen": "127.0.0.1:65536"}, "metrics_listen", "loopback address"),

@@ -18,11 +18,14 @@ from broker.ledger.genesis import genesis_body
 from broker.ledger.ledger import Ledger
 from broker.pipeline import pipeline as pipeline_module
 from broker.pipeline.bell import Bell
+from broker.pipeline.folders import Folders
 from broker.pipeline.parts import Bounds
 from broker.pipeline.pipeline import Pipeline
 from broker.store.database import Database
 from broker.vault.keyfile import make_key_file, read_key_file
 from broker.vault.vault import SealedVault
+from broker.workspace.objects import Objects
+from broker.workspace.trees import Trees
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OLD = "blob_old"
@@ -97,8 +100,24 @@ async def test_what_has_expired_is_removed_after_a_failure(
     await store.write(keep)
     faulty = Faulty(store, fails)
     desk = SimpleNamespace(agreement=LedgerAgreement())
+    trees = Trees(Objects(tmp_path / "objects"))
+    folders = Folders(
+        store=faulty,  # type: ignore[arg-type]  # what it uses
+        ledger=ledger,
+        trees=trees,
+        clock=lambda: NOW,
+        hosts=(),
+        journals=tmp_path,
+    )
     parts = SimpleNamespace(
-        store=faulty, vault=vault, bounds=BOUNDS, clock=lambda: NOW, ledger=ledger, desk=desk, bell=Bell()
+        store=faulty,
+        vault=vault,
+        bounds=BOUNDS,
+        clock=lambda: NOW,
+        ledger=ledger,
+        desk=desk,
+        bell=Bell(),
+        folders=folders,
     )
     with capture_logs() as logs:
         async with Pipeline(parts, drain_s=0), asyncio.timeout(ENDS_WITHIN_S):  # type: ignore[arg-type]  # what it uses

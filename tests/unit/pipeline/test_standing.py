@@ -10,6 +10,7 @@ from broker.domain.administration import SETTINGS, TOOL
 from broker.errors import InvalidArgumentError, NotFoundError
 from broker.pipeline.standing import (
     UNSAFE,
+    folders_of,
     held_change,
     hold,
     settings_text,
@@ -33,6 +34,25 @@ def test_an_unsafe_setting_that_is_switched_on_asks_for_less(name: str) -> None:
     before, after = settings_text(table, SAFE), settings_text(table, {**SAFE, name: True})
     assert hold(before, after).weaker == (f"the setting {name} would be on",)
     assert hold(after, before).weaker == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "less"),
+    [
+        ({}, {"shop": "/srv/shop"}, "the files of workspace shop would be /srv/shop, and not the broker's own tree"),
+        ({"shop": "/a"}, {"shop": "/b"}, "the files of workspace shop would be /b, and not /a"),
+        ({"shop": "/a"}, {}, "the files of workspace shop would be the broker's own tree, and not /a"),
+    ],
+)
+def test_another_directory_for_a_workspace_asks_for_less(
+    before: dict[str, str], after: dict[str, str], less: str
+) -> None:
+    table = load_tiers()
+    first, second = settings_text(table, SAFE, before), settings_text(table, SAFE, after)
+    assert hold(first, second).weaker == (less,)
+    assert (folders_of(first), folders_of(second)) == (before, after)
+    assert hold(first, first).weaker == ()
+    assert settings_text(table, SAFE, {}) == settings_text(table, SAFE), "a record from before stays the same"
 
 
 def test_each_respect_of_the_table_is_seen() -> None:
