@@ -26,7 +26,7 @@ TABLES = (
     "INSERT INTO customer (name, city) VALUES ('Ada', 'London'), ('Grace', 'New York'), ('Élise', NULL)",
     (
         "INSERT INTO orders VALUES (10, 1, 500, DEFAULT, '{a,\"b c\"}', '{\"x\": [1, null]}', '\\x00ff'),"
-        " (11, 1, 700), (12, 2, 900, DEFAULT, NULL, NULL, '\\x')"
+        " (11, 1, 700, DEFAULT, NULL, NULL, NULL), (12, 2, 900, DEFAULT, NULL, NULL, '\\x')"
     ),
 )
 ALL = ("SELECT * FROM customer ORDER BY id", "SELECT * FROM orders ORDER BY id")
