@@ -9,13 +9,16 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, LiteralString, cast
+from unittest import mock
 
 import psycopg
 
+from broker_rows import program
 from broker_rows.server import Address
 from tests.postgres_server import PostgresServer, postgres_server
 
@@ -54,6 +57,8 @@ class SqlWorld:
     database: str
     scratch: Path
     env: dict[str, str] = field(default_factory=dict)
+    as_program: bool = False
+    """Whether each step is a process of its own, as it is for the broker; in this one it is sooner done."""
     _count: int = 0
 
     @property
@@ -105,13 +110,11 @@ class SqlWorld:
         }
 
     def start(self, step: str, folder: Path, arguments: object = None, **more: str) -> subprocess.Popen[str]:
-        """Starts a step in a folder."""
-        file = self.scratch / f"arguments-{folder.name}.json"
-        file.write_text(json.dumps(arguments or {}), "utf-8")
+        """Starts the program in a folder."""
         return subprocess.Popen(
             [sys.executable, PROGRAM, step],
             cwd=folder,
-            env=self.environment(BROKER_ARGUMENTS=str(file), **more),
+            env=self.environment(**self._arguments(folder, arguments), **more),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -120,7 +123,17 @@ class SqlWorld:
 
     def step(self, step: str, folder: Path, arguments: object = None, **more: str) -> Done:
         """Takes a step in a folder."""
-        return finished(self.start(step, folder, arguments, **more), folder)
+        if self.as_program:
+            return finished(self.start(step, folder, arguments, **more), folder)
+        environment = self.environment(**self._arguments(folder, arguments), **more)
+        with inside(folder), mock.patch.dict(os.environ, environment, clear=True), redirect_stderr(StringIO()) as error:
+            code = program.main(step)
+        return done(code, error.getvalue(), folder)
+
+    def _arguments(self, folder: Path, arguments: object) -> dict[str, str]:
+        file = self.scratch / f"arguments-{folder.name}.json"
+        file.write_text(json.dumps(arguments or {}), "utf-8")
+        return {"BROKER_ARGUMENTS": str(file)}
 
     def plan(self, sql: str, **more: str) -> Done:
         """Plans a statement."""
@@ -181,8 +194,23 @@ class SqlWorld:
 def finished(process: subprocess.Popen[str], folder: Path) -> Done:
     """Waits for a step."""
     _, error = process.communicate(timeout=200)
-    sides = {side: files(folder / side) for side in ("before", "after", "now")}
-    return Done(process.returncode, error, folder, **sides)
+    return done(process.returncode, error, folder)
+
+
+def done(code: int, error: str, folder: Path) -> Done:
+    """How a step ended, with what lies in its folder."""
+    return Done(code, error, folder, *(files(folder / side) for side in ("before", "after", "now")))
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Makes a folder the current one."""
+    was = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(was)
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -391,6 +391,11 @@ def test_a_hundred_thousand_rows(small: SqlWorld) -> None:
     small.refused("DELETE FROM t", "TOO_MANY_ROWS")
     small.refused("DELETE FROM t WHERE id < 4", "TOO_MANY_ROWS", SQL_MAX_ROWS="2")
     assert len(small.plan("DELETE FROM t WHERE id < 4", SQL_MAX_ROWS="3").before) == 3
+    small.do(
+        "CREATE TABLE u (id integer PRIMARY KEY, t integer REFERENCES t ON DELETE CASCADE)",
+        "INSERT INTO u VALUES (1, 1), (2, 2)",
+    )
+    small.refused("DELETE FROM t WHERE id < 3", "TOO_MANY_ROWS", "4", SQL_MAX_ROWS="3")
 
 
 def test_rows_too_long_to_be_shown(small: SqlWorld) -> None:

@@ -348,6 +348,25 @@ def test_others_change_the_same_table_meanwhile(small: SqlWorld) -> None:
     assert small.apply(planned).code == 0
 
 
+def test_others_change_the_same_table_while_the_plan_waits(small: SqlWorld) -> None:
+    """Their numbers come after the plan's own, as those of its subtransactions do."""
+    small.do("INSERT INTO t SELECT n, 'x', n FROM generate_series(10, 60) n")
+    folder = small.folder()
+    with small.admin() as holder, holder.transaction(force_rollback=True):
+        holder.execute("UPDATE t SET a = 'held' WHERE id = 30")
+        process = small.start("plan", folder, {"sql": "UPDATE t SET a = 'y' WHERE id BETWEEN 15 AND 30"})
+        waiting(small, 1)
+        small.do(
+            "UPDATE t SET a = 'theirs' WHERE id >= 40",
+            "DELETE FROM t WHERE id = 39",
+            "INSERT INTO t VALUES (99, 'theirs', 9)",
+        )
+    planned = finished(process, folder)
+    assert planned.code == 0, planned.error
+    assert set(planned.before) == set(planned.after) == {f"public.t/{number}" for number in range(15, 31)}
+    assert small.apply(planned).code == 0
+
+
 # The connection breaks while the transaction is committed.
 
 

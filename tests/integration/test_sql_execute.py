@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from tests.sql_world import SqlWorld
+from pathlib import Path
+
+import pytest
+
+from tests.postgres_server import PostgresServer
+from tests.sql_world import SqlWorld, sql_world
 
 ITEMS = (
     "CREATE TABLE item (id integer PRIMARY KEY, name text NOT NULL, cents numeric(10,2))",
     "INSERT INTO item VALUES (1, 'apple', 10), (2, 'pear', NULL), (3, 'plum', 30.5)",
 )
+
+
+@pytest.fixture
+def sql(trusting_postgres: PostgresServer, tmp_path: Path) -> SqlWorld:
+    """Each step is a process, as it is for the broker."""
+    world = sql_world(trusting_postgres, tmp_path)
+    world.as_program = True
+    return world
 
 
 def test_an_update_is_planned_as_rows_and_applied_and_taken_back(sql: SqlWorld) -> None:

@@ -192,6 +192,21 @@ def test_a_trigger_that_never_does_the_same_twice_fails_the_rehearsal(sql: SqlWo
     assert sql.everything() == was
 
 
+def test_a_trigger_that_only_taking_back_sets_off_fails_the_rehearsal(sql: SqlWorld) -> None:
+    sql.do(
+        "CREATE TABLE t (id integer PRIMARY KEY)",
+        "CREATE TABLE gone (id integer PRIMARY KEY)",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " AS $$ BEGIN INSERT INTO gone VALUES (OLD.id); RETURN OLD; END $$",
+        "CREATE TRIGGER note AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    sql.env["SQL_TRIGGERS"] = "public.t.note"
+    planned = sql.plan("INSERT INTO t VALUES (1)")
+    done = sql.rehearse(planned)
+    assert (done.code, done.reason) == (3, "REHEARSAL_FAILED")
+    assert "public.gone/1" in done.error
+
+
 def test_a_trigger_with_any_name_is_vouched_for(sql: SqlWorld) -> None:
     sql.do(
         'CREATE TABLE "T, 1" (id integer PRIMARY KEY)',

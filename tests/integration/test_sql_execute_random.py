@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from hypothesis import strategies as st
 from broker_rows import items, steps
 from broker_rows.server import ServerError
 from broker_rows.steps import Rules
-from tests.sql_world import SqlWorld
+from tests.sql_world import SqlWorld, inside
 
 Key = str
 Fields = tuple[str | None, ...]
@@ -105,16 +102,6 @@ class Tables:
                         path.write_bytes(items.content(shape, (key, *row)).encode())
         with inside(self.folder):
             steps.apply(self.rules)
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    was = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(was)
 
 
 def make(sql: SqlWorld, tmp_path: Path, rank: str, reference: str) -> Tables:

@@ -23,12 +23,6 @@ class RefusedError(Ending):
     code = 3
 
 
-class CannotTellError(Ending):
-    """The present state can't be read as these items."""
-
-    code = 4
-
-
 class MovedError(Ending):
     """The present state isn't the one that the change was planned from; nothing was changed."""
 

@@ -15,6 +15,8 @@ from broker_rows.steps import Rules
 
 _ORIGIN = Path("origin/arguments.json")
 """Arguments of the call that is taken back, in the steps of an undo."""
+_CANNOT_TELL = 4
+"""Whatever keeps ``verify`` from reading the rows."""
 _WITHHELD = "the server's own words may hold what lies in rows, so they aren't shown"
 
 
@@ -23,18 +25,16 @@ def main(step: str) -> int:
     try:
         _step(step)
     except Ending as ending:
-        return _say(ending)
+        ended = ending
     except ServerError as error:
-        return _say(_ending(error, step))
+        ended = _ending(error, step)
     except ConnectionLostError as error:
-        sys.stderr.write(f"CONNECTION_LOST: the database can't be reached, or no more: {error}; nothing was changed\n")
-        return 1
-    return 0
-
-
-def _say(ending: Ending) -> int:
-    sys.stderr.write(f"{ending}\n")
-    return ending.code
+        text = f"the database can't be reached, or no more: {error}; nothing was changed; look at the way there, then try again"
+        ended = Ending("CONNECTION_LOST", text)
+    else:
+        return 0
+    sys.stderr.write(f"{ended}\n")
+    return _CANNOT_TELL if step == "verify" else ended.code
 
 
 def _step(step: str) -> None:

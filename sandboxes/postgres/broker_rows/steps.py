@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from broker_rows import change, reach, statement, writing
 from broker_rows.change import Item, Items
-from broker_rows.endings import CannotTellError, MovedError, RefusedError, listed
+from broker_rows.endings import RefusedError, listed
 from broker_rows.server import Address, Connection, ServerError
 from broker_rows.work import Work, too_many, working
 
@@ -132,15 +132,11 @@ def verify(rules: Rules) -> None:
     """Writes what each item of the change in the folders holds now.
 
     Raises:
-        CannotTellError: the tables aren't as they were, so that their rows are other items.
-        ServerError, ConnectionLostError: they can't be read.
+        Ending, ServerError, ConnectionLostError: the rows can't be read, or are other items as the tables are now.
     """
     with closing(Connection(rules.address)) as connection:
         connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        try:
-            wanted = change.read(connection)
-        except (MovedError, RefusedError) as error:
-            raise CannotTellError(error.reason, str(error).partition(": ")[2]) from error
+        wanted = change.read(connection)
         for table, some in change.by_table(wanted.values()).items():
             for path, row in writing.present(connection, table, change.keys_of(some)).items():
                 if path in wanted:
