@@ -540,3 +540,51 @@ def test_every_function_that_is_allowed_is_built_in_and_reads_nothing_else() -> 
     marked = {name for name, builtin, flags in listed if builtin and flags & deterministic}
     assert sqlite_execute().FUNCTIONS - marked == over_rows
     assert over_rows <= {name for name, builtin, _ in listed if builtin}
+
+
+def test_a_change_that_nobody_has_told_of() -> None:
+    program = sqlite_execute()
+    was = Shop.of(*HOSTILE).data
+    hidden = (
+        "UPDATE price SET cents = 1 WHERE item = 'tea'",
+        "UPDATE loose SET a = 1; INSERT INTO loose VALUES (2)",
+        "INSERT INTO words VALUES ('more')",
+        "UPDATE sqlite_stat1 SET stat = '9'",
+        "CREATE TABLE more (a)",
+        "DROP TRIGGER instead",
+    )
+    for statement in hidden:
+        with pytest.raises(program.RefusedError, match="NOT_ACCOUNTED"):
+            program.changes(was, Shop.of(*HOSTILE, statement).data, {"seq"})
+
+
+def test_a_value_that_its_column_would_turn_into_another() -> None:
+    """Somebody has changed the column's type behind SQLite's back: whoever writes the row anew writes a number."""
+    shop = Shop.of(
+        "CREATE TABLE t (k TEXT PRIMARY KEY, v, w); INSERT INTO t VALUES ('a', '1', 0)",
+        """PRAGMA writable_schema = ON;
+        UPDATE sqlite_schema SET sql = 'CREATE TABLE t (k TEXT PRIMARY KEY, v INTEGER, w)' WHERE name = 't'""",
+    )
+    assert shop.refusal("UPDATE t SET w = 1") == "DATABASE_REFUSED"
+
+
+@pytest.mark.parametrize("more", ["UPDATE price SET note = 1 WHERE item = 'salt'", "INSERT INTO loose VALUES (1)"])
+def test_a_write_that_writes_more_than_its_items(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, shop = sqlite_execute(), Shop.of(*HOSTILE)
+    effect = shop.plan("UPDATE price SET cents = 1 WHERE item = 'tea'")
+    write = program.write
+    monkeypatch.setattr(program, "write", lambda db, old, new: (write(db, old, new), db.execute(more)))
+    with pytest.raises(program.RefusedError, match="NOT_ACCOUNTED"):
+        program.rewritten(shop.data, effect.before, effect.after)
+
+
+def test_a_way_back_that_leads_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = sqlite_execute()
+    (tmp_path / "shop.db").write_bytes(GOOD)
+    elsewhere = Shop.of(
+        *PRICES, "CREATE INDEX by_cents ON price (cents)", "UPDATE price SET cents = 1 WHERE item = 'tea'"
+    ).data
+    monkeypatch.setattr(program, "rewritten", lambda *_: (elsewhere, {"price"}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(program.RefusedError, match="NOT_ACCOUNTED"):
+        program.take("rehearse", {"database": "shop.db"})
