@@ -43,6 +43,7 @@ async def settle_folders(parts: Parts) -> frozenset[str]:
 
 async def _settle(parts: Parts, folder: BoundFolder) -> str:
     """The id of a call that has to wait; empty for none."""
+    folder.journal.clear_drafts()
     try:
         journal = folder.journal.read()
         if journal is None:

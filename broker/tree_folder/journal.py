@@ -92,6 +92,11 @@ class JournalFile:
         self.path.unlink(missing_ok=True)
         sync_dir(self.path.parent)
 
+    def clear_drafts(self) -> None:
+        """Removes what a kill in the midst of writing has left beside it; nobody may be writing now."""
+        for draft in self.path.parent.glob(f".{self.path.stem}.*.new"):
+            draft.unlink(missing_ok=True)
+
     def set_aside(self) -> Path:
         """One that can't be gone on with is kept for an investigation, under a name that is given back."""
         aside = self.path.with_suffix(f".left-{secrets.token_hex(4)}")

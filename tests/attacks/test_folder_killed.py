@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.folder_effects import AFTER, BEFORE, Steps, Way, dump, fresh, in_child, whole
+from broker.tree_folder import placing, staging
+from tests.folder_effects import AFTER, BEFORE, Steps, Way, dump, effect_of, fresh, in_child, whole
 
 
 def steps_taken(place: Path) -> list[str]:
@@ -48,6 +51,49 @@ def test_killed_at_each_step_all_or_nothing_is_there(tmp_path: Path, *, after: b
         settled(way)
         outcomes.add(way.said("intent").exists())
     assert outcomes == {False, True}
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["many", "few"])
+def test_all_is_on_the_disk_before_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, few: bool) -> None:
+    """Before the intent what comes and its names, before the outcome the names that changed, in this order."""
+    way = fresh(tmp_path / "way")
+    if few:
+        wanted = {path: AFTER[path] for path in ("README.md", "new/link", "kept/three")}
+        way.journal = replace(way.journal, effect=effect_of(BEFORE, {**BEFORE, **wanted}))
+    synced: list[str] = []
+    real_sync, real_touch = os.fsync, Path.touch
+
+    def sync(handle: int) -> None:
+        real_sync(handle)
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink().relative_to(way.place)))
+
+    def sync_everything(_: int) -> None:
+        synced.append("everything")
+
+    def touch(path: Path) -> None:
+        synced.append(f"said {path.name}")
+        real_touch(path)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(staging, "sync_file_system_of", sync_everything)
+    monkeypatch.setattr(placing, "sync_file_system_of", sync_everything)
+    monkeypatch.setattr(Path, "touch", touch)
+    with Steps().watching() as steps:
+        assert way.apply() is None
+    assert steps.names
+    first, second = synced.index("said intent"), synced.index("said outcome")
+    ready, placed, cleared = synced[:first], synced[first + 1 : second], synced[second + 1 :]
+    folder, own = "folder", f"folder/{way.journal.staging}"
+    if few:
+        assert {f"{own}/0", f"{own}/1", own, folder} <= set(ready)
+        assert {own, folder, "folder/new", "folder/kept"} <= set(placed)
+    else:
+        assert "everything" in ready
+        assert placed == ["everything"]
+    # Said by the journal that all is ready, once it is; and gone, once what was made ready is.
+    journals = [index for index, path in enumerate(ready) if path == "state"]
+    assert journals[0] < ready.index(own if few else "everything") < journals[-1]
+    assert cleared == [folder, "state"]
 
 
 def test_killed_again_while_it_goes_on(tmp_path: Path) -> None:

@@ -92,3 +92,13 @@ def test_what_isnt_changed_keeps_its_inode_and_times(way: Way) -> None:
         after.st_mtime_ns,
         after.st_ctime_ns,
     )
+
+
+def test_what_a_kill_left_of_a_journals_writing_goes(way: Way) -> None:
+    state = way.file.path.parent
+    mine = [state / f".{name}.0011.new" for name in ("shop.journal", "shop.memory")]
+    others = [state / ".shop-2.journal.0011.new", state / "shop.memory"]
+    for path in (*mine, *others):
+        path.touch()
+    way.file.clear_drafts()
+    assert [path.exists() for path in (*mine, *others)] == [False, False, True, True]
