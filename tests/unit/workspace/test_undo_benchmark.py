@@ -12,7 +12,7 @@ from benchmarks.trees import CHANGED, changed_paths, copied, make_tree, stashed,
 from benchmarks.undo import SIZES, TARGET_RATIO, judged
 from benchmarks.undo_steps import Steps, watching
 from broker.pipeline import planning
-from broker.pipeline.applying import Applying
+from broker.pipeline.execution import Execution
 
 STEPS = ("plan", "capture", "rehearse", "apply", "change", "undo", "undo_apply")
 
@@ -88,9 +88,9 @@ async def test_steps_are_timed_and_their_work_is_done() -> None:
 
 
 def test_the_broker_is_as_it_was_after_watching() -> None:
-    apply, rehearse = Applying.apply, vars(planning)["rehearse"]
+    apply, rehearse = Execution.apply, vars(planning)["rehearse"]
     with watching():
-        assert Applying.apply is not apply
+        assert Execution.apply is not apply
         assert vars(planning)["rehearse"] is not rehearse
-    assert Applying.apply is apply
+    assert Execution.apply is apply
     assert vars(planning)["rehearse"] is rehearse
