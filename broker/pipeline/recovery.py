@@ -9,12 +9,14 @@ import structlog
 
 from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
+from broker.domain.envelope import salt_of
 from broker.domain.events import StoredRequest
 from broker.domain.ports import CallQuery, CallRow, Transaction
 from broker.domain.run import EndCause
 from broker.domain.tier import Tier
 from broker.errors import BrokerError, DataLossError, FailedPreconditionError, NotFoundError
 from broker.pipeline.active import ActiveCall, move
+from broker.pipeline.applying import applied, planned_of, write_applied
 from broker.pipeline.ending import close_of_call, finish
 from broker.pipeline.feed import Feed
 from broker.pipeline.folder_recovery import settle_folders
@@ -102,15 +104,25 @@ async def _resumed(parts: Parts, row: CallRow) -> ActiveCall | None:
         why = "the tool is not here any more"
         if tool is not None and tool.spec.outside is None:
             why = "its journal is gone, or can't be gone on with: what of it is in the directory isn't known"
-        detail = f"the broker stopped while the effect was applied, and {why}"
-        await finish(parts, row, CallState.UNKNOWN, lost(detail))
+        await _end_doubtful(parts, row, request, f"the broker stopped while the effect was applied, and {why}")
     except FailedPreconditionError as error:
-        await finish(
-            parts, row, CallState.UNKNOWN, lost(f"the broker stopped while the effect was applied: {error.message}")
-        )
+        await _end_doubtful(parts, row, request, f"the broker stopped while the effect was applied: {error.message}")
     except (NotFoundError, DataLossError) as error:
         await _settle_without_content(parts, row, CallState.UNKNOWN, error)
     return None
+
+
+async def _end_doubtful(parts: Parts, row: CallRow, request: StoredRequest, detail: str) -> None:
+    """Ends a call of which nobody can look at what came of it; what was changed outside can be taken back all the same."""
+
+    def work(tx: Transaction) -> None:
+        planned = planned_of(tx, parts, row.id)
+        effect = None if planned.outside is None else applied(planned, salt_of(request.envelope))
+        outcome = replace(lost(detail), effect=effect)
+        write_applied(tx, parts, row, CallState.UNKNOWN, outcome, now=parts.clock())
+
+    await parts.store.write(work)
+    parts.meter.ended(EndCause.ENGINE, CallState.UNKNOWN.value)
 
 
 async def _end_self_undos(parts: Parts) -> None:
