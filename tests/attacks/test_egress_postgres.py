@@ -360,10 +360,42 @@ async def test_endless_messages_before_the_session_are_cut(attack: Attack) -> No
     assert b"before its session began" in attack.got
 
 
-@pytest.mark.parametrize("wordless", [b"D", b"T", b"p", b"v", b"A", b"\x00"])
-async def test_a_message_that_has_no_place_before_the_session_ends_it(attack: Attack, wordless: bytes) -> None:
-    await attack.run(after_startup(attack.certificates, lambda login: login.say(wordless, bytes(4))))
+@pytest.mark.parametrize("kind", [b"D", b"T", b"p", b"v", b"A", b"\x00"])
+@pytest.mark.parametrize("when", ["before the login", "after the login"])
+async def test_a_message_that_has_no_place_before_the_session_ends_it(attack: Attack, when: str, kind: bytes) -> None:
+    async def script(login: Login) -> None:
+        if when == "after the login":
+            await login.prove(await login.scram(_PASSWORD, attack.certificates.certificate.read_text()))
+        await login.say(kind, bytes(4))
+
+    await attack.run(after_startup(attack.certificates, script))
+    attack.got = attack.got.removeprefix(AUTHENTICATED)
     attack.is_refused(EgressVerdict.MALFORMED, "08001", "no place")
+
+
+async def test_what_comes_with_the_sessions_beginning_is_not_lost(attack: Attack) -> None:
+    notice = packet(b"N", b"Mlater\x00\x00")
+
+    async def script(login: Login) -> None:
+        await login.prove(await login.scram(_PASSWORD, attack.certificates.certificate.read_text()))
+        await login.send(READY + notice)
+
+    await attack.run(after_startup(attack.certificates, script), ends=True)
+    assert attack.got == AUTHENTICATED + READY + notice
+
+
+async def test_the_server_hears_in_tls_which_protocol_is_meant(attack: Attack) -> None:
+    agreed: list[str | None] = []
+    context = attack.certificates.context()
+    context.set_alpn_protocols(["postgresql"])
+
+    async def script(login: Login) -> None:
+        await login.start_tls(context)
+        agreed.append(login.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        login.writer.close()
+
+    await attack.run(script)
+    assert agreed == ["postgresql"], "a server of version 17 refuses who names another"
 
 
 async def test_a_server_that_stops_in_the_login_is_given_up(attack: Attack) -> None:
@@ -472,6 +504,17 @@ async def test_a_startup_that_breaks_off_reaches_nobody(attack: Attack) -> None:
     await attack.run(unreached, _STARTUP[:-1], ends=True)
     attack.is_refused(EgressVerdict.MALFORMED, "08P01", "before its first message was complete")
     assert attack.host.connections == 0
+
+
+async def test_a_run_that_ends_before_the_startup_has_asked_for_nothing() -> None:
+    world = World(postgres_rule(5432))
+    tool = Tool(world.session, LISTEN)
+    tool.send(bytes.fromhex("0000000804d2162f") + _STARTUP[:-1])
+    await tool.until(b"N")
+    tool.serving.cancel()
+    await asyncio.gather(tool.serving, return_exceptions=True)
+    assert world.record.verdict is EgressVerdict.MALFORMED
+    assert "before it said what it wanted" in world.record.detail
 
 
 async def test_questions_for_encryption_are_answered_once_each(attack: Attack) -> None:

@@ -32,6 +32,7 @@ PLANTED = {
     "broker.signing": ("slack_sdk", "bolt"),
     "broker.tlog": ("scramp", "scram"),
     "broker.slack": ("broker.pipeline", "slack"),
+    "broker.rollback": ("scramp", "scram"),
     "broker.workspace": ("broker.vault", "layers"),
     "broker.tree_folder": ("broker.workspace", "layers"),
     "broker.stray": ("broker.errors", "layers"),
