@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from tests.fake_postgres import AUTHENTICATED, BOUND, PLAIN, READY, Login, error
 
 _PASSWORD = "pa55-word, with=signs"  # noqa: S105  # of this test
 _LIMITS = EgressLimits(linger_s=0.01)
-_IMPATIENT = EgressLimits(connect_s=0.3, hello_s=0.3, login_s=0.3, linger_s=0.01)
 _STARTUP = startup("user", USER, "database", DATABASE)
 Script = Callable[[Login], Awaitable[None]]
 
@@ -167,7 +166,7 @@ async def test_a_server_without_tls_is_told_nothing(attack: Attack, answer: byte
 
 
 async def test_a_server_that_never_answers_the_question_for_tls_is_given_up(attack: Attack) -> None:
-    attack.limits = _IMPATIENT
+    attack.limits = replace(_LIMITS, connect_s=0.3)
     await attack.run(lambda login: login.asked_for_tls())
     attack.is_refused(EgressVerdict.UNREACHABLE, "08001", "in time")
 
@@ -399,7 +398,7 @@ async def test_the_server_hears_in_tls_which_protocol_is_meant(attack: Attack) -
 
 
 async def test_a_server_that_stops_in_the_login_is_given_up(attack: Attack) -> None:
-    attack.limits = _IMPATIENT
+    attack.limits = replace(_LIMITS, login_s=0.3)
     await attack.run(after_startup(attack.certificates, lambda login: login.send(b"R")))
     attack.is_refused(EgressVerdict.LIMIT, "08001", "didn't begin within 0.3 s")
 
@@ -482,14 +481,14 @@ async def test_what_begins_no_session_reaches_nobody(attack: Attack, name: str, 
 
 @pytest.mark.parametrize("said", [b"", b"\x00", _STARTUP[:4], _STARTUP[:-1]])
 async def test_a_startup_that_stops_is_cut_in_time(attack: Attack, said: bytes) -> None:
-    attack.limits = _IMPATIENT
+    attack.limits = replace(_LIMITS, hello_s=0.3)
     await attack.run(unreached, said, piece=1)
     attack.is_refused(EgressVerdict.LIMIT, "08001", "within 0.3 s")
     assert attack.host.connections == 0
 
 
 async def test_a_startup_that_trickles_is_cut_in_time() -> None:
-    world = World(postgres_rule(5432), limits=_IMPATIENT)
+    world = World(postgres_rule(5432), limits=replace(_LIMITS, hello_s=0.3))
     tool = Tool(world.session, LISTEN)
     tool.send(MAX_BYTES.to_bytes(4) + (3 << 16).to_bytes(4))
     while not tool.ended:
