@@ -46,6 +46,14 @@ async def _applied(world: World) -> Call:
         return (await end_of(agent, call))[0]
 
 
+async def _reached(world: World, shelf: Shelf) -> Call:
+    """A call that two people agreed to, once the fault outside has been met."""
+    call = await waiting(world, CHANGE)
+    await agreed(world, await world.pending(call.name), "ada", "bob")
+    assert await asyncio.to_thread(shelf.reached.wait, 30)
+    return call
+
+
 async def _rested(world: World, call: str, state: CallState) -> None:
     """Returns once a call is in a state: what is written after its end has no event of its own."""
     async with world.agent() as agent, asyncio.timeout(30):
@@ -127,9 +135,7 @@ async def test_a_broker_killed_while_it_applies_never_applies_again_and_says_wha
     shelf.fault = "hangs"
     with outside.serving() as serving:
         async with serving as world:
-            call = await waiting(world, CHANGE)
-            await agreed(world, await world.pending(call.name), "ada", "bob")
-            assert await asyncio.to_thread(shelf.reached.wait, 30)
+            call = await _reached(world, shelf)
             world.served.kill()
     shelf.fault = ""
     shelf.released.set()
@@ -149,9 +155,7 @@ async def test_killed_where_people_agreed_to_it_the_next_start_takes_it_back(und
     shelf.fault = "hangs"
     with undoing.serving() as serving:
         async with serving as world:
-            call = await waiting(world, CHANGE)
-            await agreed(world, await world.pending(call.name), "ada", "bob")
-            assert await asyncio.to_thread(shelf.reached.wait, 30)
+            call = await _reached(world, shelf)
             world.served.kill()
     shelf.fault = ""
     shelf.released.set()
@@ -167,9 +171,7 @@ async def test_cancelled_while_it_is_applied_it_is_unknown_and_not_said_to_have_
     shelf.fault = "hangs"
     with outside.serving() as serving:
         async with serving as world:
-            call = await waiting(world, CHANGE)
-            await agreed(world, await world.pending(call.name), "ada", "bob")
-            assert await asyncio.to_thread(shelf.reached.wait, 30)
+            call = await _reached(world, shelf)
             async with world.agent() as agent:
                 cancelling = asyncio.ensure_future(agent.cancel_call(call.name))
                 done, _ = await end_of(agent, call)
@@ -220,9 +222,7 @@ async def test_killed_while_it_takes_back_by_itself_it_is_unknown_and_not_done_a
     shelf.then = ("hangs", "undo")
     with undoing.serving() as serving:
         async with serving as world:
-            call = await waiting(world, CHANGE)
-            await agreed(world, await world.pending(call.name), "ada", "bob")
-            assert await asyncio.to_thread(shelf.reached.wait, 30)
+            call = await _reached(world, shelf)
             world.served.kill()
     shelf.fault = ""
     shelf.released.set()
