@@ -95,10 +95,11 @@ def package_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def packages_digest(files: dict[str, Path]) -> str:
-    """SHA-256 over names and contents of the files of packages; empty where there are none."""
-    lines = [f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
+def inputs_digest(folder: Path, packages: dict[str, Path], base: str, base_id: str) -> str:
+    """The digest of all that a sandbox's image is made from: its folder, the runner, files of packages, the base."""
+    lines = [f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in packages.items()]
+    more = [hashlib.sha256("".join(lines).encode()).hexdigest()] if lines else []
+    return folder_digest([folder, SANDBOXES / "runner"], base, base_id, *more)
 
 
 def base_tag(base: str) -> str:
@@ -145,8 +146,7 @@ class Builder:
         """Makes sure of one sandbox image; returns its id."""
         folder = SANDBOXES / name
         packages = package_files(folder)
-        made_of = [base, str(self._client.inspect_image(base)["Id"])]
-        inputs = folder_digest([folder, SANDBOXES / "runner"], *made_of, *filter(None, [packages_digest(packages)]))
+        inputs = inputs_digest(folder, packages, base, str(self._client.inspect_image(base)["Id"]))
         tag = f"broker-sandbox-{name}:{inputs}"
         if self.has(tag):
             say(f"{tag} is there")

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -30,6 +29,16 @@ ROLE = "clerk"
 _ROWS = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1
+"""
+
+_DATABASE = "world"
+
+_END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+_SCHEMAS = """
+SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%'
 """
 
 
@@ -236,20 +245,26 @@ def sql_server() -> Iterator[PostgresServer]:
         access = Path(folder) / "pg_hba.conf"
         access.write_text("local all all trust\nhost all all 127.0.0.1/32 trust\n")
         Path(folder).chmod(0o755)
-        with postgres_server(hba_file=str(access), fsync="off", max_prepared_transactions="5") as server:
+        with postgres_server(hba_file=str(access), fsync="off") as server:
             with server.superuser() as connection:
                 connection.execute(f"CREATE ROLE {ROLE} LOGIN".encode())
             yield server
 
 
 def sql_world(server: PostgresServer, scratch: Path) -> SqlWorld:
-    """A new database in which the role may use what the owner makes."""
-    database = f"world_{uuid.uuid4().hex[:12]}"
-    server.url(database)
-    world = SqlWorld(server, database, scratch)
+    """The database of a server, as if it were new: making one for each test would take most of the time."""
+    server.url(_DATABASE)
+    world = SqlWorld(server, _DATABASE, scratch)
+    while world.ask(_END_OTHERS):
+        pass
     world.do(
-        f"GRANT CREATE, USAGE ON SCHEMA public TO {ROLE}",
-        f"REVOKE CREATE ON SCHEMA public FROM {ROLE}",
+        *(f"DROP SCHEMA {name} CASCADE" for name in world.ask(_SCHEMAS)),
+        "DROP FOREIGN DATA WRAPPER IF EXISTS w CASCADE",
+        "CREATE SCHEMA public",
+        f"REVOKE ALL ON pg_description FROM {ROLE}",
+        f"ALTER ROLE {ROLE} IN DATABASE {_DATABASE} RESET ALL",
+        f"GRANT TEMP ON DATABASE {_DATABASE} TO PUBLIC",
+        f"GRANT USAGE ON SCHEMA public TO {ROLE}",
         f"ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {ROLE}",
         f"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO {ROLE}",
     )

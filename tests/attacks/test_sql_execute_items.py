@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_rows import work
+from broker_rows import server, work
 from broker_rows.endings import UnknownOutcomeError
 from broker_rows.server import Address
 from tests.sql_cutting import cutting
@@ -314,15 +314,19 @@ def test_somebody_takes_back_what_was_in_the_way(small: SqlWorld) -> None:
     assert small.ask("SELECT a FROM t WHERE id = 1") == ["new"]
 
 
-def test_somebody_holds_a_row_for_ever(small: SqlWorld) -> None:
+def test_somebody_holds_a_row_for_ever(small: SqlWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server._SETTINGS, "lock_timeout", "100ms")
     planned = small.plan(UPDATE)
     with small.admin() as holder, holder.transaction():
         holder.execute("SELECT FROM t WHERE id = 1 FOR UPDATE")
-        applied, planned_again = begin(small, planned, 1)[0], small.plan(UPDATE)
-        done = applied()
-    for each in (done, planned_again):
-        assert (each.code, each.reason) == (3, "BUSY"), each.error
+        for done in (small.apply(planned), small.rehearse(planned), small.plan(UPDATE)):
+            assert (done.code, done.reason) == (3, "BUSY"), done.error
     assert small.ask("SELECT a FROM t WHERE id = 1") == ["one"]
+
+
+def test_it_takes_for_ever(small: SqlWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server._SETTINGS, "statement_timeout", "1s")
+    small.refused("DELETE FROM t WHERE id = (SELECT count(*) FROM generate_series(1, 10000000000))", "TIMEOUT")
 
 
 def test_rows_that_others_only_hold_are_told_apart(small: SqlWorld) -> None:

@@ -27,7 +27,7 @@ SHAPES = {
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=9)
 KEYS = TEXT
 NUMBERS = st.integers(-3, 3).map(str)
-SETTINGS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+SETTINGS = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def words(values: list[str]) -> str:

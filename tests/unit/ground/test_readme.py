@@ -19,6 +19,8 @@ DOCUMENTS = (
         "docs/workspaces.md",
         "docs/directories.md",
         "docs/undo.md",
+        "docs/sql.md",
+        "docs/sqlite.md",
     ),
 )
 COMMAND = re.compile(r"\bbroker ([a-z][a-z-]*(?: [a-z][a-z-]*){0,2})")

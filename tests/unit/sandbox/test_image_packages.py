@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.build_images import PACKAGES_FILE, BuildError, package_files, packages_digest
+from scripts.build_images import PACKAGES_FILE, BuildError, inputs_digest, package_files
 
 
 def listing(folder: Path, text: str) -> Path:
@@ -17,7 +17,6 @@ def listing(folder: Path, text: str) -> Path:
 
 def test_a_folder_without_a_list_gets_none(tmp_path: Path) -> None:
     assert package_files(tmp_path) == {}
-    assert packages_digest({}) == ""
 
 
 def test_the_modules_and_what_a_package_says_of_itself(tmp_path: Path) -> None:
@@ -38,14 +37,23 @@ def test_a_package_of_more_than_python(tmp_path: Path) -> None:
         package_files(listing(tmp_path, "cffi"))
 
 
-def test_one_byte_more_is_another_digest(tmp_path: Path) -> None:
-    files = package_files(listing(tmp_path, "pg8000"))
-    copies = {name: tmp_path / str(number) for number, name in enumerate(files)}
+def test_one_byte_more_is_another_image(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "copies").mkdir()
+    folder = listing(tmp_path / "image", "pg8000")
+    files = package_files(folder)
+    copies = {name: tmp_path / "copies" / str(number) for number, name in enumerate(files)}
     for name, path in files.items():
         shutil.copy(path, copies[name])
-    assert packages_digest(copies) == packages_digest(files)
+
+    def digest(packages: dict[str, Path], base_id: str = "sha256:1") -> str:
+        return inputs_digest(folder, packages, "base", base_id)
+
+    whole = digest(files)
+    assert digest(copies) == whole
+    assert digest({}) != whole
+    assert digest(files, "sha256:2") != whole
+    assert digest({name.replace("core", "kern"): path for name, path in files.items()}) != whole
     with copies["packages/pg8000/core.py"].open("ab") as stream:
         stream.write(b"#")
-    assert packages_digest(copies) != packages_digest(files)
-    renamed = {name.replace("core", "kern"): path for name, path in files.items()}
-    assert packages_digest(renamed) != packages_digest(files)
+    assert digest(copies) != whole
