@@ -14,6 +14,8 @@ from tests.outside_steps import Effect, Ran, run_step
 HOST = "shop.example"
 HANG = b"HANG"
 """An answer: nothing, until the test is over."""
+DRIP = b"DRIP"
+"""An answer: a head whose next byte always comes before anybody gives up on it."""
 
 
 def answer(status: str = "200 OK", body: bytes = b"fine", *headers: str) -> bytes:
@@ -56,6 +58,8 @@ class Service:
         if said == HANG:
             self.over.wait()
             return
+        while said == DRIP and not self.over.wait(0.1):
+            connection.sendall(b"x")
         connection.sendall(said)
 
 

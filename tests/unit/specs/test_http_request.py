@@ -12,7 +12,7 @@ import pytest
 from broker.domain.headers import RESERVED
 from broker.sandbox.engine import PROXY_PORT
 from tests.egress_support import NAME, World, http_rule, ok, saying, serving
-from tests.http_service import HANG, HOST, answer, service
+from tests.http_service import DRIP, HANG, HOST, answer, service
 from tests.outside_steps import Effect, Ran, program, run_step
 
 CALL: dict[str, Any] = {
@@ -157,14 +157,15 @@ def test_every_end_is_told_as_what_it_is_and_nothing_is_sent_twice(said: bytes, 
             assert len(lines[0]) < 5000
 
 
-def test_an_answer_that_takes_too_long(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [HANG, DRIP])
+def test_an_answer_that_takes_too_long(said: bytes, tmp_path: Path) -> None:
     hasty = tmp_path / "http_request.py"
     source = program("http_request.py").read_text("utf-8")
     hasty.write_text(source.replace("EXCHANGE_S = 45\n", "EXCHANGE_S = 1\n"), "utf-8")
     assert hasty.read_text("utf-8") != source
     with service() as shop:
         effect = shop.plan(CALL)
-        shop.answers = [HANG]
+        shop.answers = [said]
         ran = shop.step("apply", CALL, effect, script=hasty)
         assert (ran.code, ran.err.partition(":")[0]) == (6, "OUTCOME_UNKNOWN")
         assert len(shop.requests) == 1
