@@ -376,3 +376,19 @@ def test_as_many_rows_as_are_allowed_and_one_more() -> None:
     assert shop.refusal("INSERT INTO t SELECT id + 1000, v FROM t UNION ALL SELECT 0, 'x'") == "TOO_MANY_ROWS"
     half = Shop.of("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", many.format(501))
     assert half.refusal("UPDATE t SET id = id + 1000") == "TOO_MANY_ROWS"
+
+
+def test_a_default_by_the_clock_is_a_value_once_it_is_planned() -> None:
+    shop = Shop.of("CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT DEFAULT CURRENT_TIMESTAMP)")
+    effect = shop.plan("INSERT INTO t (id) VALUES (1)")
+    shop.done("apply", effect)
+    ((at,),) = shop.rows("SELECT at FROM t")
+    assert effect.after == {"t/1": f'"id" integer = "1"\n"at" text = "{at}"\n'}
+
+
+@pytest.mark.parametrize("how", ["REPLACE", "IGNORE", "ABORT"])
+def test_a_table_that_settles_conflicts_by_itself_settles_none_here(how: str) -> None:
+    schema = f"CREATE TABLE t (k TEXT PRIMARY KEY, u UNIQUE ON CONFLICT {how})"
+    effect = Shop.of(schema).plan("INSERT INTO t VALUES ('a', 1)")
+    later = Shop.of(schema, "INSERT INTO t VALUES ('b', 1)")
+    assert later.step("apply", effect=effect).reason == ("SQL_REFUSED" if how == "ABORT" else "NOT_ACCOUNTED")
