@@ -445,7 +445,7 @@ def rows_of(items: Mapping[str, str], tables: Mapping[str, Table]) -> Rows:
         table = by_part.get(path.partition("/")[0])
         try:
             names, values = zip(*map(cell, text.removesuffix("\n").split("\n")), strict=True)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise bad_item(path) from None
         if table is None or names != table.columns:
             raise MovedError(f"the table of {path} is gone, or has other columns")

@@ -436,6 +436,8 @@ ITEMS = {
     "a line more": {"price/tea": TEA + '"more" null = null\n'},
     "a line less": {"price/tea": TEA.partition("\n")[2]},
     "no line": {"price/tea": ""},
+    "a deep nest": {"price/tea": "[" * 100_000},
+    "a deep nest for a value": {"price/tea": '"item" text = ' + "[" * 100_000},
     "lines in another order": {"price/tea": "".join(reversed(TEA.splitlines(keepends=True)))},
     "no last newline": {"price/tea": TEA[:-1]},
     "other newlines": {"price/tea": TEA.replace("\n", "\r\n")},
