@@ -15,7 +15,7 @@ import structlog
 
 from broker.domain.call import CallState
 from broker.domain.envelope import salt_of
-from broker.domain.events import CallEvent, EventPayload, Outcome
+from broker.domain.events import AppliedEffect, CallEvent, EventPayload, Outcome
 from broker.domain.meter import Step
 from broker.domain.planned import Planned
 from broker.domain.ports import CallRow, Transaction
@@ -93,7 +93,7 @@ class FolderApplying:
                     await in_thread(placing.finish, begun=False)
                 raise
             active.feed.publish(events)
-            await self._carry_out(folder, placing, active, replace(planned.outcome, effect=effect), ())
+            await self._carry_out(folder, placing, active, replace(planned.outcome, effect=effect))
 
     async def put(self, folder: BoundFolder, active: ActiveCall, planned: Planned, ran: Ran, outcome: Outcome) -> None:
         """Ends a call whose intent is on record, and whose tool has changed files on its copy by a program of its own.
@@ -121,8 +121,9 @@ class FolderApplying:
                 )
                 active.feed.publish(events)
                 return
-            effect = applied(planned, salt_of(active.request.envelope), present, after)
-            await self._carry_out(folder, placing, active, replace(outcome, effect=effect), ran.tail)
+            salt = salt_of(active.request.envelope)
+            whole = replace(outcome, effect=applied(planned, salt, present, after))
+            await self._carry_out(folder, placing, active, whole, tail=ran.tail, doubtful=applied(planned, salt))
 
     async def _carry_out(
         self,
@@ -130,11 +131,15 @@ class FolderApplying:
         placing: FolderEffect,
         active: ActiveCall,
         outcome: Outcome,
-        tail: Sequence[EventPayload],
+        *,
+        tail: Sequence[EventPayload] = (),
+        doubtful: AppliedEffect | None = None,
     ) -> None:
         parts = self._parts
         try:
-            active.row, events = await carry_out(parts, folder, placing, active.row, outcome, tail=tail)
+            active.row, events = await carry_out(
+                parts, folder, placing, active.row, outcome, tail=tail, doubtful=doubtful
+            )
         except BrokerError as error:
             raise EffectCutError(error.message) from error
         active.feed.publish(events)
@@ -167,6 +172,7 @@ async def carry_out(
     outcome: Outcome,
     *,
     tail: Sequence[EventPayload] = (),
+    doubtful: AppliedEffect | None = None,
 ) -> tuple[CallRow, list[CallEvent]]:
     """From the intent to the end of a call: its effect is there whole, or its end is UNKNOWN, with the paths.
 
@@ -177,13 +183,14 @@ async def carry_out(
         row: the call; its intent is durable.
         outcome: how it ends where all goes well, with the effect.
         tail: events that come before the last one.
+        doubtful: what the outcome says of the effect where it is UNKNOWN.
 
     Raises:
         BrokerError: the end can't be written; the journal stays.
     """
     stop = await in_thread(placing.carry_out)
     state = CallState.SUCCEEDED if stop is None else CallState.UNKNOWN
-    end = outcome if stop is None else _stopped(outcome, stop)
+    end = outcome if stop is None else _stopped(outcome, stop, doubtful)
     if stop is not None:
         _log.error("call.unknown", call=row.id, path=stop.path, error=stop.why)
 
@@ -230,13 +237,13 @@ async def _made_of(parts: Parts, present: str, effect: Effect) -> str:
         raise moved(error.violations) from error
 
 
-def _stopped(outcome: Outcome, stop: Stopped) -> Outcome:
+def _stopped(outcome: Outcome, stop: Stopped, doubtful: AppliedEffect | None) -> Outcome:
     told = (("done", stop.done), ("not done", stop.left), ("neither", stop.others))
     detail = (
         f"BASE_MOVED: the effect stopped half-way at {stop.path!a}: {stop.why}. Nothing of somebody else's was overwritten."
         f" {'; '.join(f'{name}: {_listed(paths)}' for name, paths in told)}"
     )
-    return replace(outcome, cause=EndCause.ENGINE, cause_source=EvidenceSource.BROKER, detail=detail, effect=None)
+    return replace(outcome, cause=EndCause.ENGINE, cause_source=EvidenceSource.BROKER, detail=detail, effect=doubtful)
 
 
 def _listed(paths: Sequence[str]) -> str:

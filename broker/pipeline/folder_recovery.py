@@ -16,10 +16,12 @@ from broker.domain.envelope import salt_of
 from broker.domain.ports import CallRow, Transaction
 from broker.errors import BrokerError, ConflictError, DataLossError, NotFoundError
 from broker.pipeline.applying import applied, planned_of
+from broker.pipeline.ending import finish
 from broker.pipeline.folder_applying import SEALED, carry_out
 from broker.pipeline.folders import BoundFolder
 from broker.pipeline.kept import read_request
 from broker.pipeline.parts import Parts
+from broker.pipeline.verdict import lost
 from broker.tree_folder.applying import FolderEffect
 from broker.tree_folder.journal import Journal
 from broker.workspace.objects import in_thread
@@ -64,6 +66,10 @@ async def _settle(parts: Parts, folder: BoundFolder) -> str:
                 begun = journal.ready and (row is None or row.intent_seq is not None)
                 left = await in_thread(placing.finish, begun=begun)
                 _log.warning("folder.cleared", workspace=folder.workspace, call=journal.call, left=left)
+                if row is not None and row.state is CallState.APPLYING:
+                    # Its tool's own program had run, on a copy; of what it had changed there nothing was taken.
+                    detail = "the broker stopped before anything was put into the directory: nothing was changed"
+                    await finish(parts, row, CallState.FAILED, lost(detail))
     except (NotFoundError, DataLossError, ConflictError) as error:
         _set_aside(folder, error.message)
     except (BrokerError, OSError) as error:
@@ -81,7 +87,8 @@ async def _go_on(parts: Parts, folder: BoundFolder, placing: FolderEffect, row: 
     after = await parts.trees.apply(present, placing.effect)
     outcome = replace(planned.outcome, effect=applied(planned, salt, present, after))
     _log.warning("folder.gone_on", workspace=folder.workspace, call=row.id)
-    await carry_out(parts, folder, placing, row, outcome)
+    doubtful = None if planned.outside is None else applied(planned, salt)
+    await carry_out(parts, folder, placing, row, outcome, doubtful=doubtful)
 
 
 def _judged(tx: Transaction, parts: Parts, folder: BoundFolder, journal: Journal) -> tuple[CallRow | None, str]:

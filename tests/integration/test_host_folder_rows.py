@@ -106,6 +106,42 @@ async def test_killed_while_the_file_is_put_there(state: Path, folder: Path, poi
     sound(state)
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+async def test_a_journal_that_is_no_word_of_the_brokers_leaves_the_end_unknown(
+    state: Path, folder: Path, damage: str
+) -> None:
+    """How far the file came isn't known, and that nothing was changed isn't said."""
+    with doomed(state, "in the middle") as (served, process):
+        with pytest.raises(BrokerError):
+            await delete(served)
+        assert process.wait(DEADLINE_S) == -9
+    journal = state / "workspace_folders" / "demo.journal"
+    if damage == "gone":
+        journal.unlink()
+    else:
+        journal.write_bytes(journal.read_bytes()[:-9])
+    with serving(state) as served:
+        async with served.client() as agent:
+            [call] = [item async for item in agent.list_calls()]
+            assert call.state is CallState.UNKNOWN
+    assert rows(folder) == GONE
+    sound(state)
+
+
+async def test_a_file_that_somebody_changes_after_the_start_of_its_way_leaves_the_end_unknown(
+    state: Path, folder: Path
+) -> None:
+    with doomed(state, "after the intent", str(folder / "shop.db")) as (served, _):
+        done = await delete(served)
+        assert done.state is CallState.UNKNOWN, done.outcome
+        assert done.outcome is not None
+        assert "'shop.db'" in done.outcome.detail
+        assert done.outcome.effect is not None
+        assert (done.outcome.effect.before, done.outcome.effect.after) == ("", "")
+    assert (folder / "shop.db").read_bytes() == b"somebody else's\n"
+    sound(state)
+
+
 async def test_a_file_that_somebody_changed_meanwhile_is_kept(state: Path, folder: Path) -> None:
     """After the intent, which stands before the program runs that changes the rows."""
     with doomed(state, "before the journal", str(folder / "shop.db")) as (served, _):
