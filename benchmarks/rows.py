@@ -44,6 +44,7 @@ async def measured(place: Path) -> tuple[Measure, ...]:
     Args:
         place: a folder for the state and the certificates.
     """
+    (place / "tls").mkdir()
     with shop_database(place / "tls") as database:
         for size in ROWS:
             database.do(
