@@ -263,3 +263,29 @@ async def test_a_tool_that_changed_since_takes_back_at_the_tier_at_which_it_is_h
                 await agent.run("workspace.undo", {"call": done.name.removeprefix("calls/")})
     assert caught.value.reason in {"CONTEXT_MISSING", "LINEAGE_UNPROVEN", "SESSION_REQUIRED"}, caught.value
     assert shelf.items == CHANGED
+
+
+async def test_programs_that_were_changed_meanwhile_settle_nothing_and_take_nothing_back(
+    undoing: Founded, shelf: Shelf
+) -> None:
+    shelf.fault = "hangs"
+    with undoing.serving() as serving:
+        async with serving as world:
+            call = await _reached(world, shelf)
+            world.served.kill()
+    shelf.fault = ""
+    shelf.released.set()
+    program = undoing.state / "tool_specs" / "shelf.py"
+    program.write_text(program.read_text("utf-8") + "# by somebody else\n", "utf-8")
+    asked = list(shelf.asked)
+    with undoing.serving() as serving:
+        async with serving as world:
+            await _rested(world, call.name, CallState.UNKNOWN)
+            async with world.agent() as agent:
+                found = await agent.get_call(call.name)
+    assert found.outcome is not None
+    assert "it can't be looked at" in found.outcome.detail
+    assert found.outcome.effect is not None, "it can be taken back by people"
+    assert shelf.asked == asked, "none of them ran"
+    assert shelf.items == CHANGED
+    assert command_json(undoing.state, "ledger", "rebuild")["equal"]
