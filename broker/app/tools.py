@@ -92,8 +92,10 @@ class ToolSettling:
 
     def _held_tool(self, tx: Transaction, tool: Tool, standing: ToolStanding | None) -> Held | None:
         accepted = None if standing is None else standing.accepted
-        before = None if accepted is None else self.keeper.kept_spec(tx, accepted.version)
-        return held_tool(tool, registered(tool, standing, founded=True), accepted, before)
+        seen = accepted is not None and accepted.version != tool.digest
+        before = self.keeper.kept_spec(tx, accepted.version) if accepted is not None and seen else None
+        agreed = "" if standing is None else standing.agreed
+        return held_tool(tool, registered(tool, standing, founded=True), accepted, before, agreed)
 
     def _record(self, tx: Transaction) -> ToolsInForce:
         founded, stands = self.desk.founded(tx), self.desk.agreement.tools(tx)

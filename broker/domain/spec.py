@@ -181,6 +181,11 @@ class ToolSpec(SpecPart):
         return self.effects == "workspace" or self.outside is not None
 
     @property
+    def reaches_first(self) -> bool:
+        """Does it reach hosts in its plan, before anybody is asked about the call?"""
+        return self.outside is not None and bool(self.egress)
+
+    @property
     def code_files(self) -> Iterator[tuple[Place, str]]:
         """The Python files that it names, each with its place."""
         if self.run.python is not None and self.run.python.file is not None:

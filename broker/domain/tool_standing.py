@@ -54,6 +54,9 @@ class ToolStanding:
 
     last: Registered
     accepted: Accepted | None
+    agreed: str = ""
+    """The surface that people have agreed to last, by the founding or by name. A tool that asks for Tier 4 runs without that, as
+    people agree to each call."""
 
 
 def surface(spec: JsonObject, files: Mapping[str, bytes]) -> str:
@@ -80,12 +83,21 @@ def least_tier(accepted: Accepted | None, which: str) -> int:
     return accepted.tier
 
 
-def held(accepted: Accepted | None, declared: int, which: str) -> Hold | None:
-    """Why a tool runs higher than at the tier that it asks for; ``None`` where it doesn't."""
-    if declared >= least_tier(accepted, which):
+def held(accepted: Accepted | None, declared: int, which: str, *, unseen: bool = False) -> Hold | None:
+    """Why a tool runs higher than at the tier that it asks for, or not at all; ``None`` where it does as it asks.
+
+    Args:
+        accepted: what people accepted of it last.
+        declared: the tier that it asks for.
+        which: its surface.
+        unseen: does it reach hosts in its plan, before anybody is asked about the call, and has nobody agreed to it as it is?
+    """
+    if declared >= least_tier(accepted, which) and not unseen:
         return None
-    if accepted is None:
-        return Hold.NEW
+    if accepted is None or (unseen and accepted.surface == which):
+        return Hold.NEW  # one of Tier 4 stands by its registration, and nobody has looked at it
+    if unseen:
+        return Hold.CHANGED
     return Hold.LOWERED if accepted.surface == which else Hold.CHANGED
 
 

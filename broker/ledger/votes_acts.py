@@ -92,7 +92,10 @@ class InForce:
                 accepted = None if known is None else known.accepted
                 if not founded or said.tier == said.declared:
                     accepted = Accepted(said.tier, said.surface, said.version)
-                self.tools[said.name] = ToolStanding(said, accepted)
+                agreed = "" if known is None else known.agreed
+                if not founded or entry.get("approvals"):
+                    agreed = said.surface
+                self.tools[said.name] = ToolStanding(said, accepted, agreed)
             case "policy.changed":
                 self._digests["policy"] = words(entry, "policy_digest")
             case "settings.changed" if "settings" in part(entry, "in_force"):

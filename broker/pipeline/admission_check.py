@@ -39,6 +39,7 @@ from broker.pipeline.checks import (
 )
 from broker.pipeline.parts import Parts
 from broker.pipeline.taking_back import as_it_runs, find_chain, lineage_of, takes_back
+from broker.pipeline.undoing_outside import check_accepted
 from broker.pipeline.workflows import approved_workflow, check_inside
 from broker.specs.catalogue import Tool
 from broker.specs.tiers import TierRow
@@ -132,6 +133,7 @@ class RequestChecks:
         if takes_back(tool.spec.name):
             chain = await self._parts.store.read(lambda tx: find_chain(tx, self._parts, workspace, request.arguments))
             tool = as_it_runs(self._parts, tool, chain.tier, chain.named)
+        check_accepted(tool)
         check_paths(tool, request.files)
         return await self._prove(caller, request, tool, decision)
 

@@ -31,6 +31,7 @@ from broker.errors import (
 from broker.pipeline.active import ActiveCall, Ending, write_events
 from broker.pipeline.applying import Applying
 from broker.pipeline.blobs import Blobs, BlobWriter
+from broker.pipeline.claims import Claims
 from broker.pipeline.collect import Collector
 from broker.pipeline.effect_reading import EffectReader
 from broker.pipeline.ending import close_approval, finish
@@ -62,10 +63,11 @@ class Execution:
         self._turns = turns
         self._starter = starter
         self._waiting = Waiting(parts)
-        self._planning = Planning(parts, blobs)
+        claims = Claims()
+        self._planning = Planning(parts, blobs, claims)
         applying = Applying(parts, starter)
         self._applying = FolderApplying(parts, applying)
-        self._outside = Outside(parts, blobs, applying)
+        self._outside = Outside(parts, blobs, applying, claims)
 
     async def drive(self, active: ActiveCall, begun: Begun | None = None) -> None:
         """Takes a call to its end, from the queue or from where it has begun; what fails on our side ends the feed with

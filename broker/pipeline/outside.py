@@ -29,6 +29,7 @@ from broker.errors import (
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.applying import Applying, applied, planned_of, write_applied
 from broker.pipeline.blobs import Blobs
+from broker.pipeline.claims import Claims
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.folder_applying import FolderApplying
 from broker.pipeline.hold import Hold
@@ -51,14 +52,13 @@ SAY_UNCHANGED = frozenset({3, 5})
 class Outside:
     """Applies what was planned by a tool with outside effects."""
 
-    def __init__(self, parts: Parts, blobs: Blobs, applying: Applying) -> None:
+    def __init__(self, parts: Parts, blobs: Blobs, applying: Applying, claims: Claims) -> None:
         self._parts = parts
         self._applying = applying
         self._in_place = FolderApplying(parts, applying)
         self._steps = Steps(parts, blobs)
         self._self_undo = SelfUndo(parts, self._steps)
-        self._claimed: set[str] = set()
-        """Calls that are being taken back, or may be by themselves: nobody else takes them back meanwhile."""
+        self._claims = claims
 
     async def begin(self, active: ActiveCall) -> Begun:
         """Takes a planned call to where its program may be run: what is there is as it was, the container is the one that
@@ -88,7 +88,7 @@ class Outside:
         plan = bare if not base else await self._steps.plan(active, planned, outside.step, base=base)
         directory = await parts.directory.current()
         begun = Begun(plan, Hold(parts.sandboxes, active.row.id, plan.profile))
-        self._claim(planned.undoes)
+        self._claims.take(planned.undoes)
         try:
             _same_container(active, await (await begun.hold.lease()).observe())
 
@@ -98,25 +98,15 @@ class Outside:
 
             active.row, events = await parts.store.write(work)
         except BaseException:
-            self._claimed.difference_update(planned.undoes)
+            self._claims.give_back(planned.undoes)
             await begun.hold.release()
             raise
         active.feed.publish(events)
         return begun
 
-    def _claim(self, calls: Sequence[str]) -> None:
-        taken = sorted(self._claimed.intersection(calls))
-        if taken:
-            raise FailedPreconditionError(
-                f"{taken[0]} is being taken back by another call",
-                reason="UNDO_RUNNING",
-                hint="Look at it again once that has ended: broker calls show CALL",
-            )
-        self._claimed.update(calls)
-
     def over(self, active: ActiveCall) -> None:
         """A call that had begun has ended, one way or another: what it was taking back may be taken back by others."""
-        self._claimed.difference_update(active.request.undoes)
+        self._claims.give_back(active.request.undoes)
 
     async def settle(self, active: ActiveCall, begun: Begun, ran: Ran) -> None:
         """Takes a call on from the end of its program: it is done, it changed nothing, or its end isn't known."""
@@ -208,14 +198,10 @@ class Outside:
         _log.error("call.unknown", call=row.id, error=outcome.detail)
         as_planned = look.known and not look.unlike_after
         by_agreement = planned.outside is not None and planned.outside.on_failure == "undo" and as_planned
-        if by_agreement:
-            self._claimed.add(row.id)
-        try:
+        with self._claims.of([row.id] if by_agreement else []):
             await self._end(active, CallState.UNKNOWN, replace(outcome, detail=detail, effect=effect), tail)
             if by_agreement:
                 await self._self_undo.take_back(active, planned)
-        finally:
-            self._claimed.discard(row.id)
 
     async def _looked(self, active: ActiveCall, planned: Planned) -> Look:
         try:

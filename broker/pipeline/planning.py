@@ -29,6 +29,7 @@ from broker.pipeline.active import ActiveCall, move, write_events
 from broker.pipeline.applying import applied, write_applied
 from broker.pipeline.approving import Asked, ask, call_requirement, file_request, shown_files
 from broker.pipeline.blobs import Blobs
+from broker.pipeline.claims import Claims
 from broker.pipeline.ending import finish
 from broker.pipeline.outside_plan import read_plan
 from broker.pipeline.outside_steps import Steps
@@ -48,9 +49,10 @@ _log = structlog.get_logger(__name__)
 class Planning:
     """Makes plans of runs."""
 
-    def __init__(self, parts: Parts, blobs: Blobs) -> None:
+    def __init__(self, parts: Parts, blobs: Blobs, claims: Claims) -> None:
         self._parts = parts
         self._blobs = blobs
+        self._claims = claims
         self._steps = Steps(parts, blobs)
 
     async def settle(self, active: ActiveCall, plan: Plan, ran: Ran) -> None:
@@ -69,7 +71,10 @@ class Planning:
             await self._end(active, *wrong, tail)
             return
         if ran.already:
-            await self._nothing_left(active, ran)
+            try:
+                await self._nothing_left(active, ran)
+            except BrokerError as error:
+                await self._refused(active, ran, error)
             return
         if not ran.effect.changes:
             await self._end(active, CallState.SUCCEEDED, ran.outcome, tail)
@@ -78,15 +83,18 @@ class Planning:
             planned = await self._keep(active, plan, ran)
             asked = await self._ask(active, planned)
         except BrokerError as error:
-            _log.warning("plan.refused", call=active.row.id, reason=error.reason, error=error.message)
-            ours = error.reason in {"REHEARSAL_FAILED", "ENGINE_FAILED"}
-            detail = f"{error.reason}: {error.message}; nothing was changed"
-            cause = EndCause.ENGINE if ours else EndCause.POLICY
-            outcome = replace(ran.outcome, cause=cause, cause_source=EvidenceSource.BROKER, detail=detail)
-            outcome = replace(outcome, egress=active.reached)
-            await self._end(active, CallState.CANCELLED if ours else CallState.DENIED, outcome, tail)
+            await self._refused(active, ran, error)
             return
         await self._record(active, planned, asked, tail)
+
+    async def _refused(self, active: ActiveCall, ran: Ran, error: BrokerError) -> None:
+        _log.warning("plan.refused", call=active.row.id, reason=error.reason, error=error.message)
+        ours = error.reason in {"REHEARSAL_FAILED", "ENGINE_FAILED"}
+        detail = f"{error.reason}: {error.message}; nothing was changed"
+        cause = EndCause.ENGINE if ours else EndCause.POLICY
+        outcome = replace(ran.outcome, cause=cause, cause_source=EvidenceSource.BROKER, detail=detail)
+        outcome = replace(outcome, egress=active.reached)
+        await self._end(active, CallState.CANCELLED if ours else CallState.DENIED, outcome, ran.tail)
 
     def _wrong(self, plan: Plan, ran: Ran) -> tuple[CallState, Outcome] | None:
         """How the call ends whose run is no plan; ``None`` where it is one."""
@@ -130,7 +138,10 @@ class Planning:
             row = active.row
             return write_applied(tx, parts, row, CallState.SUCCEEDED, outcome, now=parts.clock(), tail=ran.tail)
 
-        active.row, events = await parts.store.write(work)
+        with self._claims.of(
+            active.request.undoes
+        ):  # what another takes back just now may be as before because of that
+            active.row, events = await parts.store.write(work)
         active.feed.publish(events)
         parts.meter.ended(outcome.cause, active.row.state.value)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from broker.approvals.freezing import check_frozen
 from broker.domain.call import CallContext, Lineage
 from broker.domain.canonical import JsonObject
 from broker.domain.envelope import salt_of
@@ -117,6 +118,8 @@ def find_chain(tx: Transaction, parts: Parts, workspace: str, arguments: JsonObj
     if chain.left:
         raise _dependents(call, chain.left)
     if chain.named:
+        # Its programs look before anybody is asked: a freeze of the tool holds them up too.
+        check_frozen(tx, agent="", tool=chain.named, workspace=workspace, known=parts.desk.agreement.frozen())
         undone = tuple(which for item in chain.calls for which in item.undoes)
         check_compensable(parts, chain.named, chain.ids, undone)
         check_doubts(tx, parts, chain.named, workspace, call)

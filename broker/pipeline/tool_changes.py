@@ -29,17 +29,21 @@ def registered(tool: Tool, standing: ToolStanding | None, *, founded: bool, agre
     return Registered(tool.spec.name, tool.digest, tier, declared, which)
 
 
-def held_tool(tool: Tool, said: Registered, accepted: Accepted | None, before: JsonObject | None) -> Held | None:
-    """What waits for people of a tool; ``None`` where it runs at the tier that it asks for.
+def held_tool(
+    tool: Tool, said: Registered, accepted: Accepted | None, before: JsonObject | None, agreed: str = ""
+) -> Held | None:
+    """What waits for people of a tool; ``None`` where it runs at the tier that it asks for, and reaches no host unseen.
 
     Args:
         tool: as its specification has it.
         said: how it runs.
         accepted: what people accepted of it last.
         before: the text of the specification that they accepted, ``None`` where there is none, or it can't be read.
+        agreed: the surface that people agreed to last.
     """
-    why = held(accepted, said.declared, said.surface)
-    if why is None or said.tier == said.declared:
+    unseen = tool.spec.reaches_first and agreed != said.surface
+    why = held(accepted, said.declared, said.surface, unseen=unseen)
+    if why is None or (said.tier == said.declared and not unseen):
         return None
     parameters: JsonObject = {
         "tool": said.name,
@@ -50,6 +54,8 @@ def held_tool(tool: Tool, said: Registered, accepted: Accepted | None, before: J
         "tier_before": said.tier,
     }
     weaker = f"{said.name} would be of tier {said.declared} instead of {said.tier}"
+    if said.tier == said.declared:
+        weaker = f"{said.name} would reach its hosts in its plans, before people are asked about a call"
     return Held(
         action=TOOL,
         parameters=parameters,

@@ -44,6 +44,7 @@ def acting(parts: Parts, undo: Tool, named: str, tier: Tier) -> Tool:
             hint=f"Bring the specification of {named}, its files and its image back, and start the broker again.",
             metadata={"tool": named},
         )
+    check_accepted(tool)
     exact = tool.spec.reversibility == "exact"
     spec = tool.spec.model_copy(
         update={
@@ -58,6 +59,21 @@ def acting(parts: Parts, undo: Tool, named: str, tier: Tier) -> Tool:
     )
     held = tool.held or undo.held
     return replace(undo, spec=spec, files=tool.files, runtime=tool.runtime, counts_files=tool.counts_files, held=held)
+
+
+def check_accepted(tool: Tool) -> None:
+    """Lets a tool pass whose plan reaches no host, or that two people accepted as it is: nobody is asked before its plan.
+
+    Raises:
+        FailedPreconditionError: ``TOOL_UNACCEPTED``.
+    """
+    if tool.held and tool.spec.reaches_first:
+        raise FailedPreconditionError(
+            f"{tool.spec.name} would reach its hosts before anybody is asked, and is not accepted as it is: {tool.held}",
+            reason="TOOL_UNACCEPTED",
+            hint=f"Two people accept it: broker tools approve {tool.spec.name}; the next start brings it into force.",
+            metadata={"tool": tool.spec.name},
+        )
 
 
 def version_of(parts: Parts, named: str) -> str:

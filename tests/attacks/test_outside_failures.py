@@ -11,8 +11,8 @@ from broker.client.models import Call, CompletedCall
 from broker.domain.approval import FreezeScope
 from broker.domain.call import CallState
 from broker.domain.run import EndCause
-from broker.errors import BrokerError, FailedPreconditionError
-from tests.approval_scene import agreed, end_of
+from broker.errors import FailedPreconditionError
+from tests.approval_scene import agreed, end_of, until
 from tests.approval_world import Founded, World
 from tests.outside_world import BEGINNING, Shelf, make_outside_world, waiting
 from tests.served import command_json, ledger
@@ -237,32 +237,68 @@ async def test_killed_while_it_takes_back_by_itself_it_is_unknown_and_not_done_a
     assert command_json(undoing.state, "ledger", "verify")["verdict"] == "ok"
 
 
-async def test_a_frozen_tools_programs_take_nothing_back(outside: Founded, shelf: Shelf) -> None:
-    with outside.serving() as serving:
-        async with serving as world, world.agent(workflow="", session="") as agent:
-            done = await agent.run("shelf.set", {"items": CHANGE})
-            await world.people["ada"].create_freeze(FreezeScope.TOOL, "shelf.set", reason="look at it first")
-            undone = await agent.run("workspace.undo", {"call": done.name.removeprefix("calls/")})
-    assert undone.state is CallState.DENIED, undone.outcome
-    assert undone.outcome is not None
-    assert "FROZEN" in undone.outcome.detail
-    assert shelf.items == CHANGED
-
-
-async def test_a_tool_that_changed_since_takes_back_at_the_tier_at_which_it_is_held(
+async def test_programs_that_nobody_accepted_reach_no_host_neither_to_plan_nor_to_take_back(
     outside: Founded, shelf: Shelf
 ) -> None:
     with outside.serving() as serving:
         async with serving as world, world.agent(workflow="", session="") as agent:
             done = await agent.run("shelf.set", {"items": CHANGE})
-    program = outside.state / "tool_specs" / "shelf.py"
-    program.write_text(program.read_text("utf-8") + "# by somebody else\n", "utf-8")
+    specs = outside.state / "tool_specs"
+    program = specs / "shelf.py"
+    program.write_text(program.read_text("utf-8") + "# by one operator alone\n", "utf-8")
+    asked = list(shelf.asked)
+    with outside.serving() as serving:
+        async with serving as world:
+            await world.start_session()
+            async with world.agent() as agent:
+                for tool, arguments in (
+                    ("shelf.put", {"items": {"apple": "mine\n"}}),  # it asks for Tier 4 itself
+                    ("workspace.undo", {"call": done.name.removeprefix("calls/")}),
+                ):
+                    with pytest.raises(FailedPreconditionError) as caught:
+                        await agent.create_call(tool, arguments)
+                    assert caught.value.reason == "TOOL_UNACCEPTED", caught.value
+                    assert "broker tools approve" in caught.value.hint
+            assert shelf.asked == asked, "none of them ran"
+            for held in (await world.operator.status()).held:
+                agreed_to = await world.agree("tool.approve", {"digest": held.digest})
+                shown = (await world.people["ada"].get_approval(agreed_to.name)).rendering
+                assert "shelf.py" in shown, "whoever agrees sees which program it is"
+    with outside.serving() as serving:
+        async with serving as world:
+            assert not (await world.operator.status()).held
+            await world.start_session()
+            async with world.agent() as agent:
+                call = await agent.create_call("shelf.put", {"items": {"apple": "mine\n"}})
+                await until(agent, call, CallState.PENDING_APPROVAL)
+    assert len(shelf.asked) > len(asked)
+    assert shelf.items == CHANGED
+    assert command_json(outside.state, "ledger", "verify")["verdict"] == "ok"
+
+
+async def test_a_frozen_tools_programs_dont_even_look(outside: Founded, shelf: Shelf) -> None:
     with outside.serving() as serving:
         async with serving as world, world.agent(workflow="", session="") as agent:
-            with pytest.raises(BrokerError) as caught:
+            done = await agent.run("shelf.set", {"items": CHANGE})
+            asked = list(shelf.asked)
+            await world.people["ada"].create_freeze(FreezeScope.TOOL, "shelf.set", reason="look at it first")
+            with pytest.raises(FailedPreconditionError) as caught:
                 await agent.run("workspace.undo", {"call": done.name.removeprefix("calls/")})
-    assert caught.value.reason in {"CONTEXT_MISSING", "LINEAGE_UNPROVEN", "SESSION_REQUIRED"}, caught.value
-    assert shelf.items == CHANGED
+    assert caught.value.reason == "FROZEN"
+    assert shelf.asked == asked
+
+
+async def test_many_undos_of_what_is_there_no_more_all_come_to_an_end(outside: Founded, shelf: Shelf) -> None:
+    with outside.serving() as serving:
+        async with serving as world, world.agent(workflow="", session="") as agent:
+            done = await agent.run("shelf.set", {"items": CHANGE})
+            shelf.items = dict(BEGINNING)
+            undo = {"call": done.name.removeprefix("calls/")}
+            ended = await asyncio.gather(*(agent.run("workspace.undo", undo) for _ in range(4)), return_exceptions=True)
+            states = [item.state if isinstance(item, CompletedCall) else type(item) for item in ended]
+            assert states.count(CallState.SUCCEEDED) == 1, states
+            assert set(states) <= {CallState.SUCCEEDED, CallState.DENIED, FailedPreconditionError}, states
+            assert (await agent.get_call(done.name)).state is CallState.UNDONE
 
 
 async def test_programs_that_were_changed_meanwhile_settle_nothing_and_take_nothing_back(
