@@ -1,0 +1,16 @@
+"""``broker replay``: looks at what happened again, and never does it again."""
+
+from __future__ import annotations
+
+import typer
+
+from broker.cli.lazy import Lazy, lazy_group
+
+COMMANDS: dict[str, Lazy] = {}
+"""Every command of the group and where it is."""
+
+app = typer.Typer(
+    cls=lazy_group(COMMANDS),
+    no_args_is_help=True,
+    help="Look again at what happened: it reads, and changes nothing.",
+)

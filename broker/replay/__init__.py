@@ -1,0 +1,1 @@
+"""Looks at what happened again: questions, timelines, sealed reruns, other policies, evidence. It reads, and never acts."""
