@@ -61,6 +61,7 @@ COMMANDS = {
     ),
     "ledger": Lazy("broker.cli.ledger:app", "Show, verify and prove the ledger."),
     "slack": Lazy("broker.cli.slack:app", "The bot by which people decide in Slack."),
+    "ask": Lazy("broker.cli.ask:app", "Answer what boards and auditors ask, with the evidence."),
     "replay": Lazy("broker.cli.replay:app", "Look again at what happened; it reads, and changes nothing."),
     "sandbox": Lazy(
         "broker.cli.sandbox:app", "The warm pool, sandbox images, containment probes, and what was left behind."

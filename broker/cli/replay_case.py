@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from broker.cli.local import Local, open_local
 from broker.cli.output import OutputModel, console, errors
 from broker.domain.ports import Transaction
 from broker.errors import DataLossError, InvalidArgumentError
+from broker.ledger.bundle_texts import NamedTexts, kept_texts
 from broker.ledger.held import Held, read_folder
 from broker.ledger.source import Reopen
 from broker.ledger.source_kinds import how_to_open, open_source
@@ -23,7 +25,7 @@ from broker.ledger.verifier import Known
 from broker.replay.casebook import Casebook, Mark
 from broker.replay.making import open_casebook
 from broker.replay.naming import KnownNames, Names
-from broker.replay.packed import open_packed
+from broker.replay.packed import open_packed, policy_in_bundle
 from broker.settings import StatePaths, load_settings
 
 BundleOption = Annotated[
@@ -60,6 +62,8 @@ class Case:
     names: Names
     local: Local | None
     """``None`` for a bundle: then nothing but what is in the bundle can be had."""
+    policy_text: Callable[[str], str | None]
+    """Digest -> text of a policy; ``None`` where it isn't kept."""
 
     def who(self, identity: str) -> str:
         """How a person or agent is shown: the name where there is one, else the id."""
@@ -92,7 +96,7 @@ def open_case(state: Path, bundle: Path | None, *, as_json: bool) -> Iterator[Ca
         progress = stack.enter_context(reading_progress(as_json=as_json))
         if bundle is not None:
             casebook, names = stack.enter_context(open_packed(bundle))
-            yield Case(casebook, names, None)
+            yield Case(casebook, names, None, partial(policy_in_bundle, bundle))
             return
         local = stack.enter_context(open_local(state))
         paths, settings = StatePaths(state), load_settings(state)
@@ -104,7 +108,7 @@ def open_case(state: Path, bundle: Path | None, *, as_json: bool) -> Iterator[Ca
         casebook = stack.enter_context(
             open_casebook(lambda: open_source(how), Known(held=held, votes=True), path, progress=progress)
         )
-        yield Case(casebook, KnownNames(local.read(_names)), local)
+        yield Case(casebook, KnownNames(local.read(_names)), local, partial(_policy_text, local))
 
 
 def ledger_of(state: Path) -> Reopen:
@@ -180,6 +184,15 @@ def reading_progress(*, as_json: bool) -> Iterator[Callable[[int, int], None] | 
             bar.update(task[0], completed=done, refresh=True)
 
         yield step
+
+
+def _policy_text(local: Local, digest: str) -> str | None:
+    def work(tx: Transaction) -> str | None:
+        named = NamedTexts(policy={digest.removeprefix("sha256:")})
+        texts = kept_texts(tx, local.vault, named, {"policy": [], "specs": []})
+        return next((data.decode() for _, data in texts), None)
+
+    return local.read(work)
 
 
 def _names(tx: Transaction) -> dict[str, str]:

@@ -35,6 +35,7 @@ _INSERTS: Mapping[str, str] = {
     "egress": f"INSERT INTO egress VALUES ({', '.join('?' * 10)})",  # noqa: S608 - ours
     "vote": "INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?)",
     "used": "INSERT OR IGNORE INTO used VALUES (?, ?, ?)",
+    "counted": "INSERT OR IGNORE INTO counted VALUES (?, ?, ?)",
     "act": "INSERT INTO act VALUES (?, ?, ?, ?, ?, ?, ?)",
 }
 _CALL = f"INSERT OR REPLACE INTO call VALUES ({', '.join('?' * 20)})"  # noqa: S608 - ours
@@ -160,9 +161,11 @@ class Filer:
             file(item)
         if item.kind in _WITH_HOSTS:
             self._egress(item)
-        for name in _used(item):
-            found = self._approval(name, item.ts)
+        for used in _used(item):
+            found = self._approval(text(used, "id"), item.ts)
             self._rows["used"].append((found["id"], item.seq, item.call_number))
+            votes = [vote for vote in listed(used, "votes") if type(vote) is int and 0 <= vote < item.seq]
+            self._rows["counted"].extend((item.seq, vote, found["id"]) for vote in votes)
             if item.call is not None:
                 item.call["approval"] = found["id"]
 
@@ -371,18 +374,17 @@ class Filer:
         others = (text(entry, name) for name in ("call_id", "workspace"))
         subject = next(filter(None, (*named, *within, *others)), "")
         in_force = part(entry, "in_force")
-        digests = (text(in_force, name) for name in ("tiers", "settings"))
-        what = text(entry, "policy_digest") or text(part(entry, "tool"), "version") or next(filter(None, digests), "")
+        versions = (text(part(entry, name), "version") for name in ("tool", "workflow"))
+        digests = (text(in_force, name) for name in ("tiers", "settings", "tools"))
+        what = next(filter(None, (text(entry, "policy_digest"), *versions, *digests, text(entry, "person"))), "")
         workspace = self.word(text(entry, "workspace"))
         row = (item.seq, item.ts, self.word(item.kind), self.word(by), self.word(subject), self.word(what), workspace)
         self._rows["act"].append(row)
 
 
-def _used(item: _Item) -> list[str]:
+def _used(item: _Item) -> list[dict[str, Any]]:
     """The approvals that an entry says it was agreed to by."""
-    if item.kind in _USES_NONE:
-        return []
-    return [name for name in (text(used, "id") for used in items(item.entry, "approvals")) if name]
+    return [] if item.kind in _USES_NONE else [used for used in items(item.entry, "approvals") if text(used, "id")]
 
 
 def _numbers(connection: sqlite3.Connection, statement: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from broker.errors import UnavailableError
+from broker.errors import DataLossError, UnavailableError
 from broker.ledger.held import Held
 from broker.ledger.source import Source
 from broker.ledger.verdict import Report, Verdict
@@ -68,8 +68,15 @@ def open_casebook(
         BrokerError: as ``opening`` says; a ledger that doesn't verify is no error, but a mark.
     """
     with opening() as source, closing(_connect(path)) as connection:
-        _bring_up_to_date(connection, source, known, path, progress)
-        yield Casebook(connection, SourceBodies(source))
+        try:
+            _bring_up_to_date(connection, source, known, path, progress)
+            yield Casebook(connection, SourceBodies(source))
+        except sqlite3.Error as error:
+            raise DataLossError(
+                f"the casebook {path or 'in memory'} can't be used: {error}",
+                reason="CASEBOOK_UNREADABLE",
+                hint="Remove that file: it is made anew from the ledger.",
+            ) from error
 
 
 @contextmanager
@@ -103,12 +110,12 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         path.touch(mode=PRIVATE, exist_ok=True)
     # An empty name is a temporary database: SQLite keeps it in memory as far as it can, and deletes it in the end.
     connection = sqlite3.connect("" if path is None else path, isolation_level=None, timeout=_BUSY_S)
-    # All of it can be made again: a crash may cost the casebook, and a damaged one is noticed and made anew.
-    connection.execute("PRAGMA journal_mode = " + ("OFF" if path is None else "TRUNCATE"))
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("PRAGMA cache_size = -131072")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        # All of it can be made again from the ledger, so it need not outlive a crash.
+        connection.execute("PRAGMA journal_mode = MEMORY")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA cache_size = -131072")
     except sqlite3.DatabaseError:
         version = -1
     if version != VERSION:

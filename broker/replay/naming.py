@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.domain.ids import ID_PATTERN
+
 
 class Names(Protocol):
     """By whose word an id has a name."""
@@ -24,7 +26,7 @@ class NoNames:
 
     def find(self, name: str) -> str:
         """The id itself."""
-        return name if name.startswith(("agent_", "human_", "broker_")) else ""
+        return name if ID_PATTERN.fullmatch(name) else ""
 
 
 class KnownNames:

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from broker.domain.canonical import digest as digest_of
 from broker.errors import DataLossError, InvalidArgumentError
 from broker.ledger.bundle_format import ENTRIES
 from broker.ledger.bundle_reader import is_bundle
@@ -17,6 +18,7 @@ from broker.replay.making import extract_casebook
 from broker.replay.naming import Names, NoNames
 
 _MOST_SELECTED = 200
+_DAMAGE = (Fault, OSError, ValueError, EOFError, RuntimeError, NotImplementedError)
 
 
 @contextmanager
@@ -44,13 +46,25 @@ def open_packed(path: Path) -> Iterator[tuple[Casebook, Names]]:
         yield casebook, NoNames()
 
 
+def policy_in_bundle(path: Path, digest: str) -> str | None:
+    """The text of a policy, as a bundle has it under its digest; ``None`` where it hasn't."""
+    name = f"texts/policy/{digest.removeprefix('sha256:')}"
+    try:
+        archive = Archive(str(path))
+        with closing(archive.zip):
+            data = archive.read(name) if name in archive.members else b""
+    except _DAMAGE:
+        return None
+    return data.decode() if data and digest_of(data) == digest else None
+
+
 def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         archive = Archive(str(path))
         with closing(archive.zip):
             for place, data in enumerate(archive.lines(ENTRIES)):
                 yield _number(data, place), data
-    except (Fault, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DataLossError(
             f"{path} can't be read as a bundle: {error}",
             reason="BUNDLE_UNREADABLE",

@@ -5,7 +5,7 @@ Times are microseconds since 1970 in UTC. ``0`` is the empty word, no call and n
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 3
 """Of the tables. A casebook of another version is made anew: it holds nothing that the ledger doesn't."""
 
 TABLES = """
@@ -60,12 +60,15 @@ CREATE TABLE vote (
 );
 CREATE TABLE used (approval INTEGER NOT NULL, seq INTEGER NOT NULL, call INTEGER NOT NULL, PRIMARY KEY (approval, seq))
     WITHOUT ROWID;
+CREATE TABLE counted (seq INTEGER NOT NULL, vote INTEGER NOT NULL, approval INTEGER NOT NULL, PRIMARY KEY (seq, vote))
+    WITHOUT ROWID;
 CREATE TABLE act (
     seq INTEGER PRIMARY KEY, ts INTEGER NOT NULL, type INTEGER NOT NULL, by INTEGER NOT NULL, subject INTEGER NOT NULL,
     object INTEGER NOT NULL, workspace INTEGER NOT NULL
 );
 """
-"""``decision.call`` is 0 for a refused request, of which no call came; ``times`` counts its repetitions too."""
+"""``used`` and ``counted``: entry ``seq`` says that it was agreed to by this approval, and by which votes (their entries).
+``decision.call`` is 0 for a refused request, of which no call came; ``times`` counts its repetitions too."""
 
 INDEXES = """
 CREATE INDEX entry_type ON entry (type, ts);
@@ -84,6 +87,7 @@ CREATE INDEX vote_approval ON vote (approval);
 CREATE INDEX vote_person ON vote (person, ts);
 CREATE INDEX used_seq ON used (seq);
 CREATE INDEX act_subject ON act (subject);
+CREATE INDEX act_type ON act (type, ts);
 CREATE INDEX act_by ON act (by);
 """
 """Made once the first entries are filed: that takes half the time."""
