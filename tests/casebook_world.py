@@ -74,12 +74,19 @@ def asked(world: World, approval: str, call: str, *people: str) -> list[int]:
     return votes
 
 
-def run(world: World, call: str, tool: str, **outcome: object) -> None:
+def run_call(world: World, call: str, tool: str, **outcome: object) -> None:
     """A call that nobody had to agree to."""
     world.append("decision", decision(call, tool), "agt_a")
     intent = world.append("intent", decision(call, tool), "agt_a")
     ended = {"call_id": call, "intent_seq": intent, "outcome": {"state": "SUCCEEDED", "exit_code": 0}, **outcome}
     world.append("outcome", json.loads(json.dumps(ended)), "agt_a")
+
+
+def refusals(world: World) -> None:
+    """One that came five times."""
+    refused: JsonObject = {"tool": {"name": "shell.run"}, "refused": {"reason": "POLICY_DENIED", "rule": "no-shell"}}
+    world.append("decision", refused, "agt_a")
+    world.append("decision", {**refused, "repeated": {"count": 4}}, "agt_a")
 
 
 def clean_up(world: World, call: str, *people: str, undoes: str = "", removed: int = 3) -> None:
@@ -103,11 +110,9 @@ def tell(world: World) -> None:
     world.append("workflow.approved", {"workflow": {"id": "support", "version": WORKFLOW}, "workspace": "shop"})
     host: JsonObject = {"host": "api.example", "port": 443, "kind": "https", "verdict": "ALLOWED"}
     numbers: JsonObject = {"count": 2, "sent": 100, "received": 900}
-    run(world, "call_1", "files.read", egress=[{**host, **numbers}])
-    run(world, "call_2", "files.read")
-    refused: JsonObject = {"tool": {"name": "shell.run"}, "refused": {"reason": "POLICY_DENIED", "rule": "no-shell"}}
-    world.append("decision", refused, "agt_a")
-    world.append("decision", {**refused, "repeated": {"count": 4}}, "agt_a")
+    run_call(world, "call_1", "files.read", egress=[{**host, **numbers}])
+    run_call(world, "call_2", "files.read")
+    refusals(world)
     clean_up(world, "call_3", "hum_a", "hum_b")
     clean_up(world, "call_4", "hum_b", "hum_c", undoes="call_3", removed=0)
     world.publish()

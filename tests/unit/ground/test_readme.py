@@ -26,7 +26,7 @@ DOCUMENTS = (
 COMMAND = re.compile(r"\bbroker ([a-z][a-z-]*(?: [a-z][a-z-]*){0,2})")
 GROUPS = {
     *("calls", "tools", "workflows", "sessions", "identity", "delegations", "policy", "ledger", "sandbox"),
-    *("keys", "approvals", "approvers", "freeze", "runbooks", "accounts", "workspaces"),
+    *("keys", "approvals", "approvers", "freeze", "runbooks", "accounts", "workspaces", "ask", "replay"),
 }
 """Their second word is a command, and not an argument."""
 

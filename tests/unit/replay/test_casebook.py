@@ -20,7 +20,7 @@ from broker.replay.making import extract_casebook
 from broker.replay.schema import INDEXES, TABLES
 from broker.tlog.merkle import leaf_hash
 from tests.bundle_world import World, bundle_world
-from tests.casebook_world import casebook, clean_up, run, tell
+from tests.casebook_world import casebook, clean_up, run_call, tell
 from tests.ledger_world import make_ledger
 
 TABLE_NAMES = (
@@ -76,7 +76,7 @@ def test_it_takes_in_what_is_new_and_no_more(world: World, tmp_path: Path) -> No
     with casebook(tmp_path, world, kept) as found:
         before = found.mark
     assert kept.stat().st_mode & 0o777 == 0o600
-    run(world, "call_5", "files.read")
+    run_call(world, "call_5", "files.read")
     clean_up(world, "call_6", "hum_a", "hum_c", undoes="call_1")
     world.publish()
     with casebook(tmp_path, world, kept) as later:
@@ -95,7 +95,7 @@ def test_entries_that_were_read_are_not_read_again(
     kept = tmp_path / "casebook.db"
     with casebook(tmp_path, world, kept):
         pass
-    run(world, "call_5", "files.read")
+    run_call(world, "call_5", "files.read")
     taken: list[int] = []
     whole = Filer.take
     monkeypatch.setattr(
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_history_is_found_when_new_entries_come(world: W
     kept = tmp_path / "casebook.db"
     with casebook(tmp_path, world, kept) as found:
         assert found.mark.sound
-    run(world, "call_5", "files.read")
+    run_call(world, "call_5", "files.read")
     world.notes.insert(0, world.lost_note(world.tree()[0] - 1))
     with casebook(tmp_path, world, kept) as found:
         assert found.mark.verdict == "forked"
