@@ -35,7 +35,7 @@ _INSERTS: Mapping[str, str] = {
     "egress": f"INSERT INTO egress VALUES ({', '.join('?' * 10)})",  # noqa: S608 - ours
     "vote": "INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?)",
     "used": "INSERT OR IGNORE INTO used VALUES (?, ?, ?)",
-    "counted": "INSERT OR IGNORE INTO counted VALUES (?, ?, ?)",
+    "counted": "INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?)",
     "act": "INSERT INTO act VALUES (?, ?, ?, ?, ?, ?, ?)",
 }
 _CALL = f"INSERT OR REPLACE INTO call VALUES ({', '.join('?' * 20)})"  # noqa: S608 - ours
@@ -165,7 +165,7 @@ class Filer:
             found = self._approval(text(used, "id"), item.ts)
             self._rows["used"].append((found["id"], item.seq, item.call_number))
             votes = [vote for vote in listed(used, "votes") if type(vote) is int and 0 <= vote < item.seq]
-            self._rows["counted"].extend((item.seq, vote, found["id"]) for vote in votes)
+            self._rows["counted"].extend((item.seq, vote, found["id"], item.call_number) for vote in votes)
             if item.call is not None:
                 item.call["approval"] = found["id"]
 

@@ -5,7 +5,7 @@ Times are microseconds since 1970 in UTC. ``0`` is the empty word, no call and n
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 """Of the tables. A casebook of another version is made anew: it holds nothing that the ledger doesn't."""
 
 TABLES = """
@@ -60,8 +60,9 @@ CREATE TABLE vote (
 );
 CREATE TABLE used (approval INTEGER NOT NULL, seq INTEGER NOT NULL, call INTEGER NOT NULL, PRIMARY KEY (approval, seq))
     WITHOUT ROWID;
-CREATE TABLE counted (seq INTEGER NOT NULL, vote INTEGER NOT NULL, approval INTEGER NOT NULL, PRIMARY KEY (seq, vote))
-    WITHOUT ROWID;
+CREATE TABLE counted (
+    seq INTEGER NOT NULL, vote INTEGER NOT NULL, approval INTEGER NOT NULL, call INTEGER NOT NULL, PRIMARY KEY (seq, vote)
+) WITHOUT ROWID;
 CREATE TABLE act (
     seq INTEGER PRIMARY KEY, ts INTEGER NOT NULL, type INTEGER NOT NULL, by INTEGER NOT NULL, subject INTEGER NOT NULL,
     object INTEGER NOT NULL, workspace INTEGER NOT NULL
@@ -76,10 +77,15 @@ CREATE INDEX entry_call ON entry (call) WHERE call != 0;
 CREATE INDEX entry_approval ON entry (approval) WHERE approval != 0;
 CREATE INDEX entry_agent ON entry (agent) WHERE agent != 0;
 CREATE INDEX entry_ts ON entry (ts);
-CREATE INDEX call_path ON call (path, ts, state, first);
+CREATE INDEX call_path ON call (path, ts, decision, intent, plan, approval);
+CREATE INDEX call_effect ON call (ts) WHERE effect = 1;
+CREATE INDEX call_back ON call (reversibility, ts) WHERE reversibility != 0;
+CREATE INDEX path_agent ON path (agent);
 CREATE INDEX call_session ON call (session) WHERE session != 0;
 CREATE INDEX call_ts ON call (ts);
 CREATE INDEX decision_question ON decision (question, allowed, rule, policy, ts, times, seq);
+CREATE INDEX decision_policy ON decision (policy, rule, allowed, tool, agent, ts, seq, times);
+CREATE INDEX decision_refused ON decision (agent, tool, reason, rule, ts, seq, times) WHERE allowed = 0;
 CREATE INDEX egress_host ON egress (host, ts);
 CREATE INDEX egress_call ON egress (call);
 CREATE INDEX approval_call ON approval (call) WHERE call != 0;

@@ -172,8 +172,9 @@ def refused(casebook: Casebook, span: Span) -> Answer:
         Column("last", Kind.TIME),
     )
     rows = casebook.rows(
-        "SELECT reason, rule, tool, agent, sum(times), min(ts), max(ts), min(seq), max(seq) FROM decision"
-        " WHERE allowed = 0 AND ts >= ? AND ts < ? GROUP BY 1, 2, 3, 4 ORDER BY sum(times) DESC, min(ts)",
+        "SELECT reason, rule, tool, agent, sum(times), min(ts), max(ts), min(seq), max(seq)"
+        " FROM decision INDEXED BY decision_refused WHERE allowed = 0 AND ts >= ? AND ts < ?"
+        " GROUP BY agent, tool, reason, rule ORDER BY sum(times) DESC, min(ts)",
         span.since,
         span.until,
     )

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from broker.replay.asking.answer import (
+    NOBODY,
     Agreed,
     Answer,
     Column,
@@ -18,6 +19,7 @@ from broker.replay.asking.answer import (
     agreed_at,
     agreed_to,
     evidence,
+    people,
 )
 from broker.replay.casebook import Casebook
 
@@ -25,10 +27,17 @@ _RAN = "(c.intent IS NOT NULL OR c.plan IS NOT NULL)"
 """Before that nothing of a call has touched anything."""
 _GROUPS = f"""
     SELECT p.id, p.workspace, p.workflow, p.version, p.model, p.prompt, p.tool, p.tool_version, p.tier, p.agent, p.owner,
-           p.classes, count(*), min(c.ts), max(c.ts), min(c.decision), max(c.decision), sum(c.approval != 0)
-    FROM call AS c JOIN path AS p ON p.id = c.path
-    WHERE c.ts >= ? AND c.ts < ? AND {_RAN} GROUP BY c.path ORDER BY min(c.ts), c.path
+           p.classes, g.calls, g.first_ts, g.last_ts, g.first, g.last, g.asked
+    FROM (SELECT c.path, count(*) AS calls, min(c.ts) AS first_ts, max(c.ts) AS last_ts, min(c.decision) AS first,
+                 max(c.decision) AS last, sum(c.approval != 0) AS asked
+          FROM call AS c INDEXED BY call_path WHERE c.ts >= ? AND c.ts < ? AND {_RAN} GROUP BY c.path) AS g
+    JOIN path AS p ON p.id = g.path ORDER BY g.first_ts, g.path
 """  # noqa: S608 - ours
+"""By an index that has all of it, in its order: a million entries take a fraction of a second."""
+_VOTERS = """
+    SELECT c.path, v.person FROM counted AS k JOIN call AS c ON c.id = k.call LEFT JOIN vote AS v ON v.seq = k.vote
+    WHERE c.ts >= ? AND c.ts < ? GROUP BY c.path, v.person ORDER BY c.path, min(k.vote)
+"""
 _MOST_ACTIONS = 3
 """Most calls of a path whose votes stand beside it as evidence; all their voters are named."""
 
@@ -67,7 +76,7 @@ _COLUMNS = (
 
 def touched(casebook: Casebook, wanted: Wanted, span: Span) -> Answer:
     """Which model touched which data class when, by which workflow, and who approved that path."""
-    agreed = _Agreements(casebook)
+    agreed = _Agreements(casebook, span)
     lines = []
     for row in casebook.rows(_GROUPS, span.since, span.until):
         if not _fits(casebook, wanted, row):
@@ -76,8 +85,8 @@ def touched(casebook: Casebook, wanted: Wanted, span: Span) -> Answer:
         count, first_ts, last_ts, first, last, asked = facts
         workflow_by = agreed.to("workflow.approved", workflow, version)
         tool_by = agreed.to("spec.registered", tool, tool_version)
-        calls_by, shown = agreed.calls(path, span) if asked else (Agreed((), ()), ())
-        proof = evidence([first, last], workflow_by.entries, tool_by.entries, shown)
+        calls_by = agreed.calls(path) if asked else NOBODY
+        proof = evidence([first, last], workflow_by.entries, tool_by.entries, calls_by.entries)
         for name in _classes(casebook, classes, wanted):
             cells = (
                 name,
@@ -133,24 +142,30 @@ def _classes(casebook: Casebook, classes: int, wanted: Wanted) -> list[str]:
 class _Agreements:
     """Who agreed to workflows, tools and calls; each looked up once."""
 
-    def __init__(self, casebook: Casebook) -> None:
+    def __init__(self, casebook: Casebook, span: Span) -> None:
         self._casebook = casebook
+        self._span = span
         self.to = lru_cache(maxsize=4096)(self._to)
+        self._people: dict[int, list[str]] = {}
+        for path, person in casebook.rows(_VOTERS, span.since, span.until):
+            name = "a vote that is not here" if person is None else casebook.text(person)
+            self._people.setdefault(path, []).append(name)
 
     def _to(self, kind: str, subject: int, version: int) -> Agreed:
         return agreed_to(self._casebook, kind, subject, version)
 
-    def calls(self, path: int, span: Span) -> tuple[Agreed, tuple[int, ...]]:
-        """Who agreed to single calls of a path, and the entries of some of them."""
+    def calls(self, path: int) -> Agreed:
+        """Who agreed to single calls of a path, and the entries of the first of them."""
         rows = self._casebook.rows(
-            "SELECT coalesce(intent, plan) FROM call WHERE path = ? AND ts >= ? AND ts < ? AND approval != 0"
-            " AND intent IS NOT NULL ORDER BY ts",
+            "SELECT intent FROM call WHERE path = ? AND ts >= ? AND ts < ? AND approval != 0 AND intent IS NOT NULL"
+            " ORDER BY ts LIMIT ?",
             path,
-            span.since,
-            span.until,
+            self._span.since,
+            self._span.until,
+            _MOST_ACTIONS,
         )
-        numbers = [row[0] for row in rows]
-        return agreed_at(self._casebook, numbers), agreed_at(self._casebook, numbers[:_MOST_ACTIONS]).entries
+        shown = agreed_at(self._casebook, [row[0] for row in rows])
+        return Agreed(people(*self._people.get(path, ())), shown.entries)
 
 
 def done_by(casebook: Casebook, agent: str, span: Span) -> Answer:
@@ -199,7 +214,7 @@ def done_by(casebook: Casebook, agent: str, span: Span) -> Answer:
 def _refused(casebook: Casebook, agent: int | None, span: Span) -> list[Line]:
     rows = casebook.rows(
         "SELECT tool, reason, rule, sum(times), min(ts), max(ts), min(seq), max(seq) FROM decision"
-        " WHERE agent = ? AND call = 0 AND ts >= ? AND ts < ? GROUP BY tool, reason, rule ORDER BY min(ts)",
+        " WHERE allowed = 0 AND agent = ? AND ts >= ? AND ts < ? GROUP BY tool, reason, rule",
         agent,
         span.since,
         span.until,
@@ -224,7 +239,7 @@ def _refused(casebook: Casebook, agent: int | None, span: Span) -> list[Line]:
 
 
 def ran_under(casebook: Casebook, digest: str, span: Span) -> Answer:
-    """What was decided under this policy, and what came of it?
+    """What was decided under this policy, by which rule?
 
     Args:
         casebook: what was filed.
@@ -236,15 +251,13 @@ def ran_under(casebook: Casebook, digest: str, span: Span) -> Answer:
         Column("decided"),
         Column("tool"),
         Column("agent", Kind.PEOPLE),
-        Column("ended"),
         Column("times", Kind.NUMBER),
         Column("first", Kind.TIME),
         Column("last", Kind.TIME),
     )
     rows = casebook.rows(
-        "SELECT d.rule, d.allowed, d.tool, d.agent, coalesce(c.state, 0), sum(d.times), min(d.ts), max(d.ts),"
-        " min(d.seq), max(d.seq) FROM decision AS d LEFT JOIN call AS c ON c.id = d.call"
-        " WHERE d.policy = ? AND d.ts >= ? AND d.ts < ? GROUP BY 1, 2, 3, 4, 5 ORDER BY min(d.ts)",
+        "SELECT rule, allowed, tool, agent, sum(times), min(ts), max(ts), min(seq), max(seq) FROM decision"
+        " WHERE policy = ? AND ts >= ? AND ts < ? GROUP BY rule, allowed, tool, agent",
         casebook.number(digest),
         span.since,
         span.until,
@@ -262,14 +275,13 @@ def ran_under(casebook: Casebook, digest: str, span: Span) -> Answer:
                 "allow" if allowed else "deny",
                 casebook.text(tool),
                 (casebook.text(agent),),
-                casebook.text(state),
                 times,
                 first_ts,
                 last_ts,
             ),
             evidence([first, last], [seq for seq, _ in put], agreed.entries),
         )
-        for rule, allowed, tool, agent, state, times, first_ts, last_ts, first, last in rows
+        for rule, allowed, tool, agent, times, first_ts, last_ts, first, last in rows
     )
     notes = () if put else ("no entry says since when it was in force: it may be from before this extract",)
     return Answer(f"What ran under policy {digest}?", columns, lines, notes)
