@@ -22,11 +22,12 @@ from broker.domain.meter import NoMeter
 from broker.domain.run import EgressKind, EgressRecord, EgressRule, EgressVerdict, SecretUse
 from broker.domain.secret import Secret
 from broker.errors import NotFoundError
-from broker.sandbox.egress.gate import Egress, EgressSession
+from broker.sandbox.egress.gate import Egress
 from broker.sandbox.egress.limits import EgressLimits
+from broker.sandbox.egress.recording import Recording
 from broker.sandbox.egress.resolving import UnresolvedError
 from broker.sandbox.egress.upstream import trust_from
-from broker.sandbox.engine import PROXY_PORT
+from broker.sandbox.engine import PROXY_PORT, EgressGate
 
 WITHIN_S = 30
 NAME = "api.example.com"
@@ -67,7 +68,7 @@ class Store:
 class Tool:
     """The tool's end of a connection, and the ``Duplex`` that the gate sees."""
 
-    def __init__(self, session: EgressSession, listener: int = PROXY_PORT) -> None:
+    def __init__(self, session: EgressGate, listener: int = PROXY_PORT) -> None:
         self._coming: asyncio.Queue[bytes] = asyncio.Queue()
         self._closed = False
         self._news = asyncio.Event()
@@ -181,6 +182,13 @@ class World:
         tool.send(request, piece)
         tool.close()
         return await tool.all()
+
+    @property
+    def recording(self) -> Recording:
+        """What was kept so far."""
+        found = self.session.recording()
+        assert found is not None
+        return found
 
     async def ask(
         self, url: str, *headers: str, method: str = "GET", body: bytes = b"", host: str | None = None

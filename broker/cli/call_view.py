@@ -12,7 +12,14 @@ from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli.egress_view import EgressOutput, egress_output, egress_sentence
+from broker.cli.egress_view import (
+    EgressOutput,
+    RecordingOutput,
+    egress_output,
+    egress_sentence,
+    recording_output,
+    recording_sentence,
+)
 from broker.cli.output import ErrorOutput, OutputModel, console, error_output, errors, printable
 from broker.client.models import AppliedEffect, Call, CompletedCall, Outcome, StateChanged
 from broker.domain.call import CallState
@@ -131,6 +138,8 @@ class OutcomeOutput(OutputModel):
     """Empty in lists of calls."""
     effect: EffectOutput | None
     """Null where it changed nothing."""
+    recording: RecordingOutput | None
+    """What is kept of hosts' answers; null where nothing is."""
 
 
 class CallOutput(OutputModel):
@@ -272,6 +281,7 @@ def _outcome_output(outcome: Outcome) -> OutcomeOutput:
         warnings=list(outcome.warnings),
         egress=[egress_output(item) for item in outcome.egress],
         effect=None if outcome.effect is None else _effect_output(outcome.effect),
+        recording=None if outcome.recording is None else recording_output(outcome.recording),
     )
 
 
@@ -347,6 +357,8 @@ def summarise(call: Call) -> None:
         say(f"{done} {where}: {what}; to take it back: broker undo {call.name.removeprefix('calls/')}")
     for record in outcome.egress:
         say(egress_sentence(record))
+    if outcome.recording is not None:
+        say(f"kept of what hosts answered: {recording_sentence(outcome.recording)}")
     for warning in outcome.warnings:
         say(f"warning: {warning}")
 

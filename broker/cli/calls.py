@@ -22,7 +22,7 @@ from broker.cli.call_view import (
     short_time,
     summarise,
 )
-from broker.cli.egress_view import EGRESS_COLUMNS, egress_rows
+from broker.cli.egress_view import EGRESS_COLUMNS, egress_rows, recording_sentence
 from broker.cli.following import Followed, Interrupt, follow, interrupts, save_files
 from broker.cli.output import OutputModel, console, emit, printable, state_exit_code
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
@@ -172,6 +172,7 @@ def _render_call(item: CallOutput) -> None:
             },
             "result": "" if outcome.result is None else json.dumps(outcome.result, ensure_ascii=False, indent=2),
             "result files": ", ".join(f"{file.path} ({file.size} bytes)" for file in outcome.files),
+            "hosts' answers": "" if outcome.recording is None else f"kept: {recording_sentence(outcome.recording)}",
             "warnings": "; ".join(outcome.warnings),
         }
     )

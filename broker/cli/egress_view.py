@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from broker.cli.output import OutputModel
+from broker.domain.events import KeptRecording
 from broker.domain.hosts import authority
 from broker.domain.run import EgressKind, EgressRecord, EgressRule, EgressVerdict
 
@@ -50,6 +51,18 @@ class EgressRuleOutput(OutputModel):
     secret: SecretOutput | None
     database: str
     user: str
+    record_bytes: int
+    """How much of a call's requests and answers is kept; 0 where nothing is."""
+
+
+class RecordingOutput(OutputModel):
+    """What is kept, encrypted, of what a call asked hosts and was answered; ``missed`` requests found no room."""
+
+    artifact: str
+    exchanges: int
+    missed: int
+    size: int
+    whole: bool
 
 
 def egress_output(record: EgressRecord) -> EgressOutput:
@@ -80,7 +93,21 @@ def rule_output(rule: EgressRule) -> EgressRuleOutput:
         secret=None if secret is None else SecretOutput(name=secret.name, header=secret.header, prefix=secret.prefix),
         database=rule.database,
         user=rule.user,
+        record_bytes=rule.record_bytes,
     )
+
+
+def recording_output(kept: KeptRecording) -> RecordingOutput:
+    """The model of a recording."""
+    return RecordingOutput(
+        artifact=kept.artifact, exchanges=kept.exchanges, missed=kept.missed, size=kept.size, whole=kept.whole
+    )
+
+
+def recording_sentence(kept: KeptRecording | RecordingOutput) -> str:
+    """What is kept of hosts' answers, in a line."""
+    rest = "" if kept.whole else f", not all of it: there was no room for more ({kept.missed} requests not at all)"
+    return f"{kept.exchanges} requests with their answers, {kept.size} bytes{rest}"
 
 
 def egress_rows(items: Iterable[EgressOutput]) -> list[list[str]]:
@@ -122,6 +149,8 @@ def rule_sentence(rule: EgressRuleOutput) -> str:
     if rule.secret is not None:
         where_to = f"in {rule.secret.header}" if rule.secret.header else "as the password"
         parts.append(f"with the secret {rule.secret.name} {where_to}")
+    if rule.record_bytes:
+        parts.append(f"of each call {rule.record_bytes} bytes of requests and answers are kept")
     return ", ".join(parts)
 
 

@@ -65,7 +65,15 @@ def _outcome(entry: JsonObject) -> str:
     end = f"exit code {code}" if isinstance(code, int) else f"ended by {_text(outcome, 'cause')}"
     cause = _text(outcome, "cause")
     struck = f" on the word of {_text(outcome, 'cause_source')}" if cause not in ("TOOL", "") else ""
-    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}{effect_words(entry)}{_egress(entry)}"
+    return f"{_text(outcome, 'state')}  {_tool(entry)}, {end}{struck}{effect_words(entry)}{_egress(entry)}{_recording(entry)}"
+
+
+def _recording(entry: JsonObject) -> str:
+    kept = _part(entry, "recording")
+    if not kept:
+        return ""
+    how = "" if kept.get("whole") is True else ", in part"
+    return f", kept {kept.get('exchanges', '?')} answers of hosts{how}"
 
 
 def _egress(entry: JsonObject) -> str:

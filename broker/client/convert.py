@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.client import models
-from broker.client.convert_egress import record, rule
+from broker.client.convert_egress import record, recording, rule
 from broker.client.wire import json_object, json_value, moment, protocol_error, resource, seconds, timestamp
 from broker.domain.call import CallState, Source
 from broker.domain.run import EndCause, EvidenceSource, StreamSummary
@@ -188,6 +188,7 @@ def _outcome(message: call_pb2.Outcome) -> models.Outcome:
         warnings=tuple(message.warnings),
         egress=tuple(record(item) for item in message.egress),
         effect=_effect(message.effect) if message.HasField("effect") else None,
+        recording=recording(message.recording) if message.HasField("recording") else None,
     )
 
 

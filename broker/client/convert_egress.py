@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.client.wire import protocol_error
+from broker.domain.events import KeptRecording
 from broker.domain.run import EgressKind, EgressRecord, EgressRule, EgressVerdict, SecretUse
 from broker.v1 import call_pb2, tool_pb2
 
@@ -24,6 +25,7 @@ def rule(message: tool_pb2.EgressRule) -> EgressRule:
         secret=SecretUse(secret.name, secret.header, secret.prefix) if message.HasField("secret") else None,
         database=message.database,
         user=message.user,
+        record_bytes=message.record_bytes,
     )
 
 
@@ -44,6 +46,11 @@ def record(message: call_pb2.EgressRecord) -> EgressRecord:
         received_bytes=message.received_bytes,
         detail=message.detail,
     )
+
+
+def recording(message: call_pb2.EgressRecording) -> KeptRecording:
+    """What is kept of hosts' answers."""
+    return KeptRecording(message.artifact, message.exchanges, message.missed, message.size, whole=message.whole)
 
 
 def _kind(number: tool_pb2.EgressKind.ValueType) -> EgressKind:

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from broker.domain.call import RESTING_STATES, CallState, Source
 from broker.domain.canonical import JsonObject, JsonValue
+from broker.domain.events import KeptRecording
 from broker.domain.run import EgressRecord, EgressRule, EndCause, EvidenceSource, StreamSummary
 from broker.domain.tier import Tier
 
@@ -249,6 +250,8 @@ class Outcome:
     own words. Empty in lists."""
     effect: AppliedEffect | None = None
     """What it changed in its workspace; ``None`` where it changed nothing."""
+    recording: KeptRecording | None = None
+    """What is kept of hosts' answers; ``None`` where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,7 @@ def _rule(rule: EgressRule) -> JsonObject:
         "listen": rule.listen,
         "secret": None if secret is None else {"name": secret.name, "header": secret.header, "prefix": secret.prefix},
         **({"database": rule.database, "user": rule.user} if rule.database or rule.user else {}),
+        **({"record_bytes": rule.record_bytes} if rule.record_bytes else {}),
     }
 
 

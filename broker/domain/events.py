@@ -45,6 +45,22 @@ class AppliedEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRecording:
+    """What is kept of what a call asked hosts and was answered."""
+
+    artifact: str
+    """Its address."""
+    exchanges: int
+    """Requests that are in it."""
+    missed: int
+    """Further requests, for which there was no room."""
+    size: int
+    """Bytes of the recording."""
+    whole: bool
+    """Is all that the tool was answered in it?"""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a call ended, and by whose evidence; what could not be read is ``None``."""
 
@@ -66,6 +82,8 @@ class Outcome:
     """What it did with each host that it wanted to reach."""
     effect: AppliedEffect | None = None
     """What it changed in its workspace; ``None`` where it didn't."""
+    recording: KeptRecording | None = None
+    """What hosts answered; ``None`` where nothing of it is kept."""
 
 
 @dataclass(frozen=True, slots=True)

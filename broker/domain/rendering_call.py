@@ -220,6 +220,9 @@ class CallSections:
                 sheet.field("As its user", rule.text("user"))
                 sheet.words("Statements", "any that this user may send: the broker doesn't look at them")
             self._requests(rule, login=login)
+            if rule.has("record_bytes"):
+                sheet.words("Answers", "kept encrypted with the call, so that it can be run again without the host")
+                self._size("Kept at most", rule.whole("record_bytes"))
             sheet.value("Port inside", rule.whole("listen"))
             if rule.nothing("secret"):
                 sheet.words("Secret", "none")

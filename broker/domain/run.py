@@ -101,6 +101,8 @@ class EgressRule:
     """Of ``postgres``, which needs it: printable, 63 bytes at most."""
     user: str = ""
     """Of ``postgres``, which needs it: the role that logs in; of the same form."""
+    record_bytes: int = 0
+    """Of ``http`` and ``https``: how much of what the host was asked and answered is kept of one call; 0 keeps nothing."""
 
 
 class EgressVerdict(enum.StrEnum):

@@ -17,7 +17,7 @@ from broker.domain.outside import Step
 from broker.domain.reserved import RESERVED_NAMESPACE, is_reserved
 from broker.domain.run import EgressRule, Job, JobFile, OutputRules, Profile
 from broker.domain.spec_effects import Effects, effect_conflicts
-from broker.domain.spec_egress import MAX_RULES, SpecEgress, rule_conflicts
+from broker.domain.spec_egress import MAX_RULES, SpecEgress, record_conflicts, rule_conflicts
 from broker.domain.spec_outside import SpecOutside
 from broker.domain.spec_parts import (
     Duration,
@@ -110,6 +110,7 @@ class ToolSpec(SpecPart):
     def _parts_fit(self) -> Self:
         problems = [*self._wrong_placeholders()]
         problems.extend((("egress", *place), text) for place, text in rule_conflicts(self.egress))
+        problems.extend((("egress", *place), text) for place, text in record_conflicts(self.egress))
         problems.extend(
             effect_conflicts(
                 Effects(self.effects, self.reversibility, self.workspace, self.outside, self.egress),
@@ -159,7 +160,8 @@ class ToolSpec(SpecPart):
 
     def normalised(self) -> JsonObject:
         """The specification with its defaults filled in, sizes in bytes and times in seconds; without `effects`, `workspace`,
-        `outside` and what only rules of `postgres` have, where it has none, as they were unknown to the first specifications.
+        `outside`, what only rules of `postgres` have and what is kept of hosts' answers, where it has none, as they were unknown to
+        the first specifications.
         """
         value: JsonObject = self.model_dump(mode="json")
         value["egress"] = [item.normalised() for item in self.egress]

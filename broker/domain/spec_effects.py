@@ -87,6 +87,13 @@ def _with_programs(spec: Effects, outside: SpecOutside, run: Run, *, answers: bo
     if spec.workspace is not None and spec.egress:
         # Where it fails half-way, what it did to a copy is nothing, and what it did to a host is not: it does the one or the other.
         yield ("egress",), "must be empty for a tool with programs in `outside` that works on its workspace's files"
+    for number, rule in enumerate(spec.egress):
+        if rule.record:
+            # Its call is several runs, which may lie days and starts of the broker apart.
+            yield (
+                ("egress", number, "record"),
+                "can't be kept of a tool with programs in `outside`: its call is several runs",
+            )
     if answers:
         yield (
             ("outside",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,12 +14,14 @@ from broker.domain.headers import RESERVED
 from broker.domain.hosts import authority, check_host
 from broker.domain.logins import MAX_BYTES, is_login_name
 from broker.domain.run import EgressKind, EgressRule, SecretUse
-from broker.domain.spec_parts import Label, Place, SpecPart, Text, Whole, refuse_places
+from broker.domain.spec_parts import Label, Place, Size, SpecPart, Text, Whole, refuse_places
 
 MAX_RULES = 32
 """Most hosts that one tool may list."""
 PROXY_PORT = 3128
 """Where the HTTP proxy listens on the sandbox's loopback, so no forward can."""
+MAX_RECORD = 16 * 2**20
+"""Most bytes that all rules of a tool may have kept of one call, together: they are in memory while it runs."""
 ANY_METHOD = ("GET", "HEAD")
 """What a rule without methods allows."""
 
@@ -116,6 +118,9 @@ class SpecEgress(SpecPart):
     """User that the broker logs in as; of `postgres`, which needs it."""
     secret: SpecSecret | None = None
     """Secret that the broker adds to requests of `https`; or the user's password, which `postgres` needs."""
+    record: Annotated[Size, Field(ge=2**10, le=MAX_RECORD, json_schema_extra=_without_default)] = 0
+    """How much of what is asked of `http` and `https`, and of what the host answers, is kept encrypted of one call, so that it can
+    be run again without the host; 1KiB at least, and 16MiB at most over all rules. Where absent nothing is kept."""
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +143,11 @@ class SpecEgress(SpecPart):
         for name in hidden:
             if getattr(self, name):
                 yield (name,), f"can't be kept: the broker doesn't see them of `{self.kind}`; take `http` or `https`"
+        if self.record and self.kind not in _PLAIN:
+            yield (
+                ("record",),
+                f"can't be kept of `{self.kind}`: only of `http` and `https` the broker sees what is answered",
+            )
         yield from self._wrong_login()
         yield from self._wrong_secret()
         for name in ("methods", "paths"):
@@ -191,6 +201,7 @@ class SpecEgress(SpecPart):
             secret=None if secret is None else SecretUse(secret.name, secret.header, secret.prefix),
             database=self.database,
             user=self.user,
+            record_bytes=self.record,
         )
 
     def normalised(self) -> JsonObject:
@@ -199,6 +210,8 @@ class SpecEgress(SpecPart):
         for name in _LOGIN:
             if not value[name]:
                 del value[name]
+        if not self.record:
+            del value["record"]
         if self.secret is not None and not self.secret.header:
             value["secret"] = {"name": self.secret.name}
         return value
@@ -210,6 +223,16 @@ def rule_conflicts(rules: Sequence[SpecEgress]) -> Iterator[Problem]:
         why = _conflict(one, two)
         if why:
             yield (second,), f"{why} (rule {first})"
+
+
+def record_conflicts(rules: Sequence[SpecEgress]) -> Iterator[Problem]:
+    """Where more is to be kept of one call than may be; the place is within the list."""
+    for number, total in enumerate(accumulate(rule.record for rule in rules)):
+        if total > MAX_RECORD and rules[number].record:
+            yield (
+                (number, "record"),
+                f"makes {total} bytes with the rules before it; all together may keep {MAX_RECORD}",
+            )
 
 
 def _conflict(one: SpecEgress, two: SpecEgress) -> str:

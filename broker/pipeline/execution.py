@@ -41,6 +41,7 @@ from broker.pipeline.outside import Outside
 from broker.pipeline.parts import Parts
 from broker.pipeline.planning import Planning
 from broker.pipeline.ran import Ran
+from broker.pipeline.recordings import with_recording
 from broker.pipeline.start import Begun, Starter
 from broker.pipeline.turns import Turns
 from broker.pipeline.verdict import judge, lost, never_ran
@@ -359,6 +360,7 @@ class Execution:
         self, active: ActiveCall, state: CallState, outcome: Outcome, tail: Sequence[EventPayload] = ()
     ) -> None:
         outcome = outcome if outcome.egress else replace(outcome, egress=active.reached)
+        outcome = await with_recording(self._parts, active, outcome)
         also = close_approval(self._parts, active.approval, outcome.cause.value) if active.approval else None
         active.row, events = await finish(self._parts, active.row, state, outcome, tail, also=also)
         active.feed.publish(events)

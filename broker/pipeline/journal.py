@@ -12,7 +12,7 @@ from datetime import datetime
 
 from broker.domain.call import CallContext, Decision, Lineage
 from broker.domain.canonical import MAX_SAFE_INTEGER, JsonObject, JsonValue, canonical, digest
-from broker.domain.events import AppliedEffect, Outcome, StoredRequest
+from broker.domain.events import AppliedEffect, KeptRecording, Outcome, StoredRequest
 from broker.domain.hosts import authority
 from broker.domain.planned import Planned
 from broker.domain.ports import CallRow, SealedObject
@@ -139,8 +139,24 @@ def outcome_body(row: CallRow, outcome: Outcome, ended: datetime, sealed: Sealed
             "files_commit": sealed.commit("files", canonical({f.path: [f.blob, f.digest] for f in outcome.files})),
         },
         "egress": egress_body(outcome.egress, sealed),
-        "artifacts": [outcome.effect.artifact] if outcome.effect else [],
+        "artifacts": _artifacts(outcome),
         **({} if outcome.effect is None else {"effect": _effect(outcome.effect)}),
+        **({} if outcome.recording is None else {"recording": _recording(outcome.recording)}),
+    }
+
+
+def _artifacts(outcome: Outcome) -> list[JsonValue]:
+    kept: list[JsonValue] = [] if outcome.effect is None else [outcome.effect.artifact]
+    return kept if outcome.recording is None else [*kept, outcome.recording.artifact]
+
+
+def _recording(kept: KeptRecording) -> JsonObject:
+    return {
+        "artifact": kept.artifact,
+        "exchanges": kept.exchanges,
+        "missed": kept.missed,
+        "bytes": kept.size,
+        "whole": kept.whole,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.domain.events import KeptRecording
 from broker.domain.run import EgressKind, EgressRecord, EgressRule
 from broker.v1 import call_pb2, tool_pb2
 
@@ -23,6 +24,7 @@ def rule_messages(rules: Iterable[EgressRule]) -> list[tool_pb2.EgressRule]:
             else tool_pb2.EgressSecret(name=rule.secret.name, header=rule.secret.header, prefix=rule.secret.prefix),
             database=rule.database,
             user=rule.user,
+            record_bytes=rule.record_bytes,
         )
         for rule in rules
     ]
@@ -44,6 +46,17 @@ def record_messages(records: Iterable[EgressRecord]) -> list[call_pb2.EgressReco
         )
         for record in records
     ]
+
+
+def recording_message(kept: KeptRecording) -> call_pb2.EgressRecording:
+    """What is kept of hosts' answers, on the wire."""
+    return call_pb2.EgressRecording(
+        artifact=kept.artifact,
+        exchanges=kept.exchanges,
+        missed=kept.missed,
+        size=kept.size,
+        whole=kept.whole,
+    )
 
 
 def _kind(kind: EgressKind) -> tool_pb2.EgressKind.ValueType:

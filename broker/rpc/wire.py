@@ -15,7 +15,7 @@ from broker.domain.identity import Schedule, Session
 from broker.domain.ports import VaultRow
 from broker.domain.run import EvidenceSource, StreamSummary
 from broker.errors import FieldViolation, InvalidArgumentError
-from broker.rpc.egress_wire import record_messages
+from broker.rpc.egress_wire import record_messages, recording_message
 from broker.v1 import blob_pb2, call_pb2, sessions_pb2, tool_pb2
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -264,6 +264,7 @@ def _outcome(outcome: Outcome, *, full: bool) -> call_pb2.Outcome:
         warnings=outcome.warnings,
         egress=record_messages(outcome.egress) if full else (),
         effect=None if outcome.effect is None else _effect(outcome.effect),
+        recording=None if outcome.recording is None else recording_message(outcome.recording),
     )
     message.files.extend(
         call_pb2.OutputFile(path=item.path, blob=f"blobs/{item.blob}", size=item.size, digest=item.digest)

@@ -12,6 +12,7 @@ from broker.domain.run import EgressKind, EgressRule, EgressVerdict
 from broker.sandbox.egress.headers import incoming, only, outgoing
 from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.line import Clock, Turns
+from broker.sandbox.egress.recorder import Tape
 from broker.sandbox.egress.refusal import RefusedError, bad_host, limit, unreachable
 from broker.sandbox.egress.scanner import SecretFoundError, SecretScanner
 from broker.sandbox.egress.store import Given
@@ -35,6 +36,7 @@ class Exchange:
         rule: covers it.
         secrets: those of the rule's host; see ``Given``.
         limits: of the call.
+        tape: told of all that the tool asks and gets.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Exchange:
         rule: EgressRule,
         secrets: Iterable[Given],
         limits: EgressLimits,
+        tape: Tape,
     ) -> None:
         self._tool = tool
         self._request = request
@@ -55,6 +58,7 @@ class Exchange:
         self._scanner = SecretScanner((given.secret, given.use.prefix) for given in self._secrets)
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.header_bytes)
         self._limits = limits
+        self._tape = tape
         self._clock = Clock(limits.idle_s)
         self._turns = Turns()
         self._failure: Exception | None = None
@@ -118,8 +122,10 @@ class Exchange:
         try:
             async for data in self._tool.body():
                 self._clock.touch()
+                self._tape.sent(data)
                 await self._to_host(upstream, self._http.send(h11.Data(data=data)))
                 self._clock.touch()
+            self._tape.asked()
             await self._to_host(upstream, self._http.send(h11.EndOfMessage()))
             self._clock.touch()
         except RefusedError as error:
@@ -157,8 +163,9 @@ class Exchange:
         self._scanner.check(b"\r\n".join(value for item in end.headers for value in item))
         rest = self._scanner.finish()
         await self._begin(pending)
-        await self._tool.data(rest)
+        await self._give(rest)
         await self._tool.finish()
+        self._tape.finish()
 
     async def _gather(self, upstream: Upstream, body: bytearray) -> h11.EndOfMessage | None:
         """Adds what one read brought, however small the host has cut its chunks; the end where it came with it."""
@@ -181,7 +188,7 @@ class Exchange:
             safe = self._scanner.feed(body[start : start + size])
             if safe:
                 await self._begin(response)
-                await self._tool.data(safe)
+                await self._give(safe)
                 self._clock.touch()
             await asyncio.sleep(0)
 
@@ -207,7 +214,14 @@ class Exchange:
 
     async def _begin(self, response: h11.Response) -> None:
         if not self._tool.answering:
-            await self._tool.answer(response.status_code, bytes(response.reason), incoming(response.headers))
+            status, reason, headers = response.status_code, bytes(response.reason), incoming(response.headers)
+            self._tape.answer(status, reason, headers)
+            await self._tool.answer(status, reason, headers)
+
+    async def _give(self, data: bytes) -> None:
+        if data:
+            self._tape.data(data)
+            await self._tool.data(data)
 
     async def _next(self, upstream: Upstream) -> h11.Event:
         ended = False

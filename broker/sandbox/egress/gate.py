@@ -15,6 +15,8 @@ from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.line import Budget, Line
 from broker.sandbox.egress.postgres.session import DatabaseSession, fatal
 from broker.sandbox.egress.proxy import Proxy
+from broker.sandbox.egress.recorder import Recorder
+from broker.sandbox.egress.recording import Recording
 from broker.sandbox.egress.records import Records
 from broker.sandbox.egress.refusal import RefusedError, limit
 from broker.sandbox.egress.resolving import Resolver
@@ -94,6 +96,7 @@ class EgressSession:
         self._hashing = hashing
         self._limits = limits
         self._records = Records(meter)
+        self._recorder = Recorder(call_id)
         self._budget = Budget(limits.total_bytes)
         self._connections = 0
         self._warnings: dict[str, None] = {}
@@ -135,6 +138,10 @@ class EgressSession:
         """What the call did so far, at most 64 rows; the last may be the rest, with an empty host."""
         return self._records.rows()
 
+    def recording(self) -> Recording | None:
+        """What is to be kept of what the call asked and was answered, as it stands; ``None`` where there is nothing."""
+        return self._recorder.recording()
+
     def warnings(self) -> tuple[str, ...]:
         """What a person should look at, a sentence each, at most 16."""
         return tuple(self._warnings)
@@ -146,6 +153,7 @@ class EgressSession:
             dialler=self._dialler,
             secrets=self._secrets,
             records=self._records,
+            recorder=self._recorder,
             limits=self._limits,
             refused=lambda error: self._refused(error, line),
         )

@@ -12,6 +12,7 @@ from broker.domain.run import EgressKind, EgressRule
 from broker.sandbox.egress.exchange import Exchange
 from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.line import Line
+from broker.sandbox.egress.recorder import Recorder
 from broker.sandbox.egress.records import Records
 from broker.sandbox.egress.refusal import RefusedError, limit
 from broker.sandbox.egress.rules import RuleBook
@@ -31,6 +32,7 @@ class Proxy:
         dialler: connects to hosts.
         secrets: where they come from.
         records: of the call.
+        recorder: keeps what the call's rules say.
         limits: of the call.
         refused: puts on record why the present request was refused or cut.
     """
@@ -43,6 +45,7 @@ class Proxy:
         dialler: Dialler,
         secrets: SecretStore,
         records: Records,
+        recorder: Recorder,
         limits: EgressLimits,
         refused: Callable[[RefusedError], None],
     ) -> None:
@@ -51,6 +54,7 @@ class Proxy:
         self._dialler = dialler
         self._secrets = secrets
         self._records = records
+        self._recorder = recorder
         self._limits = limits
         self._refused = refused
         self._tool = ToolSide(line, limits.header_bytes)
@@ -102,9 +106,17 @@ class Proxy:
         return await self._pass_on(request, target, rule)
 
     async def _pass_on(self, request: h11.Request, target: Target, rule: EgressRule) -> bool:
-        secrets = await secrets_for(self._secrets, rule, self._rules.secrets_of(rule))
-        exchange = Exchange(self._tool, request=request, target=target, rule=rule, secrets=secrets, limits=self._limits)
-        return await exchange.run(self._dialler)
+        uses = self._rules.secrets_of(rule)
+        tape = self._recorder.tape(rule, request, target, uses)
+        try:
+            secrets = await secrets_for(self._secrets, rule, uses)
+            exchange = Exchange(
+                self._tool, request=request, target=target, rule=rule, secrets=secrets, limits=self._limits, tape=tape
+            )
+            return await exchange.run(self._dialler)
+        except RefusedError as error:
+            tape.refused(error)
+            raise
 
     async def _tunnel(self, request: h11.Request) -> None:
         tally = self._line.tally

@@ -40,16 +40,21 @@ class RefusedError(Exception):
 
     def answer(self, *, head_only: bool = False) -> bytes:
         """The whole HTTP answer; it ends the connection. ``head_only`` where a HEAD is answered."""
-        told = {"verdict": self.verdict.value, "message": self.message, "hint": self.hint}
-        body = json.dumps({key: value for key, value in told.items() if value}).encode() + b"\n"
-        head = (
-            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
-            "Content-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n"
-            f"{VERDICT_HEADER}: {self.verdict.value}\r\n"
-            "Connection: close\r\n\r\n"
-        ).encode()
-        return head if head_only else head + body
+        return own_answer(self.verdict.value, self.message, self.status, hint=self.hint, head_only=head_only)
+
+
+def own_answer(verdict: str, message: str, status: HTTPStatus, *, hint: str = "", head_only: bool = False) -> bytes:
+    """A whole HTTP answer of the broker's own; it ends the connection. ``head_only`` where a HEAD is answered."""
+    told = {"verdict": verdict, "message": message, "hint": hint}
+    body = json.dumps({key: value for key, value in told.items() if value}).encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        f"{VERDICT_HEADER}: {verdict}\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode()
+    return head if head_only else head + body
 
 
 def malformed(message: str, hint: str = "") -> RefusedError:

@@ -146,6 +146,8 @@ def _fault(rule: EgressRule) -> str:
         "listen is a port from 1024 on, and not the proxy's": rule.kind.is_forward
         and (not _LOWEST_LISTEN <= rule.listen <= _HIGHEST_PORT or rule.listen == PROXY_PORT),
         "listen belongs to tcp and postgres": not rule.kind.is_forward and rule.listen != 0,
+        "only what http and https are asked and answered can be kept": rule.record_bytes != 0
+        and (not http or rule.record_bytes < 0),
         **_login_faults(rule),
         **({} if rule.secret is None else _secret_faults(rule.kind, rule.secret)),
     }

@@ -10,7 +10,15 @@ import pytest
 
 from broker.domain.call import CallState
 from broker.domain.canonical import canonical
-from broker.domain.events import Outcome
+from broker.domain.events import (
+    AppliedEffect,
+    CallEvent,
+    Finished,
+    KeptRecording,
+    Outcome,
+    decode_event,
+    encode_event,
+)
 from broker.domain.run import (
     EgressKind,
     EgressRecord,
@@ -67,6 +75,27 @@ def test_listed_hosts_are_named() -> None:
         }
         for verdict, count, sent, received in (("ALLOWED", 3, 120, 4000), ("SECRET_ECHOED", 1, 40, 90))
     ]
+
+
+def test_a_recording_is_named_by_its_address_beside_other_artifacts() -> None:
+    kept = KeptRecording(DIGEST, 3, 1, 4096, whole=False)
+    told = {"artifact": DIGEST, "exchanges": 3, "missed": 1, "bytes": 4096, "whole": False}
+    alone = Outcome(EndCause.TOOL, EvidenceSource.ENGINE, "", recording=kept)
+    body: Any = journal.outcome_body(ROW, alone, NOW, SEALED)
+    assert (body["recording"], body["artifacts"]) == (told, [DIGEST])
+    beside = replace(alone, effect=AppliedEffect("", "", DIGEST, "sha256:other"))
+    assert journal.outcome_body(ROW, beside, NOW, SEALED)["artifacts"] == ["sha256:other", DIGEST]
+    without: Any = journal.outcome_body(ROW, replace(alone, recording=None), NOW, SEALED)
+    assert "recording" not in without
+    assert without["artifacts"] == []
+
+
+def test_a_sealed_outcome_names_its_recording_in_brief_too() -> None:
+    kept = KeptRecording(DIGEST, 3, 0, 4096, whole=True)
+    outcome = Outcome(EndCause.TOOL, EvidenceSource.ENGINE, "", recording=kept)
+    event = decode_event(encode_event(CallEvent(4, NOW, Finished(CallState.SUCCEEDED, outcome))))
+    assert isinstance(event.payload, Finished)
+    assert event.payload.outcome.recording == kept
 
 
 def test_hosts_that_no_rule_lists_are_one_commitment_per_verdict() -> None:

@@ -9,7 +9,7 @@ import pytest
 from broker.client.convert import call
 from broker.client.convert_egress import record, rule
 from broker.domain.call import CallState
-from broker.domain.events import CallView, Outcome
+from broker.domain.events import CallView, KeptRecording, Outcome
 from broker.domain.run import (
     EgressKind,
     EgressRecord,
@@ -31,6 +31,7 @@ RECORDS = tuple(
     for kind in EgressKind
     for verdict in EgressVerdict
 )
+KEPT = KeptRecording("sha256:3", 7, 2, 2**33, whole=False)
 VIEW = CallView(
     id="call_1",
     request=None,
@@ -47,7 +48,7 @@ VIEW = CallView(
     envelope_digest="sha256:2",
     decision_seq=1,
     request_id="",
-    outcome=Outcome(EndCause.TOOL, EvidenceSource.ENGINE, "", egress=RECORDS),
+    outcome=Outcome(EndCause.TOOL, EvidenceSource.ENGINE, "", egress=RECORDS, recording=KEPT),
 )
 
 
@@ -63,6 +64,7 @@ def test_rules() -> None:
         EgressRule(
             EgressKind.HTTPS, "h.example", 443, ("GET", "PUT"), ("/a", "/b/"), secret=SecretUse("token", "x-key", "K ")
         ),
+        EgressRule(EgressKind.HTTP, "h.example", 80, record_bytes=2**24),
         EgressRule(
             EgressKind.POSTGRES, "h.example", 5432, listen=5432, secret=SecretUse("db"), database="shop", user="boss"
         ),
@@ -74,6 +76,7 @@ def test_a_call_has_its_hosts_and_a_list_of_calls_does_not() -> None:
     outcome = call(view_message(VIEW)).outcome
     assert outcome is not None
     assert outcome.egress == RECORDS
+    assert outcome.recording == KEPT
     assert not view_message(VIEW, full=False).outcome.egress
 
 

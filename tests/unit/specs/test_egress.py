@@ -226,6 +226,10 @@ def test_the_gate_takes_every_login_that_a_rule_may_have(text: str) -> None:
         ({**HTTPS, "secret": {**SECRET, "prefix": "a\r\nb: "}}, "match pattern"),
         ({**HTTPS, "secret": {**SECRET, "prefix": " a"}}, "match pattern"),
         ({**HTTPS, "unknown": 1}, "Extra inputs"),
+        ({**HTTPS, "record": True}, "valid integer"),
+        ({**HTTPS, "record": "1023B"}, "greater than or equal to 1024"),
+        ({**HTTPS, "record": "17MiB"}, "less than or equal to 16777216"),
+        *(({**rule, "record": "1MiB"}, "/record can't be kept of") for rule in (CONNECT, TCP, POSTGRES)),
         *(
             ({**rule, name: "shop"}, f"/{name} is of `postgres` only")
             for rule in (HTTP, HTTPS, CONNECT, TCP)
@@ -320,6 +324,22 @@ def test_rules_between_which_a_request_could_not_choose(
 )
 def test_rules_that_go_together(good: dict[str, Any], one: dict[str, Any], two: dict[str, Any]) -> None:
     assert len(read(good, one, two).egress) == 2
+
+
+def test_answers_are_kept_only_where_a_rule_says_so(good: dict[str, Any]) -> None:
+    spec = read(good, {**HTTP, "record": "1MiB"}, HTTPS)
+    assert [rule.record_bytes for rule in spec.egress_rules] == [2**20, 0]
+    assert [rule.normalised().get("record") for rule in spec.egress] == [2**20, None]
+    assert spec.digest({}) != read(good, HTTP, HTTPS).digest({})
+    RuleBook(spec.egress_rules)
+
+
+def test_all_rules_together_may_keep_so_much(good: dict[str, Any]) -> None:
+    half: dict[str, Any] = {"record": "8MiB"}
+    assert read(good, {**HTTP, **half}, {**HTTPS, **half}, CONNECT)
+    other = {"host": "c.example.com", "kind": "http", "record": "1KiB"}
+    with pytest.raises(ValidationError, match="/egress/2/record makes 16778240 bytes with the rules before it"):
+        read(good, {**HTTP, **half}, {**HTTPS, **half}, other)
 
 
 def test_there_is_a_most_of_rules(good: dict[str, Any]) -> None:
