@@ -239,6 +239,25 @@ def test_the_summary_says_which_hosts_were_reached_and_which_were_not(server: Fa
     }
 
 
+def test_a_call_says_what_is_kept_of_hosts_answers(server: FakeBroker, broker: Program) -> None:
+    kept = call_pb2.EgressRecording(artifact="sha256:1", exchanges=7, missed=2, size=4096)
+    follow(server, b"", call(outcome=outcome(recording=kept)))
+    said = (
+        "7 requests with their answers, 4096 bytes, not all of it: there was no room for more (2 requests not at all)"
+    )
+    assert f"broker: kept of what hosts answered: {said}\n" in broker("call", "python.run").err
+    server.script.on("GetToolCall", call(outcome=outcome(recording=kept)))
+    assert said in " ".join(broker("calls", "show", CALL).out.split())
+    server.script.on("GetToolCall", call(outcome=outcome(recording=kept)))
+    assert broker("calls", "show", CALL, "--json").json["outcome"]["recording"] == {
+        "artifact": "sha256:1",
+        "exchanges": 7,
+        "missed": 2,
+        "size": 4096,
+        "whole": False,
+    }
+
+
 def test_calls_show_has_a_table_of_hosts(server: FakeBroker, broker: Program) -> None:
     server.script.on("GetToolCall", call(outcome=outcome(egress=EGRESS)))
     out = broker("calls", "show", CALL).out

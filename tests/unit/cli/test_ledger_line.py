@@ -72,6 +72,14 @@ def test_an_outcome_says_which_hosts_it_reached_and_what_was_refused() -> None:
     )
 
 
+def test_an_outcome_says_what_is_kept_of_hosts_answers() -> None:
+    ended = {"state": "SUCCEEDED", "cause": "TOOL", "cause_source": "ENGINE", "exit_code": 0}
+    entry = {"type": "outcome", "tool": {"name": "demo.fetch"}, "outcome": ended}
+    kept = {"artifact": "sha256:1", "exchanges": 3, "missed": 0, "bytes": 9, "whole": True}
+    assert line({**entry, "recording": kept}).endswith(", kept 3 answers of hosts")
+    assert line({**entry, "recording": {**kept, "whole": False}}).endswith(", kept 3 answers of hosts, in part")
+
+
 def test_what_became_of_the_keys_and_of_lost_entries() -> None:
     old, new = "brk_1+1ab4ad3c+Ad8bSZRc", "brk_1+c2b1f00d+AVoidVoid"
     rotated = {"type": "signer.rotated", "old": old, "new": new, "by": "hum_1"}

@@ -133,6 +133,7 @@ def test_a_tool_shows_the_hosts_that_it_may_reach_and_no_secret(server: FakeBrok
             methods=["GET", "POST"],
             paths=["/v1/"],
             secret=tool_pb2.EgressSecret(name="api-token", header="authorization", prefix="Bearer "),
+            record_bytes=2**20,
         )
     )
     listed.egress.append(
@@ -152,12 +153,14 @@ def test_a_tool_shows_the_hosts_that_it_may_reach_and_no_secret(server: FakeBrok
     server.script.on("GetTool", listed)
     out = broker("tools", "show", "python.run").out
     assert "https api.example.com:443, GET/POST, /v1/, with the secret api-token in authorization" in out
+    assert "of each call 1048576 bytes of requests and answers are kept" in " ".join(out.split())
     assert "tcp db.example.com:5432, from 127.0.0.1:15432" in out
     database = "from 127.0.0.1:5432, to the database shop as broker_shop, with the secret shop-db as the password"
     assert f"postgres shop.example.com:5432, {database}" in " ".join(out.split())
     assert "runsc" in out
     answer = broker("tools", "show", "python.run", "--json").json
     assert answer["runtime"] == "runsc"
+    assert [rule["record_bytes"] for rule in answer["egress"]] == [2**20, 0, 0]
     assert answer["egress"][0]["secret"] == {"name": "api-token", "header": "authorization", "prefix": "Bearer "}
     assert (answer["egress"][1]["listen"], answer["egress"][1]["secret"]) == (15432, None)
     assert (answer["egress"][2]["database"], answer["egress"][2]["user"]) == ("shop", "broker_shop")

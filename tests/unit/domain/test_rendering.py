@@ -255,6 +255,14 @@ def test_files_may_come_in_any_order() -> None:
     assert [block(text, "Content", number) for number in (0, 1)] == ["22", "1"]
 
 
+def test_that_answers_are_kept_is_shown() -> None:
+    at = ("call", "egress", 0, "record_bytes")
+    text = render(put(approval_envelope(), at, 2**20))
+    assert "Answers                - kept encrypted with the call" in text
+    assert "Kept at most           | 1048576 bytes" in text
+    assert "kept encrypted" not in render(approval_envelope())
+
+
 def test_irreversible_is_in_capitals() -> None:
     assert "IRREVERSIBLE" in render(approval_envelope())
     assert "IRREVERSIBLE" not in render(approval_envelope() | {"reversibility": "exact"})

@@ -132,6 +132,7 @@ REACHING = (
         "{kind: https, host: api.example.com, secret: {name: token, header: authorization}}",
     ),
     ("tier: 1", "tier: 1\nenv: {MODE: all}"),
+    ("{kind: https, host: api.example.com}", "{kind: https, host: api.example.com, record: 1MiB}"),
 )
 
 

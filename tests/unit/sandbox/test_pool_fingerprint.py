@@ -29,6 +29,7 @@ OTHER_RULE = {
     "secret": None,
     "database": "shop",
     "user": "shop",
+    "record_bytes": 2**20,
 }
 OTHER_PROFILE = {"image": "sha256:2", "limits": Limits(processes=1), "runtime": "runsc", "egress": ()}
 

@@ -103,6 +103,7 @@ def test_a_tool_with_programs_for_what_it_changes_outside_is_clean(
         ({"workspace": {"writes": ["*.db"]}}, "/egress", "works on its workspace's files"),
         ({"workspace": {"reads": ["*.db"]}}, "/egress", "works on its workspace's files"),
         ({"effects": "none", "reversibility": "no_effect"}, "/outside", "needs `effects: outside` beside it"),
+        ({"egress": [{**SECRET, "record": "1MiB"}]}, "/egress/0/record", "its call is several runs"),
     ],
 )
 def test_what_does_not_go_together_outside_is_refused_with_its_field(

@@ -90,6 +90,7 @@ RULES: dict[str, Any] = {
     "secret": None,
     "database": "shop",
     "user": "shop",
+    "record_bytes": 2**20,
 }
 PROFILES: dict[str, Any] = {"image": "sha256:other", "limits": Limits(processes=7), "runtime": "", "egress": (OTHER,)}
 OUTPUTS: dict[str, Any] = {"patterns": ("out/**",), "max_files": 2, "max_bytes": 3}
