@@ -108,6 +108,13 @@ async def test_an_answer_that_broke_off_breaks_off_again() -> None:
     assert [number for number, _ in sealed.report.not_asked] == [2]
 
 
+async def test_a_broken_answer_in_chunks_gets_no_end() -> None:
+    item = exchange("/", b"par", how=How.BROKEN)
+    assert item.answer is not None
+    sealed = gate(replace(item, answer=replace(item.answer, headers=())))
+    assert (await raw(sealed, asking("/"))).endswith(b"\r\n3\r\npar\r\n")
+
+
 async def test_a_request_that_was_never_answered_gets_the_end_of_its_connection() -> None:
     sealed = gate(replace(exchange(), answer=None, how=How.BROKEN, body=b""))
     assert await raw(sealed, asking("/")) == b""
