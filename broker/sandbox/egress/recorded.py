@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 import h11
 
-from broker.domain.run import EgressKind, EgressRule
+from broker.domain.run import EgressKind, EgressRule, EgressVerdict
 from broker.sandbox.egress.limits import EgressLimits
 from broker.sandbox.egress.line import Budget, Line
 from broker.sandbox.egress.recording import How, RecordedAnswer, RecordedExchange, RecordedRequest, Recording
@@ -42,7 +42,7 @@ class ServedExchange:
     """As it was recorded."""
     how: How
     same_body: bool
-    """Did the request have the same body as the recorded one?"""
+    """Did the request have the same body as the recorded one? True where that one had not come to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,8 @@ def _unplayable(item: RecordedExchange) -> str:
     answer: RecordedAnswer | None = item.answer
     if answer is not None and not answer.kept:
         return f"its answer has {answer.body_bytes} bytes, for which the recording had no room"
-    if answer is None and item.how is How.COMPLETE:
-        return "its answer had a head for which the recording had no room"
-    if answer is None and item.refusal is not None and item.how is How.BROKEN:
+    if answer is not None or not item.begun:
+        return ""
+    if item.refusal is not None and item.refusal.verdict is EgressVerdict.SECRET_ECHOED:
         return "its answer wasn't kept, as it held a secret"
-    return ""
+    return "its answer had a head for which the recording had no room"

@@ -206,7 +206,7 @@ class _Kept:
                 _named(self._digest.hexdigest()),
                 self._pieces is not None,
             )
-        return RecordedExchange(asked, self._how, answer, self._refusal, body)
+        return RecordedExchange(asked, self._how, self._begun, answer, self._refusal, body)
 
     def _drop_body(self) -> None:
         if self._pieces is not None:

@@ -19,6 +19,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TypeVar
 
 import h11
@@ -40,7 +41,7 @@ _METHOD = re.compile(r"[A-Za-z-]{1,32}")
 _REASON = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET = re.compile(r"/[\x21-\x7e]*")
 _HIGHEST_PORT = 65535
-_REFUSALS = range(400, 600)
+_REFUSALS = frozenset(status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST)
 T = TypeVar("T")
 
 
@@ -112,6 +113,8 @@ class RecordedExchange:
 
     request: RecordedRequest
     how: How
+    begun: bool = False
+    """Was the tool given the beginning of a host's answer?"""
     answer: RecordedAnswer | None = None
     """``None`` where none had begun, there was no room for its head, or it held a secret."""
     refusal: RecordedRefusal | None = None
@@ -132,7 +135,7 @@ class Recording:
     def whole(self) -> bool:
         """Is all that the tool was answered kept?"""
         kept = all(item.answer.kept for item in self.exchanges if item.answer is not None)
-        lost = any(item.answer is None and item.how is How.COMPLETE for item in self.exchanges)
+        lost = any(item.answer is None and item.begun for item in self.exchanges)
         return kept and not lost and not self.missed
 
 
@@ -182,11 +185,23 @@ def _exchange(reader: _Reader) -> RecordedExchange:
             body = reader.take(item.answer.body_bytes)
             if f"sha256:{hashlib.sha256(body).hexdigest()}" != item.answer.body_digest:
                 raise _unreadable("an answer's body has another digest")
-    if (item.how is How.REFUSED and item.refusal is None) or (item.how is How.COMPLETE and item.refusal is not None):
+    if not _ended_in_one_way(item):
         raise _unreadable("an exchange ended in two ways")
     if item.body or (item.refusal is not None and item.refusal.status not in _REFUSALS):
         raise _unreadable("an exchange has a body or a status where none may stand")
     return replace(item, body=body)
+
+
+def _ended_in_one_way(item: RecordedExchange) -> bool:
+    if item.answer is not None and not item.begun:
+        return False
+    match item.how:
+        case How.COMPLETE:
+            return item.begun and item.refusal is None
+        case How.REFUSED:
+            return item.refusal is not None and not item.begun
+        case How.BROKEN:
+            return item.refusal is None or item.begun
 
 
 def _check_request(request: RecordedRequest) -> None:

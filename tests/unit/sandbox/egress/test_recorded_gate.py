@@ -28,7 +28,7 @@ def exchange(
     request = RecordedRequest(method, HOST, 80, target, (), (), len(sent), named(sent), body_whole=True)
     headers = (("content-length", str(len(body) + (how is How.BROKEN))), ("x-kept", "yes"))
     answer = RecordedAnswer(200, "OK", headers, len(body), named(body), kept=True)
-    return RecordedExchange(request, how, answer, None, b"" if method == "HEAD" else body)
+    return RecordedExchange(request, how, begun=True, answer=answer, body=b"" if method == "HEAD" else body)
 
 
 def gate(*exchanges: RecordedExchange, rules: tuple[EgressRule, ...] = ()) -> RecordedGate:
@@ -116,14 +116,14 @@ async def test_a_broken_answer_in_chunks_gets_no_end() -> None:
 
 
 async def test_a_request_that_was_never_answered_gets_the_end_of_its_connection() -> None:
-    sealed = gate(replace(exchange(), answer=None, how=How.BROKEN, body=b""))
+    sealed = gate(replace(exchange(), answer=None, begun=False, how=How.BROKEN, body=b""))
     assert await raw(sealed, asking("/")) == b""
     assert [item.how for item in sealed.report.served] == [How.BROKEN]
 
 
 async def test_a_refusal_is_given_again_in_its_words() -> None:
     refusal = RecordedRefusal(EgressVerdict.UNREACHABLE, "the host was away", 504, "Wait.")
-    sealed = gate(replace(exchange(), answer=None, how=How.REFUSED, refusal=refusal, body=b""))
+    sealed = gate(replace(exchange(), answer=None, begun=False, how=How.REFUSED, refusal=refusal, body=b""))
     answer = await ask(sealed, "/")
     assert (answer.status, answer.verdict) == (504, "UNREACHABLE")
     assert b"the host was away" in answer.body
@@ -137,13 +137,19 @@ async def test_what_was_not_kept_is_said_and_not_made_up() -> None:
     sealed = gate(
         replace(long, answer=replace(long.answer, kept=False, body_bytes=7_000_000), body=b""),
         replace(headless, answer=None, body=b""),
+        replace(headless, answer=None, body=b"", how=How.BROKEN),
         replace(secret, answer=None, body=b"", how=How.BROKEN, refusal=refusal),
     )
-    for target, why in (("/long", b"7000000 bytes"), ("/head", b"no room"), ("/secret", b"held a secret")):
+    for target, why in (
+        ("/long", b"7000000 bytes"),
+        ("/head", b"no room"),
+        ("/head", b"no room"),
+        ("/secret", b"held a secret"),
+    ):
         answer = await ask(sealed, target)
         assert (answer.status, answer.verdict) == (502, NOT_RECORDED)
         assert why in answer.body
-    assert len(sealed.report.not_recorded) == 3
+    assert sum(item.count for item in sealed.report.not_recorded) == 4
     assert not sealed.report.served
 
 

@@ -49,7 +49,7 @@ _REFUSALS = st.builds(
     RecordedRefusal,
     verdict=st.sampled_from(EgressVerdict),
     message=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-    status=st.integers(400, 599),
+    status=st.sampled_from([400, 403, 502, 504]),
     hint=_VALUES,
 )
 
@@ -57,15 +57,16 @@ _REFUSALS = st.builds(
 @st.composite
 def _exchanges(draw: st.DrawFn) -> RecordedExchange:
     request, how = draw(_REQUESTS), draw(st.sampled_from(How))
-    refusal = draw(_REFUSALS) if how is How.REFUSED else None
+    begun = how is How.COMPLETE or (how is How.BROKEN and draw(st.booleans()))
+    refusal = draw(_REFUSALS) if how is How.REFUSED or (how is How.BROKEN and begun and draw(st.booleans())) else None
     answer, body = None, b""
-    if how is not How.REFUSED:
+    if begun and draw(st.booleans()):
         kept, data = draw(st.booleans()), draw(st.binary(max_size=300))
         answer = RecordedAnswer(
             draw(st.integers(200, 599)), draw(_VALUES), draw(_HEADERS), len(data), named(data), kept
         )
         body = data if kept else b""
-    return RecordedExchange(request, how, answer, refusal, body)
+    return RecordedExchange(request, how, begun, answer, refusal, body)
 
 
 _RECORDINGS = st.builds(
@@ -83,7 +84,7 @@ def dumped(value: Recording) -> bytes:
 def one(body: bytes = b"fine", how: How = How.COMPLETE) -> Recording:
     request = RecordedRequest("GET", "h.example", 80, "/a?b", (("accept", "*/*"),), (), 0, named(b""), body_whole=True)
     answer = RecordedAnswer(200, "OK", (("content-length", str(len(body))),), len(body), named(body), kept=True)
-    return Recording("call_1", (RecordedExchange(request, how, answer, None, body),))
+    return Recording("call_1", (RecordedExchange(request, how, begun=True, answer=answer, body=body),))
 
 
 @given(_RECORDINGS)
@@ -169,7 +170,12 @@ def _doctored() -> list[Recording]:
         replace(item, answer=replace(answer, headers=(("x", "\u20ac"),))),
         replace(item, refusal=refusal),
         replace(item, how=How.REFUSED),
-        replace(item, how=How.REFUSED, answer=None, body=b"", refusal=replace(refusal, status=200)),
+        replace(item, how=How.REFUSED, begun=False, answer=None, body=b"", refusal=replace(refusal, status=200)),
+        replace(item, how=How.REFUSED, begun=False, answer=None, body=b"", refusal=replace(refusal, status=499)),
+        replace(item, how=How.REFUSED, answer=None, body=b"", refusal=refusal),
+        replace(item, begun=False),
+        replace(item, begun=False, answer=None, body=b""),
+        replace(item, how=How.BROKEN, begun=False, answer=None, body=b"", refusal=refusal),
         replace(item, request=replace(request, method="GET /x")),
         replace(item, request=replace(request, target="//\r\n")),
         replace(item, request=replace(request, target="x")),
