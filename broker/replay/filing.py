@@ -37,6 +37,7 @@ _INSERTS: Mapping[str, str] = {
     "used": "INSERT OR IGNORE INTO used VALUES (?, ?, ?)",
     "counted": "INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?)",
     "act": "INSERT INTO act VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "gone": "INSERT OR IGNORE INTO gone VALUES (?, ?)",
 }
 _CALL = f"INSERT OR REPLACE INTO call VALUES ({', '.join('?' * 20)})"  # noqa: S608 - ours
 _APPROVAL = f"INSERT OR REPLACE INTO approval VALUES ({', '.join('?' * 16)})"  # noqa: S608 - ours
@@ -152,7 +153,6 @@ class Filer:
         self._calls.clear()
         closed = [tuple(item[name] for name in _APPROVAL_COLUMNS) for item in self._approvals.values()]
         self._connection.executemany(_APPROVAL, closed)
-        self._approvals.clear()
         self._approvals.clear()
 
     def _file(self, item: _Item) -> None:
@@ -380,6 +380,10 @@ class Filer:
         workspace = self.word(text(entry, "workspace"))
         row = (item.seq, item.ts, self.word(item.kind), self.word(by), self.word(subject), self.word(what), workspace)
         self._rows["act"].append(row)
+        if item.kind == "erased":
+            self._rows["gone"].extend(
+                (self.word(name), item.seq) for name in listed(entry, "ids") if isinstance(name, str)
+            )
 
 
 def _used(item: _Item) -> list[dict[str, Any]]:

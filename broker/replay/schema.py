@@ -5,7 +5,7 @@ Times are microseconds since 1970 in UTC. ``0`` is the empty word, no call and n
 
 from __future__ import annotations
 
-VERSION = 4
+VERSION = 5
 """Of the tables. A casebook of another version is made anew: it holds nothing that the ledger doesn't."""
 
 TABLES = """
@@ -67,9 +67,11 @@ CREATE TABLE act (
     seq INTEGER PRIMARY KEY, ts INTEGER NOT NULL, type INTEGER NOT NULL, by INTEGER NOT NULL, subject INTEGER NOT NULL,
     object INTEGER NOT NULL, workspace INTEGER NOT NULL
 );
+CREATE TABLE gone (item INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (item, seq)) WITHOUT ROWID;
 """
 """``used`` and ``counted``: entry ``seq`` says that it was agreed to by this approval, and by which votes (their entries).
-``decision.call`` is 0 for a refused request, of which no call came; ``times`` counts its repetitions too."""
+``decision.call`` is 0 for a refused request, of which no call came; ``times`` counts its repetitions too.
+``gone`` says which entry erased what was kept under a name, such as a call's."""
 
 INDEXES = """
 CREATE INDEX entry_type ON entry (type, ts);
