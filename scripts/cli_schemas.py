@@ -94,6 +94,7 @@ MODELS = {
     "policy diff": "policy_diff:DiffOutput",
     "policy apply": "policy_apply:ApplyOutput",
     "policy reload": "admin:ReloadOutput",
+    "replay timeline": "timeline_output:TimelineOutput",
     "ledger verify": "ledger_verify:VerifyOutput",
     "ledger show": "ledger_reading:ShowOutput",
     "ledger tail": "ledger_reading:TailOutput",

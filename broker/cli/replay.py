@@ -6,7 +6,9 @@ import typer
 
 from broker.cli.lazy import Lazy, lazy_group
 
-COMMANDS: dict[str, Lazy] = {}
+COMMANDS: dict[str, Lazy] = {
+    "timeline": Lazy("broker.cli.replay_timeline:timeline", "Show what happened, in causal order."),
+}
 """Every command of the group and where it is."""
 
 app = typer.Typer(
