@@ -65,21 +65,28 @@ def gather(casebook: Casebook, selected: Selected, most: int) -> Gathered:
     calls: list[CallEntries] = []
     related = _related(casebook, selected.calls)
     wanted = [(call, True) for call in selected.calls] + [(call, False) for call in related]
+    told: set[int] = set()
     for place, (call, asked) in enumerate(wanted):
         if len(seen) >= most:
             left.append(Left("calls, as there would be too many entries", len(wanted) - place))
             break
         approvals = approvals_of(casebook, call)
-        entries = [seq for seq in _entries(casebook, "call", (call,)) if seq not in seen]
-        entries += [seq for seq in _entries(casebook, "approval", approvals) if seq not in seen]
-        calls.append(CallEntries(call, asked, approvals, tuple(sorted(set(entries)))))
+        # An approval that several calls name, such as a runbook's, is told with the first of them.
+        found = _entries(casebook, "call", (call,), most)
+        found += _entries(casebook, "approval", [item for item in approvals if item not in told], most)
+        told.update(approvals)
+        entries = sorted(set(found) - seen)
+        if len(entries) > most - len(seen):
+            left.append(Left("entries of one call or of its approval", None))
+            entries = entries[: most - len(seen)]
+        calls.append(CallEntries(call, asked, approvals, tuple(entries)))
         seen.update(entries)
     others: list[tuple[int, tuple[int, ...]]] = []
     for place, approval in enumerate(selected.approvals):
         if len(seen) >= most:
             left.append(Left("approvals, as there would be too many entries", len(selected.approvals) - place))
             break
-        entries = [seq for seq in _of_approval(casebook, approval) if seq not in seen]
+        entries = [seq for seq in _of_approval(casebook, approval, most) if seq not in seen][: most - len(seen)]
         if entries:
             others.append((approval, tuple(entries)))
         seen.update(entries)
@@ -92,8 +99,9 @@ def gather(casebook: Casebook, selected: Selected, most: int) -> Gathered:
 def approvals_of(casebook: Casebook, call: int) -> tuple[int, ...]:
     """The approvals that were asked for a call, and those that it used."""
     rows = casebook.rows(
-        "SELECT id FROM approval WHERE call = ?1 UNION "
-        "SELECT u.approval FROM entry e JOIN used u ON u.seq = e.seq WHERE e.call = ?1",
+        # The indexes hold only what isn't 0, and are taken only where the query says so too.
+        "SELECT id FROM approval WHERE call = ?1 AND call != 0 UNION "
+        "SELECT u.approval FROM entry e JOIN used u ON u.seq = e.seq WHERE e.call = ?1 AND e.call != 0",
         call,
     )
     return tuple(row[0] for row in rows)
@@ -124,16 +132,20 @@ def _related(casebook: Casebook, calls: Sequence[int]) -> list[int]:
     return sorted(found - known)
 
 
-def _entries(casebook: Casebook, column: str, numbers: Sequence[int]) -> list[int]:
+def _entries(casebook: Casebook, column: str, numbers: Sequence[int], most: int) -> list[int]:
+    """The first entries of calls or approvals, one more than ``most`` of them at the utmost."""
     if not numbers:
         return []
-    rows = casebook.rows(f"SELECT seq FROM entry WHERE {column} IN ({marks(len(numbers))}) AND {column} != 0", *numbers)  # noqa: S608 - ours
-    return [row[0] for row in rows]
+    chosen = f"{column} IN ({marks(len(numbers))}) AND {column} != 0"
+    return [
+        row[0]
+        for row in casebook.rows(f"SELECT seq FROM entry WHERE {chosen} ORDER BY seq LIMIT ?", *numbers, most + 1)  # noqa: S608 - ours
+    ]
 
 
-def _of_approval(casebook: Casebook, approval: int) -> list[int]:
-    used = [row[0] for row in casebook.rows("SELECT seq FROM used WHERE approval = ? AND call = 0", approval)]
-    return sorted({*_entries(casebook, "approval", (approval,)), *used})
+def _of_approval(casebook: Casebook, approval: int, most: int) -> list[int]:
+    used = casebook.rows("SELECT seq FROM used WHERE approval = ? AND call = 0 ORDER BY seq LIMIT ?", approval, most)
+    return sorted({*_entries(casebook, "approval", (approval,), most), *(row[0] for row in used)})
 
 
 def _around(casebook: Casebook, calls: Sequence[int], seen: set[int], left: list[Left]) -> tuple[int, ...]:

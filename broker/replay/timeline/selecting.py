@@ -123,7 +123,7 @@ class _Finding:
         where = _Where(self._casebook)
         if wanted.call:
             where.add("c.name = ?", wanted.call)
-        where.word("c.session = ?", wanted.session)
+        where.word("(c.session = ? AND c.session != 0)", wanted.session)
         path = _Where(self._casebook)
         for name, text in (
             ("agent", wanted.agent),
@@ -185,7 +185,7 @@ class _Finding:
         wanted = self._wanted
         where = _Where(self._casebook)
         where.add("e.call = 0")
-        where.word("(e.agent = ? OR a.subject = ?)", wanted.agent)
+        where.word("((e.agent = ? AND e.agent != 0) OR a.subject = ?)", wanted.agent)
         where.word("(a.by = ? OR a.subject = ?)", wanted.person)
         where.word("a.workspace = ?", wanted.workspace)
         for text in (wanted.session, wanted.workflow, wanted.tool):
@@ -206,7 +206,7 @@ class _Finding:
             return []
         where = _Where(self._casebook)
         where.add("d.call = 0")
-        where.word("e.agent = ?", wanted.agent)
+        where.word("(e.agent = ? AND e.agent != 0)", wanted.agent)
         where.word("d.tool = ?", wanted.tool)
         where.word("(SELECT q.workspace FROM question q WHERE q.id = d.question) = ?", wanted.workspace)
         _times(where, wanted, "d.ts")

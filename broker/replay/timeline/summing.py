@@ -16,6 +16,7 @@ _CALL = (
 )
 _PATH = "SELECT agent, tool, tool_version, workspace, workflow, owner, starter, on_behalf, classes, tier FROM path WHERE id = ?"
 _NO_PATH = (0,) * 10
+_MOST_VOTES = 500
 _OPEN = ("PENDING", "APPROVED")
 _WAITING = ("PENDING_APPROVAL", "APPROVED")
 
@@ -112,8 +113,9 @@ class Summing:
         if not approvals:
             return ()
         rows = self._casebook.rows(
-            f"SELECT person, decision FROM vote WHERE approval IN ({marks(len(approvals))}) ORDER BY seq",  # noqa: S608 - ours
+            f"SELECT person, decision FROM vote WHERE approval IN ({marks(len(approvals))}) ORDER BY seq LIMIT ?",  # noqa: S608 - ours
             *approvals,
+            _MOST_VOTES,
         )
         last = {self._casebook.text(person): self._casebook.text(decision) for person, decision in rows}
         return tuple(last.items())
