@@ -145,7 +145,17 @@ def lay_out(timeline: Timeline) -> Picture:
     bars = tuple(bar for group in timeline.groups if (bar := _bar(group, at, of_group)) is not None)
     arrows = () if folded else tuple(_arrows(events, at, standing=len(timeline.groups) <= MOST_STANDING))
     height = max((row.y for row in rows), default=TOP) + ROW / 2
-    return Picture(width, height, rows, bars, tuple(_merged(dots)), arrows, _ticks(events, place), pauses, folded)
+    return Picture(
+        width,
+        height,
+        rows,
+        bars,
+        tuple(_merged(dots, 14 if folded else 7)),
+        arrows,
+        _ticks(events, place),
+        pauses,
+        folded,
+    )
 
 
 def shape_of(event: Event) -> Shape:
@@ -269,12 +279,12 @@ def _arrows(events: Sequence[Event], at: dict[int, tuple[float, float]], *, stan
     return found
 
 
-def _merged(dots: Sequence[Dot]) -> list[Dot]:
-    """Marks that would hide one another as one: what is worst of them shows."""
+def _merged(dots: Sequence[Dot], apart: int) -> list[Dot]:
+    """Marks that would hide one another as one: what is worst of them shows, and lies on top."""
     rank = [Tone.PLAIN, Tone.GOOD, Tone.WARN, Tone.BAD]
     found: dict[tuple[int, float], Dot] = {}
     for dot in dots:
-        key = (round(dot.x / 7), dot.y)
+        key = (round(dot.x / apart), dot.y)
         old = found.get(key)
         if old is None:
             found[key] = dot
@@ -287,7 +297,7 @@ def _merged(dots: Sequence[Dot]) -> list[Dot]:
             else f"{count} events, such as {first.title.removeprefix(f'{old.count} events, such as ')}"
         )
         found[key] = Dot(old.x, old.y, first.shape, first.tone, title, first.seq, count)
-    return list(found.values())
+    return sorted(found.values(), key=lambda dot: rank.index(dot.tone))
 
 
 def _ticks(events: Sequence[Event], place: Callable[[int], float]) -> tuple[tuple[float, int], ...]:
