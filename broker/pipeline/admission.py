@@ -31,6 +31,7 @@ from broker.pipeline.admission_check import Checked, RequestChecks
 from broker.pipeline.approving import Asked, ask, check_askable, file_request, shown_files
 from broker.pipeline.blobs import Blobs, check_storage
 from broker.pipeline.checks import (
+    PolicyDeniedError,
     request_digest,
     tool_tier,
 )
@@ -135,6 +136,7 @@ class Admission:
         workspace = request.context.workspace
         # Not whether a rule refused it: a rule for all workspaces refuses those that an agent makes up as well.
         named = workspace in self._parts.policy.snapshot.workspaces
+        decision = error.decision if isinstance(error, PolicyDeniedError) and known and named else None
         body = journal.refusal_body(
             reason=error.reason,
             rule=error.metadata.get("rule", ""),
@@ -143,6 +145,8 @@ class Admission:
             workspace=workspace if named else "?",
             tier=tool_tier(known),
             owner=caller.identity.owner,
+            # What the decision read: without it nobody could ask what another policy would have said.
+            policy=None if decision is None else journal.decision_body(decision, caller.identity.id),
         )
         await self._refusals.record(caller.identity.id, body)
 

@@ -80,15 +80,23 @@ def check_carried(missing: Sequence[str], tier: Tier) -> None:
         )
 
 
-def denied(caller: Caller, tool: str, workspace: str, decision: Decision) -> PermissionDeniedError:
+class PolicyDeniedError(PermissionDeniedError):
+    """The policy refused a call; ``decision`` is its word, with all that it read."""
+
+    decision: Decision
+
+
+def denied(caller: Caller, tool: str, workspace: str, decision: Decision) -> PolicyDeniedError:
     """The refusal of a call by the policy."""
-    return PermissionDeniedError(
+    error = PolicyDeniedError(
         f"{caller.subject} may not call {tool} in workspace {workspace}: {decision.reason}",
         reason="POLICY_DENIED",
         hint=f"`broker policy explain --agent {caller.identity.name} --tool {tool} --workspace {workspace}` "
         "shows each rule; ask the workspace's owner for a rule that allows it.",
         metadata={"rule": decision.rule, "policy_digest": decision.policy_digest, "tool": tool},
     )
+    error.decision = decision
+    return error
 
 
 def check_paths(tool: Tool, files: tuple[InputFile, ...]) -> None:

@@ -97,14 +97,21 @@ def _bounded(text: str) -> JsonValue:
     return text if len(data) <= _MAX_INPUT else {"bytes": len(data), "digest": digest(data)}
 
 
-def refusal_body(*, reason: str, rule: str, obj: str, workspace: str, tier: Tier, owner: str) -> JsonObject:
-    """A refused request: no call came of it."""
+def refusal_body(
+    *, reason: str, rule: str, obj: str, workspace: str, tier: Tier, owner: str, policy: JsonObject | None = None
+) -> JsonObject:
+    """A refused request: no call came of it.
+
+    ``policy`` is what ``decision_body`` gives, where the policy refused it; ``None`` where something else did, and where
+    the request names what an agent made up.
+    """
     return {
         "workspace": workspace,
         "tool": {"name": obj},
         "tier": int(tier),
         "lineage": {"owner": owner},
         "refused": {"reason": reason, "rule": rule},
+        **({} if policy is None else policy),
     }
 
 

@@ -102,6 +102,7 @@ class CertificateGate:
             workspace=where,
             tier=Tier.INTERNAL,
             owner=caller.identity.owner,
+            policy=journal.decision_body(decision, caller.identity.id),
         )
         await self._refusals.record(caller.identity.id, body)
         raise PermissionDeniedError(
