@@ -9,13 +9,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 
-from broker.replay.members import as_json, items, listed, microseconds, number, part, plain, text
-
-Row: TypeAlias = tuple[Any, ...]
+from broker.replay.already import Seen
+from broker.replay.filing_questions import Questions, Row
+from broker.replay.members import as_json, items, listed, microseconds, number, part, text
 
 _PATH_MEMBERS = ("workspace", "model", "prompt_version", "feature", "team")
 _WITH_HOSTS = frozenset({"outcome", "plan.outcome", "undo.outcome"})
@@ -81,7 +81,7 @@ class Filer:
         self._connection = connection
         self._bodies = bodies
         self._rows: dict[str, list[Row]] = {name: [] for name in _INSERTS}
-        self._words = _numbers(connection, "SELECT text, id FROM word")
+        self._words = dict(connection.execute("SELECT text, id FROM word"))
         self._next_word = max(self._words.values(), default=-1) + 1
         self.word("")
         self._boots = {row[0] for row in connection.execute("SELECT id FROM boot")}
@@ -90,7 +90,9 @@ class Filer:
             row[1:]: row[0]
             for row in connection.execute(f"SELECT id, {columns}, tool_version, image, tier, classes FROM path")  # noqa: S608 - ours
         }
-        self._questions = {row[1:]: row[0] for row in connection.execute("SELECT * FROM question")}
+        questions = {row[1:]: row[0] for row in connection.execute("SELECT * FROM question")}
+        self._questions = Questions(questions, self.word, self._rows["question"])
+        self._seen, self._seen_all = Seen(), not connection.execute("SELECT 1 FROM call LIMIT 1").fetchone()
         self._calls: dict[str, dict[str, Any]] = {}
         self._approvals: dict[str, dict[str, Any]] = {}
         self._next_call = _next(connection, "call")
@@ -181,7 +183,9 @@ class Filer:
     def _call(self, name: str, seq: int, ts: int) -> dict[str, Any]:
         known = self._calls.get(name)
         if known is None:
-            row = self._connection.execute("SELECT * FROM call WHERE name = ?", (name,)).fetchone()
+            # To look for what can't be there costs more than all else that is done with the entry.
+            new = not self._seen.add(name) and self._seen_all
+            row = None if new else self._connection.execute("SELECT * FROM call WHERE name = ?", (name,)).fetchone()
             if row is not None:
                 known = dict(zip(_CALL_COLUMNS, row, strict=True))
             else:
@@ -239,7 +243,8 @@ class Filer:
         row = (
             item.seq,
             item.ts,
-            self._question(inputs) if inputs else 0,
+            # What another check refused is no answer of the policy's to hold another policy's against.
+            self._questions.number(inputs) if inputs and not (refused and text(policy, "decision") == "allow") else 0,
             allowed,
             self.word(text(refused, "rule") or text(policy, "rule")),
             self.word(text(policy, "digest")),
@@ -253,17 +258,6 @@ class Filer:
         if call is not None:
             call["decision"] = item.seq
             self._about(entry, call, item.agent)
-
-    def _question(self, inputs: dict[str, Any]) -> int:
-        names = ("subject", "workspace", "object", "action", "tier", "roles")
-        values = tuple(
-            self.word(plain(inputs.get(name, inputs.get("obj") if name == "object" else None))) for name in names
-        )
-        found = self._questions.get(values)
-        if found is None:
-            found = self._questions[values] = len(self._questions) + 1
-            self._rows["question"].append((found, *values))
-        return found
 
     def _about(self, entry: dict[str, Any], call: dict[str, Any], agent: int) -> None:
         """What an entry says of its call."""
@@ -389,10 +383,6 @@ class Filer:
 def _used(item: _Item) -> list[dict[str, Any]]:
     """The approvals that an entry says it was agreed to by."""
     return [] if item.kind in _USES_NONE else [used for used in items(item.entry, "approvals") if text(used, "id")]
-
-
-def _numbers(connection: sqlite3.Connection, statement: str) -> dict[str, int]:
-    return dict(connection.execute(statement))
 
 
 def _next(connection: sqlite3.Connection, table: str) -> int:
