@@ -17,7 +17,8 @@ from broker.domain.call import PolicyRequest
 from broker.domain.tier import Tier
 from broker.policy.engine import ALLOW_FUNCTION, MODEL, allow_reaches
 from broker.policy.explain import failures
-from broker.policy.rows import ANY, DEFAULT_DENY, objects_covering
+from broker.policy.many import Many
+from broker.policy.rows import ANY, DEFAULT_DENY, EVALUATION_ERROR, objects_covering
 from broker.policy.snapshot import Snapshot
 
 POLICIES = 1000
@@ -176,3 +177,26 @@ def test_the_longest_chain_of_roles_that_is_accepted_is_followed_by_plain_casbin
     request = PolicyRequest("agent:a0", "w0", "data.query", "call", Tier.INTERNAL)
     decision = Snapshot.load(text).decide(request)
     assert (decision.allowed, decision.rule) == plain_answer(plain_enforcer(text, tmp_path), request) == (True, "top")
+
+
+def test_many_questions_are_answered_as_each_by_itself() -> None:
+    asked = classes = 0
+    for seed in range(200):
+        dice = seeded(seed)
+        snapshot = Snapshot.load(random_policy(dice))
+        many, kinds = Many(snapshot), set()
+        for _ in range(60):
+            request = random_request(dice)
+            decision = snapshot.evaluate(request)
+            assert many.decide(request) == (decision.allowed, decision.rule), (seed, request, snapshot.text)
+            kinds.add(snapshot.alike(request))
+            asked += 1
+        classes += len(kinds)
+    # It is worth nothing where no two questions are alike.
+    assert classes < asked // 3
+
+
+@pytest.mark.parametrize("subject", ["role:agent", "agent:*", "", "agent:A"])
+def test_what_is_no_question_is_denied_among_many_too(subject: str) -> None:
+    many = Many(Snapshot.load("p, all, role:agent, *, *, call, 4, allow, all\n"))
+    assert many.decide(PolicyRequest(subject, "w0", "data.query", "call", Tier.INTERNAL)) == (False, EVALUATION_ERROR)
