@@ -17,11 +17,11 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from typer.core import TyperCommand, TyperGroup
 
 from broker.cli.main import COMMANDS
-from broker.cli.output import ErrorOutput, OutputModel
+from broker.cli.output import ErrorOutput
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "cli"
 
@@ -117,6 +117,7 @@ MODELS = {
     "ask person": "ask_view:AnswerOutput",
     "ask policy": "ask_view:AnswerOutput",
     "ask refusals": "ask_view:AnswerOutput",
+    "replay whatif": "replay_whatif:Report",
     "slack serve": "slack:SlackServeOutput",
     "slack check": "slack:SlackCheckOutput",
     "sandbox images": "sandbox:ImagesOutput",
@@ -190,8 +191,8 @@ def _schema(models: str) -> dict[str, Any]:
     return TypeAdapter(answer).json_schema(mode="serialization")
 
 
-def _model(module: str, name: str) -> type[OutputModel]:
-    model: type[OutputModel] = getattr(importlib.import_module(f"broker.cli.{module}"), name)
+def _model(module: str, name: str) -> type[BaseModel]:
+    model: type[BaseModel] = getattr(importlib.import_module(f"broker.cli.{module}"), name)
     return model
 
 

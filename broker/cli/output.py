@@ -6,7 +6,8 @@ Exit codes, for scripts:
 code  when
 ====  ==============================================================================================================
 0     done; for a call: the tool succeeded
-1     the tool failed, or its call was cancelled; for `policy diff`: it touches the two-person rule
+1     the tool failed, or its call was cancelled; for `policy diff`: it touches the two-person rule; for `replay whatif`:
+      what `--fail-on` names
 2     the request itself has to change: wrong usage or arguments, no such thing, a name that is taken, a wrong state,
       an offset that is no longer kept, a limit that waiting doesn't lift
 3     denied: by the policy, by the people asked, for want of a valid certificate, or because nobody decided in time

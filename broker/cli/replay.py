@@ -8,6 +8,7 @@ from broker.cli.lazy import Lazy, lazy_group
 
 COMMANDS: dict[str, Lazy] = {
     "timeline": Lazy("broker.cli.replay_timeline:timeline", "Show what happened, in causal order."),
+    "whatif": Lazy("broker.cli.replay_whatif:whatif", "Say what another policy would have decided otherwise."),
 }
 """Every command of the group and where it is."""
 

@@ -312,6 +312,11 @@ def load_tiers(folder: Path | None = None, *, chat_only_allowed: bool = False, s
     """
     own = None if folder is None else folder / TIERS_FILE
     path = shipped_folder() / TIERS_FILE if own is None or not is_there(own) else own
+    return read_tiers(path, chat_only_allowed=chat_only_allowed, slack_allowed=slack_allowed)
+
+
+def read_tiers(path: Path, *, chat_only_allowed: bool = False, slack_allowed: bool = False) -> Tiers:
+    """Reads a file that holds a table; arguments and errors are those of ``load_tiers``."""
     document = read_yaml(path)
     found: tuple[Finding, ...]
     if isinstance(document, Finding):
