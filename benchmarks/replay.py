@@ -22,13 +22,13 @@ from broker.errors import InternalError
 from broker.ledger.source_kinds import how_to_open, open_source
 from broker.ledger.verifier import Known
 from broker.policy.snapshot import Snapshot
+from broker.policy.whatif_report import Report as WhatifReport
 from broker.replay.asking.answer import Span
 from broker.replay.making import open_casebook
 from broker.replay.naming import KnownNames
 from broker.replay.questions_asked import Question
 from broker.replay.redeciding import Redecider
 from broker.replay.whatif_making import Case, Rules, Tried, make_report
-from broker.replay.whatif_report import Report as WhatifReport
 from broker.specs.tiers import load_tiers
 
 MILLION = 1_000_000

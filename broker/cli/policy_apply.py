@@ -24,9 +24,12 @@ from broker.domain.canonical import JsonObject
 from broker.domain.ports import Transaction
 from broker.identity import files
 from broker.ledger.in_force import policy_in_force
+from broker.pipeline.admin_actions import WHATIF
 from broker.pipeline.policy_changes import ACTION, counted_on_record, examine
+from broker.pipeline.whatif_attached import check_candidate
 from broker.policy.live import read_text
 from broker.policy.snapshot import Snapshot
+from broker.policy.whatif_report import Report, read_report
 from broker.rpc.methods import served_methods
 from broker.settings import DEFAULT_STATE, StatePaths
 from broker.specs.tiers import ALL_RISKS, load_tiers
@@ -35,13 +38,15 @@ from broker.specs.tiers import ALL_RISKS, load_tiers
 class ApplyOutput(OutputModel):
     """What became of it. ``state`` is ``unchanged``, ``in force``, ``at the next start`` or ``waits for people``.
 
-    ``two_person_rule`` has the sentences for which people have to agree; ``approval`` is the request, where there is one.
+    ``two_person_rule`` has the sentences for which people have to agree; ``approval`` is the request, where there is one;
+    ``whatif`` is the digest of the report that was attached to it just now.
     """
 
     state: str
     policy_digest: str
     two_person_rule: list[str]
     approval: str
+    whatif: str
     difference: DiffOutput
 
 
@@ -57,6 +62,10 @@ def apply(
     file: Annotated[Path, typer.Argument(help="The policy file that is to go into force.")],
     *,
     reason: ReasonOption = "",
+    whatif: Annotated[
+        Path | None,
+        typer.Option("--whatif", help="Attach this report of `broker replay whatif`: approvers see it and sign it."),
+    ] = None,
     who: AsOption = "",
     address: AddressOption = "",
     identity: IdentityOption = "",
@@ -77,6 +86,9 @@ def apply(
     tiers = {tool.spec.name: tool.spec.risk for tool in catalogue.all()}
     text = read_text(file)
     new = Snapshot.load(text, known_tools=frozenset(tiers), known_rpcs=served_methods())
+    report = None if whatif is None else read_report(whatif)
+    if report is not None:
+        check_candidate(report, new.digest)
     paths = StatePaths(state)
     remote = Remote(address, Person(who).identity(identity), ca, state)
     with open_local(state) as local:
@@ -89,18 +101,20 @@ def apply(
         change = examine(old, new, tools=tiers, counted=counted)
         needs = present.founded and bool(change.sensitive)
         asked = _asked(local, change.parameters) if needs else ("", ApprovalState.APPROVED)
-    approval, stands = asked
+    (approval, stands), carried = asked, ""
     if stands is ApprovalState.APPROVED:
         done = _put(paths, text, new.digest, remote, changed=old.digest != new.digest)
     else:
         if not approval:
-            approval = remote.run(lambda broker: _request(broker, text, reason))
+            carried = "" if report is None else report.digest
+            approval = remote.run(lambda broker: _request(broker, text, report, reason))
         done = "waits for people"
     output = ApplyOutput(
         state=done,
         policy_digest=new.digest,
         two_person_rule=list(change.sensitive),
         approval=approval,
+        whatif=carried,
         difference=diff_output(file, old, new, change.found),
     )
     emit(output, as_json=as_json, render=_render)
@@ -121,8 +135,9 @@ def _asked(local: Local, parameters: JsonObject) -> tuple[str, ApprovalState]:
     return local.read(work)
 
 
-async def _request(broker: AsyncBroker, text: str, reason: str) -> str:
-    return (await broker.request_administration(ACTION, {"text": text}, reason)).name
+async def _request(broker: AsyncBroker, text: str, report: Report | None, reason: str) -> str:
+    attached = {} if report is None else {WHATIF: report.data().decode()}
+    return (await broker.request_administration(ACTION, {"text": text, **attached}, reason)).name
 
 
 def _put(paths: StatePaths, text: str, digest: str, remote: Remote, *, changed: bool) -> str:
@@ -144,6 +159,8 @@ def _render(output: ApplyOutput) -> None:
     for sentence in output.two_person_rule:
         console.print(Text(sentence, "bold red"), soft_wrap=True)
     console.print(Text(f"{output.state}: policy {output.policy_digest}", "bold"), soft_wrap=True)
+    if output.whatif:
+        console.print(Text(f"attached: what-if report {output.whatif}"), soft_wrap=True)
     if output.approval and output.state == "waits for people":
         which = output.approval.removeprefix("approvals/")
         console.print(

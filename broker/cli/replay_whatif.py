@@ -21,9 +21,9 @@ from broker.identity import files
 from broker.ledger.in_force import policy_in_force
 from broker.policy.live import read_snapshot, read_text
 from broker.policy.snapshot import Snapshot
+from broker.policy.whatif_report import Report
 from broker.replay import whatif_making
 from broker.replay.whatif_making import Rules, Tried, make_report
-from broker.replay.whatif_report import Report
 from broker.rpc.methods import served_methods
 from broker.settings import DEFAULT_STATE, StatePaths, load_settings
 from broker.specs.tiers import Tiers, load_tiers, read_tiers

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from broker.cli.output import console, printable
 from broker.cli.replay_case import MarkOutput, render_mark
-from broker.replay.whatif_report import ForecastPart, GroupPart, LoadPart, Report, SidePart
+from broker.policy.whatif_report import ForecastPart, GroupPart, LoadPart, Report, SidePart
 
 _BAR = 30
 _SHOWN = 12

@@ -84,9 +84,13 @@ PARAMETERS: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """Action -> the parameters that it is asked for with, all of them needed. People may be shown others: see ``Shown``."""
 
+WHATIF = "whatif"
+"""Parameter of a change of the policy: the text of a what-if report that is attached to it."""
+_OPTIONAL: Mapping[str, frozenset[str]] = MappingProxyType({POLICY: frozenset({WHATIF})})
+
 
 def check_parameters(action: str, parameters: JsonObject) -> None:
-    """Lets an action pass with exactly its parameters.
+    """Lets an action pass with exactly its parameters, and what may be attached to it.
 
     Raises:
         InvalidArgumentError: ``ACTION_UNKNOWN``, ``PARAMETERS_INVALID``; names the field.
@@ -94,8 +98,9 @@ def check_parameters(action: str, parameters: JsonObject) -> None:
     wanted = PARAMETERS.get(action)
     if wanted is None:
         raise _invalid("action", f"is none of {', '.join(sorted(PARAMETERS))}", "ACTION_UNKNOWN")
+    optional = _OPTIONAL.get(action, frozenset())
     for name in sorted(wanted | parameters.keys()):
-        if name not in wanted:
+        if name not in wanted | optional:
             raise _invalid(f"parameters.{name}", f"is none of {action}'s", "PARAMETERS_INVALID")
         if not isinstance(parameters.get(name), str):
             raise _invalid(f"parameters.{name}", "is missing, or no text", "PARAMETERS_INVALID")

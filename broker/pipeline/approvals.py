@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from broker.approvals import content
@@ -27,12 +28,15 @@ from broker.domain.reserved import WORKFLOWS
 from broker.domain.tier import Tier
 from broker.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
 from broker.pipeline import administration, policy_changes, standing
-from broker.pipeline.admin_actions import Context, Shown, check_parameters
+from broker.pipeline.admin_actions import WHATIF, Context, Shown, check_parameters
 from broker.pipeline.approval_sight import ApprovalSight
 from broker.pipeline.approval_views import ApprovalView
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.parts import Parts
 from broker.pipeline.runbooks import RunbookRequest, create
+from broker.pipeline.whatif_attached import attached
+from broker.policy.snapshot import Snapshot
+from broker.policy.whatif_report import parse_report
 
 _SWEPT = 100
 
@@ -157,7 +161,7 @@ class Approvals:
         return view
 
     async def _shown(self, action: str, parameters: JsonObject) -> Shown:
-        """What people are shown: of a change, what the broker itself finds that it changes, and never the requester's word."""
+        """What people are shown: of a change, what the broker itself finds that it changes, and never the requester's word for it."""
         if action in {TOOL, SETTINGS}:
             return standing.held_change(self._parts.held, action, str(parameters["digest"])).shown()
         if action == "unfreeze":
@@ -174,8 +178,18 @@ class Approvals:
                 reason="APPROVAL_NOT_NEEDED",
                 hint="Put it into force: broker policy apply FILE",
             )
-        policy_changes.check_length(change)
+        whatif = await self._whatif(parameters, old, new)
+        change = policy_changes.check_length(replace(change, sentences=(*change.sentences, *whatif)))
         return Shown(change.parameters, change.sentences, change.concerned)
+
+    async def _whatif(self, parameters: JsonObject, old: Snapshot, new: Snapshot) -> tuple[str, ...]:
+        """What people are shown of an attached what-if report: marked as what it is, the requester's word."""
+        text = str(parameters.get(WHATIF, ""))
+        if not text:
+            return ()
+        report = await asyncio.to_thread(parse_report, text.encode())
+        origin = self._parts.origin
+        return await self._parts.store.read(lambda tx: attached(tx, report, old=old, new=new, origin=origin))
 
     def _owner_of_frozen(self, parameters: JsonObject) -> frozenset[str]:
         """Name of the owner of a frozen tool; whoever answers for a frozen agent is found in the registry."""

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from broker.policy.snapshot import Snapshot
-from broker.replay.asking.answer import Span
-from broker.replay.carrying import Lacking, lacking, unseen
-from broker.replay.casebook import Casebook, Mark, moment, stamp
-from broker.replay.control import Control, control
-from broker.replay.forecast import Electors, Forecast, Load, forecast
-from broker.replay.naming import Names
-from broker.replay.questions_asked import DAY_US, Answered, Question, days_of, owners, read_answered, read_unasked
-from broker.replay.redeciding import Redecider
-from broker.replay.whatif import Flip, Requirements, Side, Whatif, compare
-from broker.replay.whatif_report import (
+from broker.policy.whatif_report import (
     FORMAT,
+    LONGEST,
     ApproverPart,
     ControlPart,
     DayPart,
@@ -37,6 +29,15 @@ from broker.replay.whatif_report import (
     grouped,
     limited,
 )
+from broker.replay.asking.answer import Span
+from broker.replay.carrying import Lacking, lacking, unseen
+from broker.replay.casebook import Casebook, Mark, moment, stamp
+from broker.replay.control import Control, control
+from broker.replay.forecast import Electors, Forecast, Load, forecast
+from broker.replay.naming import Names
+from broker.replay.questions_asked import DAY_US, Answered, Question, days_of, owners, read_answered, read_unasked
+from broker.replay.redeciding import Redecider
+from broker.replay.whatif import Flip, Requirements, Side, Whatif, compare
 from broker.specs.tiers import Tiers
 
 
@@ -192,7 +193,7 @@ def _groups(flips: Sequence[Flip], key: Callable[[Flip], str]) -> tuple[list[Gro
 
 def _group(of: str, asked: Sequence[Answered]) -> GroupPart:
     return GroupPart(
-        of=of,
+        of=of[:LONGEST],
         requests=sum(item.requests for item in asked),
         entries=sum(item.entries for item in asked),
         inputs=len({item.question.id for item in asked}),

@@ -79,6 +79,7 @@ async def test_text_that_an_agent_makes_up_never_stands_in_the_ledger(served: Se
     entries = ledger(served.state)[before:]
     assert "my-secret" not in str(entries)
     assert [item["workspace"] for item in entries if item["type"] == "decision"] == ["?"]
+    assert not any("policy" in item for item in entries), "what the policy read would name it"
 
 
 async def test_different_refusals_are_counted_together_beyond_a_few(served: Served) -> None:
@@ -89,6 +90,9 @@ async def test_different_refusals_are_counted_together_beyond_a_few(served: Serv
                 await client.run("text.search", {}, context=CallContext(workspace=f"named-{number}"))
     refused = [item["refused"]["reason"] for item in ledger(served.state)[before:] if item["type"] == "decision"]
     assert refused == ["POLICY_DENIED"] * MAX_KINDS + ["MANY_REFUSALS"]
+    read = [item.get("policy", {}).get("inputs") for item in ledger(served.state)[before:] if item["type"] == "decision"]
+    assert [item["workspace"] for item in read[:-1]] == [f"named-{number}" for number in range(MAX_KINDS)]
+    assert read[-1] is None
     with closing(sqlite3.connect(f"file:{served.state / 'broker.db'}?mode=ro", uri=True)) as database:
         (count,) = database.execute("SELECT count FROM refusal WHERE key = 'other'").fetchone()
     assert count == _WORKSPACES - MAX_KINDS

@@ -10,6 +10,7 @@ import pytest
 
 from broker.domain.approval import ApprovalState
 from broker.errors import BrokerError
+from broker.policy.whatif_report import read_report
 from tests.approval_world import OPERATOR, Founded, World
 from tests.served import command, ledger
 
@@ -27,9 +28,9 @@ def edited(state: Path, more: str) -> Path:
     return file
 
 
-def apply(state: Path, file: Path, code: int) -> dict[str, Any]:
+def apply(state: Path, file: Path, code: int, *more: str) -> dict[str, Any]:
     """Runs ``broker policy apply``, which has to end with a code."""
-    result = command(state, "policy", "apply", str(file), "--as", OPERATOR, "--json", check=False)
+    result = command(state, "policy", "apply", str(file), "--as", OPERATOR, "--json", *more, check=False)
     assert result.returncode == code, f"{result.returncode}\n{result.stdout}\n{result.stderr}"
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
@@ -98,3 +99,45 @@ async def test_a_request_says_what_the_broker_sees_and_not_what_the_requester_sa
             asked = await world.operator.request_administration("policy.change", {"text": text})
             whole = await world.operator.get_approval(asked.name)
             assert "human:dan" in whole.rendering
+
+
+async def test_a_whatif_report_is_shown_to_approvers_as_the_requesters_word(founded: Founded, tmp_path: Path) -> None:
+    state, report, other = founded.state, tmp_path / "report.json", tmp_path / "other.json"
+    file = edited(state, APPROVER)
+    with founded.serving() as world:
+        async with world:
+            command(state, "replay", "whatif", "--policy", str(file), "--report", str(report))
+            made = read_report(report)
+            harmless = tmp_path / "harmless.csv"
+            harmless.write_text(file.read_text("utf-8") + HARMLESS, "utf-8")
+            command(state, "replay", "whatif", "--policy", str(harmless), "--report", str(other))
+            assert apply(state, file, 2, "--whatif", str(other))["reason"] == "WHATIF_OF_ANOTHER"
+            text = file.read_text("utf-8")
+            for changes, reason in (
+                ({"head": "00" * 32}, "WHATIF_OF_ANOTHER"),
+                ({"entries": 0}, "WHATIF_OF_ANOTHER"),
+                ({"entries": 10**9}, "WHATIF_OF_ANOTHER"),
+                ({"origin": "brk_other"}, "WHATIF_OF_ANOTHER"),
+                ({"sound": False}, "WHATIF_OF_ANOTHER"),
+                ({"extract": "agent scout"}, "WHATIF_OF_ANOTHER"),
+                ({"checkpoint_root": "11" * 32, "checkpoint_size": 1}, "WHATIF_OF_ANOTHER"),
+            ):
+                forged = made.model_copy(update={"ledger": made.ledger.model_copy(update=changes)}).sealed()
+                with pytest.raises(BrokerError) as refused:
+                    await world.operator.request_administration(
+                        "policy.change", {"text": text, "whatif": forged.data().decode()}
+                    )
+                assert refused.value.reason == reason, changes
+            changed = made.data().decode().replace('"unchanged":', '"unchanged":1')
+            with pytest.raises(BrokerError) as told:
+                await world.operator.request_administration("policy.change", {"text": text, "whatif": changed})
+            assert told.value.reason == "WHATIF_CHANGED"
+            asked = apply(state, file, 4, "--whatif", str(report))
+            assert asked["whatif"] == made.digest
+            shown = await world.operator.get_approval(asked["approval"])
+            words = " ".join(shown.rendering.split())
+            assert "Attached by the requester, and not checked by the broker: What-if" in words
+            assert made.digest in shown.rendering.replace("\n", "").replace(" ", "")
+            await world.vote("ada", shown)
+            await world.vote("bob", shown)
+            assert apply(state, file, 0, "--whatif", str(report))["state"] == "in force"

@@ -17,7 +17,7 @@ from broker.ledger.checkpointer import Checkpointer
 from broker.ledger.genesis import read_origin
 from broker.ledger.ledger import Ledger
 from broker.ledger.signer import FileSigner, read_passphrase
-from broker.replay.whatif_report import read_report
+from broker.policy.whatif_report import read_report
 from broker.settings import StatePaths
 from broker.specs.shipped import shipped_folder
 from broker.store.database import Database

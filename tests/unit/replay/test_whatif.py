@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from broker.errors import DataLossError, InvalidArgumentError
 from broker.policy.snapshot import Snapshot
+from broker.policy.whatif_report import Report, parse_report, read_report
 from broker.replay.asking.answer import Span
 from broker.replay.naming import Names, NoNames
 from broker.replay.whatif_making import Case, Rules, Tried, make_report
-from broker.replay.whatif_report import Report, parse_report, read_report
 from broker.specs.tiers import Tiers, load_tiers
 from tests.replay_decisions import ANN, BOB, NAMES, PEOPLE, POLICY, ROVER, SCOUT, START, History
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from broker.domain.canonical import canonical, digest
 from broker.errors import DataLossError, InvalidArgumentError
@@ -19,6 +19,9 @@ MOST = 200
 """Most items of one list in a report; it says how many more there are."""
 MOST_BYTES = 2**20
 """Longest report that is read."""
+
+LONGEST = 400
+"""Characters of what a group has in common."""
 
 T = TypeVar("T")
 
@@ -102,7 +105,7 @@ class FlipPart(Part):
 class GroupPart(Part):
     """Flips that have something in common: what each gets before and after, or an agent, or a tool."""
 
-    of: str
+    of: Annotated[str, Field(max_length=LONGEST)]
     requests: int
     entries: int
     inputs: int
