@@ -33,7 +33,7 @@ from broker.specs.tiers import load_tiers
 
 MILLION = 1_000_000
 DISTINCT = 20_000
-_PLAIN = 100
+_PLAIN = 20
 _COLD_ROUNDS = 3
 
 T = TypeVar("T")

@@ -90,7 +90,9 @@ async def test_different_refusals_are_counted_together_beyond_a_few(served: Serv
                 await client.run("text.search", {}, context=CallContext(workspace=f"named-{number}"))
     refused = [item["refused"]["reason"] for item in ledger(served.state)[before:] if item["type"] == "decision"]
     assert refused == ["POLICY_DENIED"] * MAX_KINDS + ["MANY_REFUSALS"]
-    read = [item.get("policy", {}).get("inputs") for item in ledger(served.state)[before:] if item["type"] == "decision"]
+    read = [
+        item.get("policy", {}).get("inputs") for item in ledger(served.state)[before:] if item["type"] == "decision"
+    ]
     assert [item["workspace"] for item in read[:-1]] == [f"named-{number}" for number in range(MAX_KINDS)]
     assert read[-1] is None
     with closing(sqlite3.connect(f"file:{served.state / 'broker.db'}?mode=ro", uri=True)) as database:
