@@ -147,6 +147,7 @@ def test_a_bundle_is_enough_where_no_answer_depends_on_a_name(state: Path, polic
     assert [item["of"] for item in found["narrowed"]["by_rule"]] == [item["of"] for item in here["narrowed"]["by_rule"]]
     assert found["control"]["reproduced"] == here["control"]["reproduced"]
     assert (found["forecast"]["people_known"], len(found["notes"])) == (False, 2)
+    assert found["ledger"]["sound"]
     assert found["ledger"]["checkpoint_root"] == here["ledger"]["checkpoint_root"]
 
 
