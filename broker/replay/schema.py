@@ -5,7 +5,7 @@ Times are microseconds since 1970 in UTC. ``0`` is the empty word, no call and n
 
 from __future__ import annotations
 
-VERSION = 5
+VERSION = 6
 """Of the tables. A casebook of another version is made anew: it holds nothing that the ledger doesn't."""
 
 TABLES = """
