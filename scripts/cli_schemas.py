@@ -103,6 +103,8 @@ MODELS = {
     "ledger erase": "ledger_erase:EraseOutput",
     "ledger export": "ledger_bundle:ExportOutput",
     "ledger import": "ledger_bundle:ImportOutput",
+    "replay bundle": "replay_bundle:BundleOutput",
+    "replay hand-over": "replay_bundle:HandOverOutput",
     "ledger keys": "ledger_keys:KeysOutput",
     "ledger rotate-key": "ledger_keys:RotatedOutput",
     "ledger revoke-key": "ledger_keys:RevokedOutput",

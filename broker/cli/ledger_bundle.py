@@ -108,11 +108,11 @@ def export_command(
     settings, paths = load_settings(state), StatePaths(state)
     with open_local(state) as local:
         if agent:
-            selection = Selection(agent=_agent_id(local, agent))
+            selection = Selection(agent=agent_id(local, agent))
         folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else paths.checkpoints
         limit = FULL_NOTES if selection.full else EXTRACT_NOTES
         # Before the entries are read: the ledger then holds all that these checkpoints are of.
-        notes = _kept_notes(folder, limit + 1)
+        notes = kept_notes(folder, limit + 1)
         passphrase = read_passphrase(settings.checkpoint_passphrase, paths.checkpoint_passphrase)
         kept = Kept(
             notes=notes[:limit],
@@ -121,7 +121,7 @@ def export_command(
             software=f"agent-broker {version('agent-broker')}",
             made=clock(),
             older_left_out=len(notes) > limit,
-            approvals=partial(_disclosed, local.vault) if approvals else None,
+            approvals=partial(disclose_by, local.vault) if approvals else None,
         )
         path = (out or Path(_default_name(local.origin, selection, kept.notes))).absolute()
         with new_file(path) as stream:
@@ -173,17 +173,25 @@ def import_command(
     emit(output, as_json=as_json, render=_render_import)
 
 
-def _disclosed(vault: Vault, tx: Transaction, approval: str) -> JsonObject | None:
+def disclose_by(vault: Vault, tx: Transaction, approval: str) -> JsonObject | None:
+    """What is kept of an approval; ``None`` where it has been erased."""
     return disclosed(tx, vault, approval)
 
 
-def _kept_notes(folder: Path, limit: int) -> tuple[Note, ...]:
+def kept_notes(folder: Path, limit: int) -> tuple[Note, ...]:
+    """The kept checkpoints, largest first, at most so many."""
     if not folder.is_dir():
         return ()
     return tuple(asyncio.run(DirectoryCheckpoints(folder).history(limit)))
 
 
-def _agent_id(local: Local, agent: str) -> str:
+def agent_id(local: Local, agent: str) -> str:
+    """The id of an agent, by id or name.
+
+    Raises:
+        InvalidArgumentError: there is none (``IDENTITY_UNKNOWN``).
+    """
+
     def work(tx: Transaction) -> str:
         found = tx.identities.get(agent) or tx.identities.by_name(IdentityKind.AGENT, agent)
         return "" if found is None or found.kind is not IdentityKind.AGENT else found.id

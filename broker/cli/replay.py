@@ -9,6 +9,8 @@ from broker.cli.lazy import Lazy, lazy_group
 COMMANDS: dict[str, Lazy] = {
     "timeline": Lazy("broker.cli.replay_timeline:timeline", "Show what happened, in causal order."),
     "whatif": Lazy("broker.cli.replay_whatif:whatif", "Say what another policy would have decided otherwise."),
+    "bundle": Lazy("broker.cli.replay_bundle:bundle", "Write the evidence of an incident, which anybody can check."),
+    "hand-over": Lazy("broker.cli.replay_bundle:hand_over", "Write down that you give a bundle to somebody, signed."),
 }
 """Every command of the group and where it is."""
 

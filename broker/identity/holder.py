@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from broker.domain.identity import Caller, IdentityKind
 from broker.errors import InvalidArgumentError, UnauthenticatedError
@@ -47,6 +49,20 @@ class Holder:
             UnauthenticatedError: it isn't a certificate of a broker.
         """
         return parse_spiffe(parse_peer(ca.pem(self.certificate)).spiffe_uri)[2]
+
+    @property
+    def public_key(self) -> bytes:
+        """The certificate's public key: SubjectPublicKeyInfo, DER."""
+        return public_der(self.certificate.public_key())
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message by the key of the certificate: ECDSA, or RSA with PKCS #1 v1.5; with SHA-256.
+
+        The message has to say of which kind it is, as a DSSE message does: the same key signs delegations and TLS.
+        """
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            return self.key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+        return self.key.sign(message, ec.ECDSA(hashes.SHA256()))
 
     def authenticate(self, directory: Directory, now: datetime, *, renewing: str = "") -> Caller:
         """The human whose registered certificate this is.

@@ -7,17 +7,19 @@ so none is in a bundle.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
-from typing import IO, TypeAlias
+from typing import IO
 
-from broker.domain.canonical import JsonObject, canonical
+from broker.domain.canonical import JsonObject, JsonValue, canonical
 from broker.domain.ports import StoredEntry, Transaction, Vault
 from broker.errors import DataLossError, FailedPreconditionError, NotFoundError
-from broker.ledger import dsse
+from broker.ledger import bundle_evidence, dsse
+from broker.ledger.bundle_approvals import ApprovalTexts, Disclose
+from broker.ledger.bundle_evidence import CUSTODY, NAMES, Evidence
 from broker.ledger.bundle_format import (
     CONSISTENCY,
     ENTRIES,
@@ -26,7 +28,6 @@ from broker.ledger.bundle_format import (
     HEADS,
     KEYS,
     MANIFEST,
-    MAX_APPROVAL,
     MAX_EXTRACT,
     PAYLOAD_TYPE,
     README,
@@ -51,9 +52,6 @@ from broker.tlog.proof import TlogProof
 
 _PAGE = 1000
 
-Disclose: TypeAlias = Callable[[Transaction, str], JsonObject | None]
-"""By an approval's id: its sealed texts, as ``broker.approvals.content.disclosed`` gives them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -70,6 +68,8 @@ class Kept:
     older_left_out: bool = False
     approvals: Disclose | None = None
     """Gives what is kept of an approval; ``None`` where that isn't to be in the bundle."""
+    evidence: Evidence | None = None
+    """What an incident's bundle has beside the selected entries; ``None`` for a bundle of the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,14 @@ class _Writer:
         self._named = NamedTexts()
         self._counts = _Counts()
         self._absent: dict[str, list[str]] = {"policy": [], "specs": [], "files": []}
-        self._asked: list[str] = []
+        self._approvals = None if kept.approvals is None else ApprovalTexts(kept.approvals)
+        evidence = kept.evidence
+        self._beside_selected = frozenset[int]() if evidence is None else evidence.numbers
+        """Numbers of entries that are there though they aren't selected."""
+        self._told = frozenset[int]() if evidence is None else evidence.told
+        self._head_of = selection.agent
+        if evidence is not None and evidence.span is not None and evidence.span.heads:
+            self._head_of = evidence.span.agent
 
     def write(self) -> Written:
         head = self._tx.ledger.head()
@@ -186,12 +193,17 @@ class _Writer:
             raise _other_ledger("LEDGER_FORKED", "has entries whose bytes aren't those of its checkpoint")
 
     def _extract(self) -> None:
-        heads = find_heads(self._tx.ledger, self._checkpoint.size) if self._selection.agent else None
+        heads = find_heads(self._tx.ledger, self._checkpoint.size) if self._head_of else None
         found = self._selection.finder(-1 if heads is None else heads.seq)
         selected: dict[int, bool] = {}
         for row in self._rows():
-            hit = found(row.seq, row.data)
-            if hit or is_key_entry(row.data) or (heads is not None and row.seq == heads.seq):
+            hit = found(row.seq, row.data) and (heads is None or row.seq < heads.seq)
+            if (
+                hit
+                or row.seq in self._beside_selected
+                or is_key_entry(row.data)
+                or (heads is not None and row.seq == heads.seq)
+            ):
                 selected[row.seq] = hit
             if len(selected) > MAX_EXTRACT:
                 raise FailedPreconditionError(
@@ -199,7 +211,7 @@ class _Writer:
                     reason="EXTRACT_TOO_LARGE",
                     hint="Export the whole ledger, or a smaller range.",
                 )
-        if not self._selection.agent and not any(selected.values()):
+        if not self._head_of and not any(selected.values()):
             raise NotFoundError(
                 "no entry that a checkpoint proves is about that",
                 reason="NOTHING_SELECTED",
@@ -214,7 +226,7 @@ class _Writer:
             self._zip.add(f"proofs/{seq}.tlog-proof", proof.encode())
         self._zip.add(CONSISTENCY, canonical(self._consistency()))
         if heads is not None:
-            file = heads_file(self._tx.ledger, heads, self._selection.agent)
+            file = heads_file(self._tx.ledger, heads, self._head_of)
             self._zip.add(HEADS, canonical(file))
 
     def _consistency(self) -> JsonObject:
@@ -229,9 +241,8 @@ class _Writer:
     def _take(self, row: StoredEntry, *, selected: bool) -> None:
         entry: JsonObject = json.loads(row.data)
         self._named.entry(entry)
-        if self._kept.approvals is not None and entry.get("type") == "approval.requested":
-            said = entry.get("approval")
-            self._asked.append(str(said.get("id")) if isinstance(said, dict) else "")
+        if self._approvals is not None:
+            self._approvals.entry(entry, told=selected or row.seq in self._told)
         if is_key_entry(row.data):
             try:
                 self._history.entry(entry)
@@ -268,27 +279,36 @@ class _Writer:
         self._zip.add(KEYS, canonical(keys_file(self._history)))
         for name, text in kept_texts(self._tx, self._kept.vault, self._named, self._absent):
             self._zip.add(name, text)
-        self._approvals()
+        if self._approvals is not None:
+            evidence = self._kept.evidence
+            for name, text in self._approvals.members(self._tx, () if evidence is None else evidence.redacted):
+                self._zip.add(name, text)
+            self._absent["approvals"] = self._approvals.absent
         self._zip.add(VERIFIER, resources.files("broker.ledger").joinpath(VERIFIER).read_bytes())
         self._zip.add(README, readme(self._checkpoint.origin, full=self._selection.full))
 
-    def _approvals(self) -> None:
-        disclose = self._kept.approvals
-        if disclose is None:
-            return
-        self._absent["approvals"] = absent = []
-        for approval in self._asked:
-            texts = disclose(self._tx, approval)
-            data = b"" if texts is None else canonical(texts)
-            if data and len(data) <= MAX_APPROVAL:
-                self._zip.add(f"approvals/{approval}.json", data)
-            else:
-                absent.append(approval)
+    def _evidence(self, checkpoint: JsonObject, made: JsonObject) -> JsonObject:
+        """Writes what only an incident's bundle has; returns what its manifest says more."""
+        evidence = self._kept.evidence
+        if evidence is None:
+            return {}
+        if evidence.names is not None:
+            self._zip.add(NAMES, canonical(evidence.names))
+        custody = evidence.custody(
+            origin=self._checkpoint.origin, checkpoint=checkpoint, at=str(made["at"]), software=str(made["by"])
+        )
+        self._zip.add(CUSTODY, canonical(custody))
+        withheld: list[JsonValue] = [] if self._approvals is None else [*self._approvals.withheld]
+        return {**evidence.members(), "withheld": withheld}
 
     def _sealed(self) -> None:
         counts, checkpoint = self._counts, self._checkpoint
+        signed: JsonObject = {"size": checkpoint.size, "root": checkpoint.root.hex()}
+        made: JsonObject = {"at": timestamp(self._kept.made), "by": self._kept.software}
+        ours = self._kept.evidence is not None
         manifest: JsonObject = {
-            "format": FORMAT,
+            **self._evidence(signed, made),
+            "format": bundle_evidence.FORMAT if ours else FORMAT,
             "kind": self._kind,
             "origin": checkpoint.origin,
             "selected": self._selection.members(),
@@ -298,19 +318,17 @@ class _Writer:
                 "first": counts.first,
                 "last": counts.last,
             },
-            "checkpoint": {
-                "size": checkpoint.size,
-                "root": checkpoint.root.hex(),
-                "older_left_out": self._kept.older_left_out,
-            },
+            "checkpoint": {**signed, "older_left_out": self._kept.older_left_out},
             "absent": {kind: list(digests) for kind, digests in self._absent.items()},
             "files": dict(self._zip.files),
-            "made": {"at": timestamp(self._kept.made), "by": self._kept.software},
+            "made": made,
         }
         data = encode(manifest)
         signer = self._kept.signer
         self._zip.add(MANIFEST, data)
-        self._zip.add(ENVELOPE, dsse.seal(PAYLOAD_TYPE, data, signer.key, signer.sign))
+        self._zip.add(
+            ENVELOPE, dsse.seal(bundle_evidence.PAYLOAD_TYPE if ours else PAYLOAD_TYPE, data, signer.key, signer.sign)
+        )
 
     def _rows(self) -> Iterator[StoredEntry]:
         """The entries that the checkpoint proves."""

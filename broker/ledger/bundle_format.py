@@ -145,5 +145,7 @@ heads.json          of an agent's extract: that its last entry here is its last 
 keys.json           which keys signed; the entries themselves prove it
 texts/              policies, tool specifications and their files, by SHA-256
 approvals/          where asked for: what people were shown, and their reasons, as the entries commit to them
+names.json          of an incident, where asked for: who is who, on the word of the broker that made this
+custody.json        of an incident: who made this bundle, when, and what for; --custody FILE checks who had it since
 manifest.json       all files with their SHA-256; manifest.dsse.json signs it (DSSE)
 """.encode()

@@ -15,6 +15,7 @@ from zlib import error as ZlibError  # noqa: N812 - its own name says nothing
 
 from broker.domain.canonical import JsonObject
 from broker.errors import DataLossError, InvalidArgumentError
+from broker.ledger.bundle_evidence import FORMAT as EVIDENCE
 from broker.ledger.bundle_format import ENTRIES, FORMAT, MANIFEST
 from broker.ledger.source import Reopen, Row, UnreadableError
 from broker.ledger.verify_bundle import Archive, Fault, leaf_hash, read_json
@@ -123,8 +124,8 @@ def open_bundle(path: Path) -> Iterator[BundleSource]:
             manifest: JsonObject = read_json(archive.read(MANIFEST), MANIFEST)
         except _DAMAGE as error:
             raise _unreadable(path, _why(error)) from error
-        if manifest.get("format") != FORMAT:
-            raise _unreadable(path, f"this version of the broker knows only {FORMAT}")
+        if manifest.get("format") not in (FORMAT, EVIDENCE):
+            raise _unreadable(path, f"this version of the broker knows only {FORMAT} and {EVIDENCE}")
         if manifest.get("kind") != "full":
             raise InvalidArgumentError(
                 f"{path} is an extract: it holds only a part of a ledger",

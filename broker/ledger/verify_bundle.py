@@ -1,6 +1,6 @@
 """Checks an evidence bundle of a broker's ledger, with Python's standard library and `cryptography` alone.
 
-    python verify_bundle.py BUNDLE [--key VKEY]... [--checkpoint FILE]... [--witness VKEY]... [--json]
+    python verify_bundle.py BUNDLE [--key VKEY]... [--checkpoint FILE]... [--witness VKEY]... [--custody FILE] [--json]
 
 It is one file, longer than others here, because it lies in each bundle: an auditor reads it from top to bottom, installs
 nothing of the broker's, and runs it anywhere (Python 3.9 or later). Better still, take it from elsewhere than from the
@@ -29,11 +29,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 FORMAT = "broker.ledger-bundle.v1"
 PAYLOAD_TYPE = "application/vnd.broker.ledger-bundle.v1+json"
+EVIDENCE = "broker.evidence-bundle.v1"
+"""Format of an incident's bundle: an extract with the entries beside it that tell the story, names, and its custody."""
+EVIDENCE_TYPE = "application/vnd.broker.evidence-bundle.v1+json"
+CUSTODY_TYPE = "application/vnd.broker.custody-line.v1+json"
 OK, TAMPERED, FORKED, GAPPED, TRUNCATED = "ok", "tampered", "forked", "gapped", "truncated"
 MALFORMED, ROLLED_BACK, RECOVERED, WRONG_KEY = "malformed", "rolled back", "recovered", "wrong key"
 VOTES_INVALID = "votes invalid"
@@ -59,8 +66,28 @@ MEMBERS = (  # what a bundle may hold, and how many bytes of it at most
     (r"texts/(?:policy|specs|files)/[0-9a-f]{64}", 16 * MIB),
     (r"approvals/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.json", 16 * MIB),
     (r"verify_bundle\.py|README\.txt", 4 * MIB),
+    (r"names\.json", 16 * MIB),
+    (r"custody\.json", MIB),
 )
+ONLY_EVIDENCE = {"names.json", "custody.json"}
+STORY = {  # part of an incident's story -> the types of entries that tell it
+    "approvals": {"approval.requested", "vote", "vote.attested", "approval.closed"},
+    "erased": {"erased"},
+    "freezes": {"frozen", "unfrozen"},
+    "identities": {"identity.issued", "identity.revoked"},
+    "keys": {"key.enrolled", "key.revoked"},
+    "policy": {"policy.changed", "settings.changed", "heartbeat"},
+    "sessions": {"session.started", "session.ended"},
+    "specs": {"spec.registered"},
+    "undo": {
+        *("decision", "plan.intent", "plan.outcome", "intent", "outcome", "unknown"),
+        *("undo.intent", "undo.outcome", "artifact"),
+    },
+    "workflows": {"workflow.approved"},
+}
 UNSIGNED = {"manifest.json", "manifest.dsse.json"}
+BEGINNINGS = {"decision", "plan.intent", "intent", "unknown", "undo.intent"}
+"""Types of entries after which a call isn't over."""
 KEY_TYPES = {"genesis", "signer.rotated", "signer.revoked", "recovered"}
 HEX_32 = re.compile(r"[0-9a-f]{64}")
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
@@ -1231,6 +1258,173 @@ class Archive:
             yield rest
 
 
+# --- an incident's story, and through whose hands it went ----------------------------------------------------------------
+
+
+class Story:
+    """What an incident's bundle shows beside the selected entries, and whether that fits together."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.parts: dict[int, str] = {}  # number of an entry -> the part of the story that it tells
+        for part, numbers in parts.items():
+            if (
+                part not in STORY
+                or not isinstance(numbers, list)
+                or not all(within(one, 0, MAX_NUMBER) for one in numbers)
+            ):
+                raise Fault(MALFORMED, f"{part[:80]} is no part of a story", "manifest.json", field="story")
+            self.parts.update((one, part) for one in numbers)
+        if len(self.parts) != sum(map(len, parts.values())):
+            raise Fault(MALFORMED, "names an entry twice", "manifest.json", field="story")
+        self.told: Counter[str] = Counter()
+        self.seen: set[int] = set()
+        self.asked: set[str] = set()
+        self.votes: dict[str, list[tuple[int, int]]] = {}  # approval -> number and entry of each vote
+        self.counted: list[tuple[int, str, list[Any]]] = []  # entry, approval, and the votes that it says
+        self.used: list[tuple[int, str]] = []  # entry, and the approval by which it happened
+        self.keys: dict[str, Ed25519PublicKey] = {}
+        self.ballots: list[tuple[int, str, str, str]] = []  # entry, key, statement, signature
+        self.erased: dict[int, set[str]] = {}  # entry -> what it says is erased
+        self.identities: dict[str, str] = {}  # id -> agent or human
+        self.certificates: dict[str, tuple[str, str, int]] = {}  # fingerprint -> whose, digest of its key, entry
+        self.report: dict[str, Any] = {}
+
+    def tells(self, seq: int, kind: str) -> bool:
+        """Is this entry a part of the story?"""
+        part = self.parts.get(seq)
+        if part is None:
+            return False
+        if kind not in STORY[part]:
+            raise Fault(
+                MALFORMED, f"is of the type {kind[:80]}, which isn't one of {part}", "entries.jsonl", seq, "type"
+            )
+        self.told[part] += 1
+        self.seen.add(seq)
+        return True
+
+    def entry(self, seq: int, entry: dict[str, Any], *, whole: bool) -> None:
+        """Takes in an entry; ``whole`` means that it is there for itself, so that the votes behind it must be there too."""
+        kind, said = entry["type"], entry.get("approval")
+        which = str(said.get("id")) if isinstance(said, dict) else ""
+        if kind == "approval.requested":
+            self.asked.add(which)
+        elif kind in ("vote", "vote.attested") and isinstance(entry.get("vote"), dict):
+            self._vote(seq, which, entry["vote"])
+        elif kind == "approval.closed" and isinstance(said, dict) and said.get("state") == "USED":
+            self.counted.append((seq, which, member(said, "votes", list, "entries.jsonl", seq)))
+        elif kind == "key.enrolled":
+            self._key(seq, entry)
+        elif kind == "erased":
+            self._erased(seq, entry)
+        elif kind == "identity.issued":
+            who = str(entry.get("identity"))
+            self.identities[who] = str(entry.get("kind"))
+            if entry.get("change") == "certificate":
+                self.certificates[str(entry.get("fingerprint"))] = (who, str(entry.get("key_digest")), seq)
+        elif whole and kind in ("intent", "undo.intent"):
+            named = entry.get("approvals")
+            for item in named if isinstance(named, list) else []:
+                self.used.append((seq, str(item.get("id")) if isinstance(item, dict) else ""))
+
+    def _vote(self, seq: int, which: str, vote: dict[str, Any]) -> None:
+        file = "entries.jsonl"
+        self.votes.setdefault(which, []).append((member(vote, "number", int, file, seq), seq))
+        text = member(vote, "statement", str, file, seq)
+        key = str(read_json(text.encode("utf-8", "replace"), file, seq).get("key"))
+        self.ballots.append((seq, key, text, member(vote, "signature", str, file, seq)))
+
+    def _key(self, seq: int, entry: dict[str, Any]) -> None:
+        said = member(entry, "key", dict, "entries.jsonl", seq)
+        try:
+            public = unbase64(member(said, "public_key", str, "entries.jsonl", seq))
+            if said.get("id") != f"sha256:{hashlib.sha256(public).hexdigest()}":
+                raise ValueError("its id is not its digest")  # noqa: TRY301 - one handler for all
+            self.keys[said["id"]] = Ed25519PublicKey.from_public_bytes(public)
+        except ValueError as error:
+            raise Fault(VOTES_INVALID, f"is no key of a person or bot: {error}", "entries.jsonl", seq, "key") from error
+
+    def _erased(self, seq: int, entry: dict[str, Any]) -> None:
+        subject, ids = entry.get("subject"), entry.get("ids")
+        gone = {str(one) for one in ids} if isinstance(ids, list) else set()
+        if isinstance(subject, dict) and entry.get("name") is True:
+            gone.add(f"name:{subject.get('id')}")
+        self.erased[seq] = gone
+
+    def ends(self) -> None:
+        """Checks that no vote is left out, and each signature whose key is here."""
+        file = "entries.jsonl"
+        missing = min(set(self.parts) - self.seen, default=None)
+        if missing is not None:
+            raise Fault(GAPPED, "is part of the story, and missing", file, missing)
+        for which, votes in self.votes.items():
+            for place, (number, seq) in enumerate(votes, 1):
+                if number != place:
+                    why = f"is vote {number} on {which[:80]}, and the bundle has {place - 1} before it"
+                    raise Fault(GAPPED, why, file, seq, "vote.number")
+        for seq, which, counted in self.counted:
+            here = {one for _, one in self.votes.get(which, ())}
+            if which not in self.asked or not all(type(one) is int and one in here for one in counted):
+                raise Fault(GAPPED, f"the request of {which[:80]}, or a vote that it counts, is missing", file, seq)
+        closed = {which for _, which, _ in self.counted}
+        for seq, which in self.used:
+            if which not in closed:
+                raise Fault(GAPPED, f"names the approval {which[:80]}, whose end is missing", file, seq, "approvals")
+        signed = sum(self._signed(*ballot) for ballot in self.ballots)
+        self.report.update(entries=dict(sorted(self.told.items())), approvals=len(self.asked))
+        self.report.update(votes=len(self.ballots), signatures=signed, by_keys_not_here=len(self.ballots) - signed)
+
+    def _signed(self, seq: int, key: str, text: str, signature: str) -> bool:
+        """Is a vote signed by a key that is here? ``False`` where the key isn't."""
+        if key not in self.keys:
+            return False
+        try:
+            self.keys[key].verify(unbase64(signature), text.encode("utf-8"))
+        except (InvalidSignature, ValueError) as error:
+            why = f"is not the signature of this statement by the key {key[:80]}"
+            raise Fault(VOTES_INVALID, why, "entries.jsonl", seq, "vote.signature") from error
+        return True
+
+
+def custody_line(data: bytes, number: int, before: str, bundle: str) -> dict[str, Any]:
+    """A line of a custody file: who gave the bundle to whom, signed by who gave it."""
+    file = "the custody file"
+    line = read_json(data, file, number)
+    wanted = {"after", "at", "bundle", "fingerprint", "format", "key", "note", "number", "person", "signature", "to"}
+    if set(line) != wanted or line["format"] != "broker.custody-line.v1":
+        raise Fault(MALFORMED, "has other members than a custody line", file, number)
+    texts = [member(line, name, str, file, number) for name in sorted(wanted - {"number"})]
+    if any("\n" in text for text in texts) or not TIMESTAMP.fullmatch(line["at"]):
+        raise Fault(MALFORMED, "has a time or a text that none may have", file, number)
+    if member(line, "number", int, file, number) != number:
+        raise Fault(GAPPED, f"is line {line['number']} where line {number} belongs", file, number, "number")
+    if line["bundle"] != bundle:
+        raise Fault(TAMPERED, "is about another bundle than this one, byte for byte", file, number, "bundle")
+    if line["after"] != before:
+        raise Fault(TAMPERED, "goes on from another line than the one before it", file, number, "after")
+    said = json.dumps(
+        {name: line[name] for name in sorted(wanted - {"signature"})}, ensure_ascii=False, separators=(",", ":")
+    ).encode("utf-8")
+    kind = CUSTODY_TYPE.encode()
+    try:
+        public = unbase64(line["key"])
+        signed_by(public, b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(said), said), unbase64(line["signature"]))
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError) as error:
+        raise Fault(TAMPERED, "is not signed by the key that it names", file, number, "signature") from error
+    line["key_digest"] = f"sha256:{hashlib.sha256(public).hexdigest()}"
+    return line
+
+
+def signed_by(public: bytes, message: bytes, signature: bytes) -> None:
+    """Raises unless it is the signature by the key of a certificate: ECDSA or RSA, with SHA-256."""
+    key: Any = load_der_public_key(public)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        raise ValueError("the key is neither EC nor RSA")  # noqa: TRY004 - what the caller turns into a verdict
+
+
 # --- the check ---------------------------------------------------------------------------------------------------------
 
 
@@ -1257,15 +1451,23 @@ class Check:
         # approval whose texts lie here -> what entries commit to: of the texts, and of each vote by its number
         shown = [name[len("approvals/") : -len(".json")] for name in archive.members if name.startswith("approvals/")]
         self.shown: dict[str, dict[str, Any]] = {name: {} for name in shown}
+        self.story: Story | None = None
+        self.redacted: dict[str, int] = {}
+        self.span: dict[str, Any] = {}
+        self.begun = self.reached = self.ended = False
+        self.unended: set[str] = set()
         self._manifest()
         self.votes = Votes(report["votes"]) if self.full else None
         self._checkpoints()
         self.known_sizes = {note.size for note in (*self.notes, *held)}
-        self.heads = self._json("heads.json") if "agent" in self.filter else {}
+        self.head_of = self.filter.get("agent") or (self.span["agent"] if self.span.get("heads") else "")
+        self.heads = self._json("heads.json") if self.head_of else {}
         if self.heads:
             self.heads_seq = member(self.heads, "seq", int, "heads.json")
             if set(self.heads) != {"agent", "seq", "proof"}:
                 raise Fault(MALFORMED, "must hold exactly agent, seq and proof", "heads.json")
+            if self.span and self.span["last"] != self.heads_seq:
+                raise Fault(MALFORMED, "names another heads entry than the manifest", "heads.json", field="seq")
 
     def _json(self, name: str) -> dict[str, Any]:
         return read_json(self.archive.read(name), name)
@@ -1274,12 +1476,14 @@ class Check:
         name = "manifest.json"
         self.raw = self.archive.read(name)
         manifest = self.manifest = read_json(self.raw, name)
-        if manifest.get("format") != FORMAT:
-            raise Fault(MALFORMED, f"this verifier knows only {FORMAT}", name, field="format")
+        if manifest.get("format") not in (FORMAT, EVIDENCE):
+            raise Fault(MALFORMED, f"this verifier knows only {FORMAT} and {EVIDENCE}", name, field="format")
+        evidence = manifest["format"] == EVIDENCE
+        self.payload_type = EVIDENCE_TYPE if evidence else PAYLOAD_TYPE
         self.origin, kind = member(manifest, "origin", str, name), member(manifest, "kind", str, name)
         self.full, self.filter = kind == "full", member(manifest, "selected", dict, name)
         wanted: dict[str, Any] = {"full": [[]], "extract": [["agent"], ["call"], ["session"], ["from", "to"]]}
-        if sorted(self.filter) not in wanted.get(kind, []):
+        if sorted(self.filter) not in wanted.get(kind, []) or (evidence and self.full):
             raise Fault(MALFORMED, "is neither a whole ledger nor a known extract", name, field="selected")
         for field, value in self.filter.items():
             member(self.filter, field, int if field in ("from", "to") else str, name)
@@ -1287,6 +1491,10 @@ class Check:
         self.files = member(manifest, "files", dict, name)
         self.absent = member(manifest, "absent", dict, name)
         self.report.update(kind=kind, origin=self.origin, made=manifest.get("made"), absent=self.absent)
+        if evidence:
+            self._evidence(manifest)
+        elif other := ONLY_EVIDENCE & set(self.archive.members):
+            raise Fault(MALFORMED, f"is no file of a {FORMAT}", min(other))
         name = "manifest.dsse.json"
         envelope = self._json(name)
         try:
@@ -1297,8 +1505,30 @@ class Check:
             ]
         except ValueError as error:
             raise Fault(MALFORMED, f"is no DSSE envelope: {error}", name) from error
-        if payload != self.raw or envelope.get("payloadType") != PAYLOAD_TYPE:
+        if payload != self.raw or envelope.get("payloadType") != self.payload_type:
             raise Fault(TAMPERED, "signs another manifest than the one in the bundle", name, field="payload")
+
+    def _evidence(self, manifest: dict[str, Any]) -> None:
+        """Of an incident's bundle: its story, what was erased of it, and which stretch of an agent's chain is shown."""
+        name, span = "manifest.json", manifest.get("span")
+        self.story = Story(member(manifest, "story", dict, name))
+        for item in member(manifest, "redacted", list, name):
+            which, seq = member(item, "id", str, name), member(item, "erased", int, name)
+            if set(item) != {"id", "erased"}:
+                raise Fault(MALFORMED, "must hold exactly id and erased", name, field="redacted")
+            self.redacted[which] = seq
+        self.report["redacted"] = [{"id": which, "erased": seq} for which, seq in self.redacted.items()]
+        if ("call" in self.filter or "session" in self.filter) is not isinstance(span, dict):
+            raise Fault(MALFORMED, "must be there for a call or a session, and null for others", name, field="span")
+        if span is None:
+            return
+        member(span, "agent", str, name)
+        heads = member(span, "heads", bool, name)
+        if set(span) != {"agent", "first", "last", "heads"}:
+            raise Fault(MALFORMED, "must hold exactly agent, first, last and heads", name, field="span")
+        if member(span, "first", int, name) > member(span, "last", int, name) - (1 if heads else 0):
+            raise Fault(MALFORMED, "ends before it begins", name, field="span")
+        self.span = span
 
     def _checkpoints(self) -> None:
         names = sorted(name for name in self.archive.members if name.startswith("checkpoints/"))
@@ -1409,7 +1639,13 @@ class Check:
         name, number = member(agent, "id", str, file, seq), member(agent, "seq", int, file, seq)
         if set(agent) != {"id", "seq", "prev"} or not HEX_32.fullmatch(member(agent, "prev", str, file, seq)):
             raise Fault(MALFORMED, "must hold exactly id, seq and prev", file, seq, "agent")
-        whole = self.full or self.filter.get("agent") == name
+        span = self.span if self.span.get("agent") == name else {}
+        inside = bool(span) and span["first"] < seq <= span["last"]
+        whole = self.full or self.filter.get("agent") == name or inside
+        if inside and name not in self.agents:
+            raise Fault(
+                GAPPED, "comes before the first entry of the stretch that is to be whole", file, seq, "agent.seq"
+            )
         known = self.agents.get(name, (-1, ZEROS) if whole or number == 0 else None)
         if known is not None:
             if number <= known[0]:
@@ -1421,22 +1657,34 @@ class Check:
                 raise Fault(FORKED, "names another entry as its agent's last", file, seq, "agent.prev")
         self.agents[name] = (number, leaf)
 
-    def _select(self, entry: dict[str, Any]) -> None:
+    def _hit(self, entry: dict[str, Any]) -> bool:
+        """Is the entry one of those that were selected?"""
         seq, chosen = self.seq, self.filter
+        if self.head_of and seq >= self.heads_seq:
+            return False
         if "agent" in chosen:
-            hit = seq < self.heads_seq and "agent" in entry and entry["agent"]["id"] == chosen["agent"]
-        elif "call" in chosen:
-            hit = entry.get("call_id") == chosen["call"]
-        elif "session" in chosen:
+            return "agent" in entry and bool(entry["agent"]["id"] == chosen["agent"])
+        if "call" in chosen:
+            return bool(entry.get("call_id") == chosen["call"])
+        if "session" in chosen:
             lineage = entry.get("lineage")
             proofs = lineage.get("proofs") if isinstance(lineage, dict) else None
             named = isinstance(proofs, list) and f"session:{chosen['session']}" in proofs
             call = entry.get("call_id")
-            hit = named or entry.get("session") == chosen["session"] or (isinstance(call, str) and call in self.calls)
             if named and isinstance(call, str):
                 self.calls.add(call)
-        else:
-            hit = self.full or chosen["from"] <= seq <= chosen["to"]
+            return named or entry.get("session") == chosen["session"] or (isinstance(call, str) and call in self.calls)
+        return self.full or bool(chosen["from"] <= seq <= chosen["to"])
+
+    def _select(self, entry: dict[str, Any]) -> None:
+        seq, chosen, hit, told = self.seq, self.filter, self._hit(entry), False
+        if self.story is not None:
+            told = self.story.tells(seq, entry["type"])
+            self.story.entry(seq, entry, whole=hit or told)
+            if told and hit:
+                raise Fault(MALFORMED, "is selected, and yet named as part of the story", "entries.jsonl", seq)
+        if self.span:
+            told = self._spanned(entry, hit=hit) or told
         if hit:
             if "from" in chosen and seq != (chosen["from"] if self.last is None else self.last + 1):
                 raise Fault(GAPPED, "entries of the range are missing before it", "entries.jsonl", seq, "seq")
@@ -1444,8 +1692,31 @@ class Check:
         elif entry["type"] == "heads" and self.heads and seq == self.heads_seq:
             root = member(entry.get("heads"), "root", str, "entries.jsonl", seq)
             self.heads_root = unhex(root, "entries.jsonl", "heads")
-        elif entry["type"] not in KEY_TYPES:
+        elif entry["type"] not in KEY_TYPES and not told:
             raise Fault(MALFORMED, "is not part of what was selected", "entries.jsonl", seq)
+
+    def _spanned(self, entry: dict[str, Any], *, hit: bool) -> bool:
+        """Is the entry in the stretch of the agent's chain that is to be whole? Notes where that begins and ends."""
+        span, seq, kind, file = self.span, self.seq, entry["type"], "entries.jsonl"
+        call, agent = entry.get("call_id"), entry.get("agent")
+        on_chain = isinstance(agent, dict) and agent.get("id") == span["agent"]
+        if hit and on_chain and not span["first"] <= seq <= span["last"]:
+            raise Fault(MALFORMED, "is selected, and outside of the stretch that is to be whole", file, seq)
+        if seq == span["first"]:
+            session = self.filter.get("session")
+            begins = kind == "session.started" and entry.get("session") == session if session else kind == "decision"
+            if not (begins and hit and on_chain):
+                raise Fault(MALFORMED, "is not where what was selected begins", file, seq)
+            self.begun = True
+        if hit and isinstance(call, str):
+            policy = entry.get("policy")
+            if kind in ("outcome", "undo.outcome"):
+                self.unended.discard(call)
+            elif kind != "decision" or not isinstance(policy, dict) or policy.get("decision") == "allow":
+                self.unended |= {call} if kind in BEGINNINGS else set()
+        self.ended = self.ended or (hit and on_chain and kind == "session.ended")
+        self.reached = self.reached or (seq == span["last"] and on_chain)
+        return on_chain and span["first"] <= seq <= span["last"]
 
     def _texts(self, entry: dict[str, Any]) -> None:
         policy, tool = entry.get("policy"), entry.get("tool")
@@ -1474,8 +1745,13 @@ class Check:
 
     def _ends(self) -> None:
         said, file = member(self.manifest, "entries", dict, "manifest.json"), "manifest.json"
-        if "agent" in self.filter:
+        if self.head_of:
             self._heads()
+        if self.span:
+            self._span_ends()
+        if self.story is not None:
+            self.story.ends()
+            self.report.update(story=self.story.report, not_shown=self._not_shown())
         if "to" in self.filter and self.last != self.filter["to"]:
             raise Fault(TRUNCATED, "the range ends before its last entry", "entries.jsonl", self.last)
         wanted = {"count": self.count, "selected": self.selected, "first": self.first, "last": self.last}
@@ -1484,13 +1760,44 @@ class Check:
             raise Fault(GAPPED if short else TAMPERED, f"says {said}, but there are {wanted}", file, field="entries")
         self.report.update(selected_entries=self.selected, first=self.first, last=self.last, complete=self._complete())
 
+    def _span_ends(self) -> None:
+        span, what = self.span, "the session" if "session" in self.filter else "the call"
+        if not self.begun:
+            raise Fault(GAPPED, f"{what} begins there, and the entry is missing", "entries.jsonl", span["first"])
+        if span["heads"]:
+            return
+        if not self.reached:
+            raise Fault(TRUNCATED, f"{what} goes on to there, and the entry is missing", "entries.jsonl", span["last"])
+        if self.unended or ("session" in self.filter and not self.ended):
+            why = f"says that {what} is over, and the end of {min(self.unended, default=what)} isn't here"
+            raise Fault(TRUNCATED, why, "manifest.json", field="span")
+
+    def _not_shown(self) -> list[str]:
+        """What an incident's bundle can't show, in words."""
+        told = []
+        if self.span and not self.span["heads"]:
+            told.append(f"whether the agent did anything that concerns it after entry {self.span['last']}")
+        if not self.span and "agent" not in self.filter and "from" not in self.filter:
+            told.append("that these are all of the selected entries")
+        told.append(
+            "that no entry of other chains is left out: requests, votes, changes of policy, freezes, undos of others"
+        )
+        told.append("that the votes were enough: the whole ledger shows that")
+        return told
+
     def _complete(self) -> str:
+        if self.span:
+            kind, which = next(iter(self.filter.items()))
+            where = f"on the chain of {self.span['agent']}, from entry {self.span['first']}"
+            if self.span["heads"]:
+                return f"all of {kind} {which} {where} up to entry {self.heads_seq}, which commits its end"
+            return f"all of {kind} {which} {where} to its end, entry {self.span['last']}"
         if "agent" in self.filter:
             return f"all of the agent's entries before entry {self.heads_seq}, of {self.newest.size} in the checkpoint"
         return "all entries" if self.full else "all of the range" if "from" in self.filter else NOT_SHOWN
 
     def _heads(self) -> None:
-        file, agent = "heads.json", self.filter["agent"]
+        file, agent = "heads.json", self.head_of
         if self.heads.get("agent") != agent or not self.heads_root:
             raise Fault(MALFORMED, "is about another agent, or its entry is missing", file, self.heads_seq)
         head = self.agents.get(agent)
@@ -1571,7 +1878,7 @@ class Check:
             digest, size = self.archive.digests[name]
             if self.files[name] != {"sha256": digest, "size": size}:
                 raise Fault(TAMPERED, "is not the file that the manifest names", name, field="sha256")
-        text = PAYLOAD_TYPE.encode()
+        text = self.payload_type.encode()
         message = b"DSSEv1 %d %s %d %s" % (len(text), text, len(self.raw), self.raw)
         key = self.history.current.key
         found = [signature for keyid, signature in self.signatures if keyid == key.text]
@@ -1656,6 +1963,79 @@ class Check:
             if hmac.new(salt, words.encode("utf-8"), hashlib.sha256).hexdigest() != said.get(commit):
                 raise Fault(TAMPERED, f"is not what the vote's {commit} is of", name, field=field)
 
+    def evidence(self, lines: bytes | None) -> None:
+        """Of an incident's bundle: names, what was erased, and through whose hands it went."""
+        story = self.story
+        if story is None:
+            if lines is not None:
+                raise UsageError("only an incident's bundle has a custody file")
+            return
+        withheld = set(map(str, member(self.manifest, "withheld", list, "manifest.json")))
+        gone = set(map(str, self.absent.get("approvals", []))) - set(self.redacted)
+        if gone != withheld:
+            why = "is absent, and neither shown to be erased nor said to be withheld; or the other way round"
+            raise Fault(MALFORMED, why, "manifest.json", field=min(gone ^ withheld)[:80])
+        self.report["withheld"] = sorted(withheld)
+        for which, seq in self.redacted.items():
+            if which not in story.erased.get(seq, ()):
+                why = f"says that {which[:80]} is erased, and entry {seq} doesn't"
+                raise Fault(TAMPERED, why, "manifest.json", seq, "redacted")
+            if which in self.shown:
+                raise Fault(MALFORMED, "is here, and said to be erased", f"approvals/{which}.json")
+        self._names(story)
+        self._custody(story, lines)
+
+    def _names(self, story: Story) -> None:
+        file = "names.json"
+        if file not in self.archive.members:
+            return
+        found = self._json(file)
+        for who, said in found.items():
+            name, kind = member(said, "name", str, file), member(said, "kind", str, file)
+            if set(said) != {"kind", "name"} or story.identities.get(who) != kind or not name:
+                raise Fault(MALFORMED, "names somebody whose registration isn't here", file, field=who[:80])
+            if f"name:{who}" in self.redacted:
+                raise Fault(MALFORMED, "names somebody whose name was erased", file, field=who[:80])
+        self.report["names"] = len(found)
+
+    def _custody(self, story: Story, lines: bytes | None) -> None:
+        file = "custody.json"
+        found = self._json(file)
+        if set(found) != {"at", "by", "checkpoint", "for", "format", "options", "origin", "software"}:
+            raise Fault(MALFORMED, "has other members than it must have", file)
+        for name, kind in (("by", dict), ("options", dict), ("for", str), ("software", str), ("at", str)):
+            member(found, name, kind, file)
+        same = {"format": "broker.custody.v1", "origin": self.origin, "checkpoint": self.report["checkpoint"]}
+        for name, value in same.items():
+            if found[name] != value:
+                raise Fault(TAMPERED, "is about another bundle", file, field=name)
+        by = found["by"]
+        if "person" in by and story.certificates.get(str(by.get("fingerprint")), ("", "", 0))[0] != by["person"]:
+            raise Fault(TAMPERED, "names a certificate that no entry here says was issued to them", file, field="by")
+        self.report["custody"] = [found]
+        if lines is not None:
+            self._handed_on(story, lines)
+
+    def _handed_on(self, story: Story, lines: bytes) -> None:
+        digest = hashlib.sha256()
+        with Path(self.report["bundle"]).open("rb") as stream:
+            while piece := stream.read(MIB):
+                digest.update(piece)
+        before = ZEROS
+        *whole, rest = lines.split(b"\n")
+        if rest or not whole:
+            raise Fault(TRUNCATED, "is empty, or ends within a line", "the custody file")
+        for number, data in enumerate(whole, 1):
+            line = custody_line(data, number, before, digest.hexdigest())
+            before = hashlib.sha256(data).hexdigest()
+            who, key, seq = story.certificates.get(line["fingerprint"], ("", "", 0))
+            shown = who == line["person"] and key == line["key_digest"]
+            if who and not shown:
+                why = "is by another person or key than the ledger issued this certificate for"
+                raise Fault(TAMPERED, why, "the custody file", number, "fingerprint")
+            line["proved_by"] = seq if shown else None
+            self.report["custody"].append(line)
+
     def brought(self, held: list[Checkpoint], witnesses: list[Key]) -> None:
         """Asks for what the auditor knows from elsewhere: checkpoints, and witnesses."""
         found = self.report["witnesses"] = [self.cosigned(one) for one in witnesses]
@@ -1696,6 +2076,8 @@ def verify(
     checkpoints: tuple[bytes, ...] = (),
     witnesses: tuple[str, ...] = (),
     entries: tuple[int, ...] = (),
+    *,
+    custody: bytes | None = None,
 ) -> dict[str, Any]:
     """Checks a bundle.
 
@@ -1705,6 +2087,7 @@ def verify(
         checkpoints: signed checkpoints of this ledger, known from elsewhere, which it must continue.
         witnesses: verifier keys of witnesses, each of which must have cosigned a checkpoint in the bundle.
         entries: numbers of entries whose leaf hashes are to be in ``leaves`` of the report, if they are in the bundle.
+        custody: the lines by which it was handed on since it was made; ``None`` asks for none.
 
     Returns:
         The verdict, its place, and what was found; plain JSON.
@@ -1724,6 +2107,7 @@ def verify(
     report.update(trusted="your key" if keys else "the genesis's own key: this proves integrity, not origin")
     report.update(entries=0, selected_entries=0, first=None, last=None, complete=NOT_SHOWN, types={}, checkpoint=None)
     report.update(keys=[], recovered=[], set_aside=[], texts={}, absent={}, made=None, leaves={})
+    report.update(story={}, not_shown=[], redacted=[], withheld=[], names=0, custody=[])
     report.update(witnesses=[], held_checkpoints=[], excused_checkpoints=[], votes={"checked": False})
     try:
         held = [Checkpoint(data, "the checkpoint that you gave") for data in checkpoints]
@@ -1733,6 +2117,7 @@ def verify(
         check.sealed()
         check.texts()
         check.approvals()
+        check.evidence(custody)
         check.brought(held, watching)
         if check.history.recovered:
             first, last = check.history.recovered[-1]
@@ -1766,6 +2151,31 @@ def _tell_votes(votes: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _tell_evidence(report: dict[str, Any]) -> list[str]:
+    if not report["story"]:
+        return []
+    lines = [f"  {'story':<12} {report['story']}"]
+    lines += [f"  {'not shown':<12} {text}" for text in report["not_shown"]]
+    lines += [f"  {'erased':<12} {one['id']}, by entry {one['erased']}" for one in report["redacted"]]
+    lines += [
+        f"  {'withheld':<12} {which}: not here, and no entry here says that it is erased"
+        for which in report["withheld"]
+    ]
+    if report["names"]:
+        lines.append(f"  {'names':<12} {report['names']}, on the signed word of the broker that wrote the bundle")
+    for one in report["custody"]:
+        if one["format"] == "broker.custody.v1":
+            by = ", ".join(f"{name} {value}" for name, value in sorted(one["by"].items()))
+            lines.append(f"  {'custody':<12} made at {one['at']}, {by}, for: {one['for'] or 'not said'}")
+            continue
+        proof = (
+            f"certificate of entry {one['proved_by']}" if one["proved_by"] else "by a key that the bundle doesn't know"
+        )
+        told = f"handed to {one['to']} at {one['at']} by {one['person']}, {proof}"
+        lines.append(f"  {'':<12} {told}{': ' * bool(one['note'])}{one['note']}")
+    return lines
+
+
 def _tell(report: dict[str, Any]) -> str:
     lines = [f"{report['verdict']}  {report['bundle']}"]
     place = report["place"]
@@ -1789,6 +2199,7 @@ def _tell(report: dict[str, Any]) -> str:
         )
     lines += [f"  {'set aside':<12} {name}: of a lost history, or by a revoked key" for name in report["set_aside"]]
     lines += _tell_votes(report["votes"])
+    lines += _tell_evidence(report)
     lines.append(f"  {'trusted':<12} {report['trusted']}")
     text = "\n".join(lines) + "\n"
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
@@ -1804,11 +2215,13 @@ def main() -> int:
     parser.add_argument("--key", action="append", default=[], help="the ledger's verifier key, from elsewhere")
     parser.add_argument("--checkpoint", action="append", default=[], help="a signed checkpoint that it must continue")
     parser.add_argument("--witness", action="append", default=[], help=WITNESS)
+    parser.add_argument("--custody", default="", help="the lines by which an incident's bundle was handed on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     try:
         held = tuple(Path(name).read_bytes() for name in given.checkpoint)
-        report = verify(given.bundle, tuple(given.key), held, tuple(given.witness))
+        custody = Path(given.custody).read_bytes() if given.custody else None
+        report = verify(given.bundle, tuple(given.key), held, tuple(given.witness), custody=custody)
     except (UsageError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

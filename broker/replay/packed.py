@@ -10,12 +10,13 @@ from typing import Any
 
 from broker.domain.canonical import digest as digest_of
 from broker.errors import DataLossError, InvalidArgumentError
+from broker.ledger.bundle_evidence import NAMES
 from broker.ledger.bundle_format import ENTRIES
 from broker.ledger.bundle_reader import is_bundle
 from broker.ledger.verify_bundle import Archive, Fault, UsageError, verify
 from broker.replay.casebook import Casebook, Mark
 from broker.replay.making import extract_casebook
-from broker.replay.naming import Names, NoNames
+from broker.replay.naming import KnownNames, Names, NoNames
 
 _MOST_SELECTED = 200
 _DAMAGE = (Fault, OSError, ValueError, EOFError, RuntimeError, NotImplementedError)
@@ -43,7 +44,30 @@ def open_packed(path: Path) -> Iterator[tuple[Casebook, Names]]:
         raise InvalidArgumentError(str(error), reason="USAGE") from error
     # Its lines are one stream, in which no single one can be looked up: so the casebook holds them itself.
     with extract_casebook(_rows(path), _mark(found)) as casebook:
-        yield casebook, NoNames()
+        yield casebook, _names(path)
+
+
+def _names(path: Path) -> Names:
+    """The names that the bundle tells, on the word of who signed its manifest."""
+    try:
+        archive = Archive(str(path))
+        with closing(archive.zip):
+            if NAMES not in archive.members:
+                return NoNames()
+            told = json.loads(archive.read(NAMES))
+            return KnownNames({who: f"{said['kind']}:{said['name']}" for who, said in told.items()})
+    except (
+        Fault,
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        AttributeError,
+        TypeError,
+        KeyError,
+    ):
+        return NoNames()  # the mark says already that the bundle doesn't verify
 
 
 def policy_in_bundle(path: Path, digest: str) -> str | None:
