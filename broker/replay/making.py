@@ -8,8 +8,10 @@ checkpoints that have come meanwhile are compared with a tree that goes on from 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +20,10 @@ from typing import TypeAlias
 
 from broker.errors import DataLossError, UnavailableError
 from broker.ledger.held import Held
-from broker.ledger.source import Source
+from broker.ledger.segment import SEGMENT
+from broker.ledger.source import Source, UnreadableError
 from broker.ledger.verdict import Report, Verdict
-from broker.ledger.verifier import Known, verify_source
+from broker.ledger.verifier import Known, verify_opened, verify_source
 from broker.private_file import PRIVATE
 from broker.replay.casebook import Casebook, Mark, read_mark, write_mark
 from broker.replay.filing import Filer
@@ -47,6 +50,16 @@ class _State:
     keys: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The ledger that is read, how it is opened once more, what is known of it, and who is told how far it is."""
+
+    opening: Callable[[], AbstractContextManager[Source]]
+    source: Source
+    known: Known
+    progress: Progress | None
+
+
 @contextmanager
 def open_casebook(
     opening: Callable[[], AbstractContextManager[Source]],
@@ -69,7 +82,7 @@ def open_casebook(
     """
     with opening() as source, closing(_connect(path)) as connection:
         try:
-            _bring_up_to_date(connection, source, known, path, progress)
+            _bring_up_to_date(connection, _Reading(opening, source, known, progress), path)
             yield Casebook(connection, SourceBodies(source))
         except sqlite3.Error as error:
             raise DataLossError(
@@ -133,9 +146,7 @@ def _anew(connection: sqlite3.Connection, path: Path | None) -> sqlite3.Connecti
     return connection
 
 
-def _bring_up_to_date(
-    connection: sqlite3.Connection, source: Source, known: Known, path: Path | None, progress: Progress | None
-) -> None:
+def _bring_up_to_date(connection: sqlite3.Connection, reading: _Reading, path: Path | None) -> None:
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
@@ -148,11 +159,11 @@ def _bring_up_to_date(
         mark, changed = read_mark(connection), _meta(connection, "changed")
         state = _state(connection)
         if state is not None and mark.sound and not changed:
-            changed = _changed(source, state)
-            if not changed and _extend(connection, source, known, state, progress):
+            changed = _changed(reading.source, state)
+            if not changed and _extend(connection, reading, state):
                 connection.commit()
                 return
-        _make(connection, source, known, changed, progress)
+        _make(connection, reading, changed)
         connection.commit()
     except BaseException:
         connection.rollback()
@@ -171,10 +182,9 @@ def _changed(source: Source, state: _State) -> str:
     return ""
 
 
-def _extend(
-    connection: sqlite3.Connection, source: Source, known: Known, state: _State, progress: Progress | None
-) -> bool:
+def _extend(connection: sqlite3.Connection, reading: _Reading, state: _State) -> bool:
     """Takes in what is new; ``False`` where all has to be read anew."""
+    source, known = reading.source, reading.known
     size, count = state.tree.size, source.count()
     if count == size:
         return True
@@ -183,7 +193,7 @@ def _extend(
     connection.execute("SAVEPOINT new")
     filer = Filer(connection, bodies=False)
     tee = filed(source, filer, state.tree, sizes)
-    report = verify_source(tee, Known(), first=size, progress=_step(progress, count))
+    report = verify_source(tee, Known(), first=size, progress=_step(reading.progress, count))
     filer.flush()
     agreed = 0
     fits = report.verdict in _GOOD and not any(report.types.get(name) for name in _KEY_ENTRIES)
@@ -213,25 +223,74 @@ def _fits(item: Held, root: bytes, keys: Iterable[VerifierKey]) -> bool:
     return item.checkpoint.root == root
 
 
-def _make(
-    connection: sqlite3.Connection, source: Source, known: Known, changed: str, progress: Progress | None
-) -> None:
+def _make(connection: sqlite3.Connection, reading: _Reading, changed: str) -> None:
     """Reads all, verified to the last signature."""
+    found = _beside(connection, reading) or _in_turn(connection, reading)
+    for statement in filter(None, map(str.strip, INDEXES.split(";"))):
+        connection.execute(statement)
+    connection.execute("ANALYZE")
+    report, tee = found
+    _put(connection, "changed", changed)
+    write_mark(connection, _mark(report, tee, changed, votes=reading.known.votes))
+    _keep(connection, _State(tee.tree, tee.leaf, report.keys))
+
+
+def _beside(connection: sqlite3.Connection, reading: _Reading) -> tuple[Report, Filed] | None:
+    """Files a large ledger here while other processes verify it; ``None`` where that isn't worth it, or they found anything.
+
+    What was filed is what was verified: both have the same number of entries and the same Merkle root.
+    """
+    source = reading.source
+    if source.reopen is None or _total(source) <= 2 * SEGMENT or len(os.sched_getaffinity(0)) == 1:
+        return None
+    _empty(connection)
+    filer = Filer(connection, bodies=False)
+    tee = filed(source, filer, CompactRange(), {item.checkpoint.size for item in reading.known.held})
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(_verify_again, reading)
+        total, step = _total(source), reading.progress
+        try:
+            for _ in tee.rows():
+                if step is not None and not tee.tree.size % _STEP:
+                    step(tee.tree.size, total)
+        except UnreadableError:
+            return None
+        filer.flush()
+        report = verdict.result()
+    same = (report.entries, report.root) == (tee.tree.size, tee.tree.root().hex())
+    return (report, tee) if same and report.verdict in _GOOD else None
+
+
+def _verify_again(reading: _Reading) -> Report:
+    workers = len(os.sched_getaffinity(0))
+    return verify_opened(reading.opening, reading.known, workers=workers)
+
+
+def _in_turn(connection: sqlite3.Connection, reading: _Reading) -> tuple[Report, Filed]:
+    """Files entries as they are verified, one after the other: it is known which one is wrong first, whatever is."""
+    _empty(connection)
+    filer = Filer(connection, bodies=False)
+    tee = filed(reading.source, filer, CompactRange(), {item.checkpoint.size for item in reading.known.held})
+    total = _total(reading.source) if reading.progress is not None else 0
+    report = verify_source(tee, reading.known, progress=_step(reading.progress, total))
+    filer.flush()
+    return report, tee
+
+
+def _total(source: Source) -> int:
+    try:
+        return source.count()
+    except UnreadableError:
+        return 0
+
+
+def _empty(connection: sqlite3.Connection) -> None:
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     for index in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql NOT NULL").fetchall():
         connection.execute(f"DROP INDEX {index[0]}")
     for table in tables:
-        connection.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
-    filer = Filer(connection, bodies=False)
-    tee = filed(source, filer, CompactRange(), {item.checkpoint.size for item in known.held})
-    report = verify_source(tee, known, progress=_step(progress, source.count() if progress else 0))
-    filer.flush()
-    for statement in filter(None, map(str.strip, INDEXES.split(";"))):
-        connection.execute(statement)
-    connection.execute("ANALYZE")
-    _put(connection, "changed", changed)
-    write_mark(connection, _mark(report, tee, changed, votes=known.votes))
-    _keep(connection, _State(tee.tree, tee.leaf, report.keys))
+        if not table.startswith("sqlite_"):
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
 
 
 def _mark(report: Report, tee: Filed, changed: str, *, votes: bool) -> Mark:
