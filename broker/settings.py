@@ -62,6 +62,8 @@ class StatePaths:
         """What workspaces' trees consist of, unless the setting ``workspaces_dir`` puts it elsewhere."""
         self.workspace_folders = root / "workspace_folders"
         """Of each directory that is a workspace's tree: what is remembered of it, and the journal of an effect on it."""
+        self.replays = root / "replays"
+        """Scratch folders of replays that are at work, or were killed; see ``broker replay``."""
         self.lock = root / "serve.lock"
         self.socket_info = root / "serve.json"
         """Address, process id and boot id of the running broker."""

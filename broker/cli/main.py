@@ -60,6 +60,7 @@ COMMANDS = {
         },
     ),
     "ledger": Lazy("broker.cli.ledger:app", "Show, verify and prove the ledger."),
+    "replay": Lazy("broker.cli.replay:app", "Look again at what happened."),
     "slack": Lazy("broker.cli.slack:app", "The bot by which people decide in Slack."),
     "sandbox": Lazy(
         "broker.cli.sandbox:app", "The warm pool, sandbox images, containment probes, and what was left behind."
