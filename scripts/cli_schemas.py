@@ -109,6 +109,7 @@ MODELS = {
     "ledger rebuild": "ledger_rebuild:RebuildOutput",
     "slack serve": "slack:SlackServeOutput",
     "slack check": "slack:SlackCheckOutput",
+    "replay rerun": "replay_rerun:RerunOutput",
     "sandbox images": "sandbox:ImagesOutput",
     "sandbox status": "sandbox_status:SandboxStatusOutput",
     "sandbox gc": "sandbox_gc:GcOutput",

@@ -18,7 +18,7 @@ from broker.domain.run import StreamSummary
 from broker.domain.tree import Effect, TreeFile, TreeLink
 from broker.replay.difference import Difference
 from broker.replay.recording import STREAMS, Ended
-from broker.replay.rerun import Done, Rerun, Verdict
+from broker.replay.rerun import Rerun, Verdict
 from broker.replay.rerun import rerun as run_again
 from broker.settings import DEFAULT_STATE
 
@@ -165,8 +165,8 @@ def rerun_output(found: Rerun) -> RerunOutput:
         container=list(found.container),
         asked=[] if found.done is None else list(found.done.asked),
         notes=list(found.notes),
-        recorded=None if recording is None or recording.ended is None else _recorded(recording.ended),
-        rerun=None if found.done is None else _rerun(found.done),
+        recorded=None if recording is None or recording.ended is None else _run_end(recording.ended),
+        rerun=None if found.done is None else _run_end(found.done.ended),
     )
 
 
@@ -177,7 +177,7 @@ def difference_output(item: Difference) -> DifferenceOutput:
     )
 
 
-def _recorded(ended: Ended) -> RunEndOutput:
+def _run_end(ended: Ended) -> RunEndOutput:
     outcome = ended.outcome
     return RunEndOutput(
         state="" if ended.state is None else ended.state.value,
@@ -193,10 +193,6 @@ def _recorded(ended: Ended) -> RunEndOutput:
         effect=None if ended.effect is None else _changes(ended.effect),
         warnings=list(outcome.warnings),
     )
-
-
-def _rerun(done: Done) -> RunEndOutput:
-    return _recorded(Ended(done.outcome, done.state, done.effect, done.run.output))
 
 
 def _stream(summary: StreamSummary | None, data: bytes) -> StreamOutput | None:

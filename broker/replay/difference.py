@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from broker.domain.call import CallState
 from broker.domain.canonical import canonical
-from broker.domain.events import Outcome, OutputFile
+from broker.domain.events import OutputFile
 from broker.domain.run import EndCause, StreamSummary
 from broker.domain.tree import Change, Effect, Entry, TreeFile, entry_body
 from broker.replay.recording import STREAMS, Ended
@@ -51,46 +51,37 @@ class Difference:
     """The first byte that differs, where both are at hand."""
 
 
-def compare(
-    recorded: Ended,
-    state: CallState,
-    outcome: Outcome,
-    output: Mapping[str, bytes],
-    effect: Effect | None,
-    contents: Contents,
-) -> tuple[Difference, ...]:
+def compare(recorded: Ended, again: Ended, contents: Contents) -> tuple[Difference, ...]:
     """All in which a rerun differs from what was recorded, in the order in which a person asks.
 
     Args:
         recorded: how the recorded run ended.
-        state: to which the rerun would have led.
-        outcome: of the rerun.
-        output: what it wrote.
-        effect: what it changed; ``None`` for a job without a tree.
+        again: how the rerun ended, and the state to which it would have led.
         contents: of files.
     """
+    outcome = again.outcome
     return tuple(
         itertools.chain(
-            _end(recorded, state, outcome),
-            *(_stream(name, recorded, outcome, output) for name in STREAMS),
+            _end(recorded, again),
+            *(_stream(name, recorded, again) for name in STREAMS),
             _result(recorded.outcome.result_json, outcome.result_json),
             _files(recorded.outcome.files, outcome.files, contents),
-            () if recorded.effect is None else _effect(recorded.effect, effect or Effect(()), contents),
+            () if recorded.effect is None else _effect(recorded.effect, again.effect or Effect(()), contents),
         )
     )
 
 
-def _end(recorded: Ended, state: CallState, outcome: Outcome) -> Iterator[Difference]:
-    before = recorded.outcome
+def _end(recorded: Ended, again: Ended) -> Iterator[Difference]:
+    before, outcome = recorded.outcome, again.outcome
     pairs: list[tuple[str, object, object]] = [
         ("exit_code", before.exit_code, outcome.exit_code),
         ("signal", before.signal, outcome.signal),
     ]
     if before.cause not in _NOT_THE_TOOLS:
         pairs.append(("cause", before.cause.value, outcome.cause.value))
-        if recorded.state is not None:
+        if recorded.state is not None and again.state is not None:
             then = CallState.SUCCEEDED if recorded.state in {CallState.UNDONE, CallState.UNDOING} else recorded.state
-            pairs.append(("state", then.value, state.value))
+            pairs.append(("state", then.value, again.state.value))
     for part, old, new in pairs:
         if old != new:
             yield Difference(part, _word(old), _word(new))
@@ -100,12 +91,12 @@ def _word(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _stream(name: str, recorded: Ended, outcome: Outcome, output: Mapping[str, bytes]) -> Iterator[Difference]:
+def _stream(name: str, recorded: Ended, again: Ended) -> Iterator[Difference]:
     old: StreamSummary | None = getattr(recorded.outcome, name)
-    new: StreamSummary | None = getattr(outcome, name)
+    new: StreamSummary | None = getattr(again.outcome, name)
     if old is None or new is None or (old.total_bytes, old.digest) == (new.total_bytes, new.digest):
         return
-    diff, offset = between(recorded.output[name], output[name])
+    diff, offset = between(recorded.output[name], again.output[name])
     yield Difference(name, _told(old), _told(new), diff, offset)
 
 
@@ -188,7 +179,7 @@ def _lines(data: bytes) -> list[str] | None:
     if len(data) > MAX_TEXT or b"\0" in data:
         return None
     try:
-        lines = data.decode("utf-8").split("\n")
+        lines = data.decode("utf-8").removesuffix("\n").split("\n") if data else []
     except UnicodeDecodeError:
         return None
     return lines if len(lines) <= MAX_LINES else None

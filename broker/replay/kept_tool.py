@@ -47,7 +47,7 @@ def kept_tool(tx: Transaction, vault: Vault, name: str, version: str) -> Tool:
         raise doctored("SPEC_DOCTORED", f"what is kept as version {version} of {name} is another specification")
     files = _files(text)
     try:
-        spec = ToolSpec.model_validate(text["spec"])
+        spec = ToolSpec.of_normalised(_spec(text))
     except ValidationError as error:
         raise _unreadable(name, version, f"{error.error_count()} field(s) don't fit") from error
     if spec.name != name:
@@ -55,6 +55,11 @@ def kept_tool(tx: Transaction, vault: Vault, name: str, version: str) -> Tool:
     if spec.digest(files) != version:
         raise _unreadable(name, version, "it has another digest here")
     return Tool.of(spec, files)
+
+
+def _spec(text: JsonObject) -> JsonObject:
+    spec = text.get("spec")
+    return spec if isinstance(spec, dict) else {}
 
 
 def _files(text: JsonObject) -> Mapping[str, bytes]:

@@ -21,7 +21,7 @@ from broker.replay.difference import MAX_TEXT, Contents, Difference, compare
 from broker.replay.gates import SealedGate, choose_gate
 from broker.replay.obstacles import Obstacle
 from broker.replay.rebuilding import Missing, Rebuilt, Sources, rebuild
-from broker.replay.recording import Recording, read_recording
+from broker.replay.recording import Ended, Recording, read_recording
 from broker.replay.sealed import SealedRun, run_sealed
 from broker.sandbox.engine import Engine
 from broker.sandbox.job_frames import frame_digest
@@ -56,6 +56,11 @@ class Done:
     run: SealedRun = field(repr=False)
     asked: tuple[str, ...] = ()
     """What it wanted of hosts and wasn't given."""
+
+    @property
+    def ended(self) -> Ended:
+        """The same as it is compared."""
+        return Ended(self.outcome, self.state, self.effect, self.run.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ async def differ(sources: Sources, recording: Recording, done: Done) -> tuple[Di
     if recording.ended.effect is not None and not done.complete:
         return (Difference("effect", "told", "not all of it could be told, as the warnings say"),)
     contents = await _contents(sources, recording, done)
-    return compare(recording.ended, done.state, done.outcome, done.run.output, done.effect, contents)
+    return compare(recording.ended, done.ended, contents)
 
 
 def same_frames(recording: Recording, found: Rebuilt) -> str:

@@ -75,7 +75,7 @@ def test_chance_shows_as_a_difference(world: Recorded) -> None:
     assert (code, found["verdict"]) == (20, "differs")
     (item,) = found["differences"]
     assert (item["part"], item["offset"]) == ("stdout", len("same\n"))
-    assert item["diff"][:4] == ["--- recorded", "+++ rerun", "@@ -1,3 +1,3 @@", " same"]
+    assert item["diff"][:4] == ["--- recorded", "+++ rerun", "@@ -1,2 +1,2 @@", " same"]
 
 
 def test_a_tool_with_a_secret_reaches_nobody(world: Recorded) -> None:
@@ -146,10 +146,10 @@ def test_an_entry_that_was_changed(touched: Recorded) -> None:
 def test_content_that_was_changed_or_moved(touched: Recorded) -> None:
     plain, chance = touched.calls["plain"], touched.calls["chance"]
     cut = "substr(sealed, 1, length(sealed) - 1) || x'00'"
-    sql(touched.state, f"UPDATE vault_chunk SET sealed = CAST({cut} AS BLOB) WHERE object_id = ? AND idx = -1", plain)
+    sql(touched.state, f"UPDATE vault_chunk SET sealed = CAST({cut} AS BLOB) WHERE object_id = ? AND idx = -1", plain)  # noqa: S608 - of this test
     assert _doctored(touched.state, plain) == "VAULT_CHUNK_DAMAGED"
     moved = "(SELECT sealed FROM vault_chunk WHERE object_id = ? AND idx = -1)"
-    sql(touched.state, f"UPDATE vault_chunk SET sealed = {moved} WHERE object_id = ? AND idx = -1", chance, plain)
+    sql(touched.state, f"UPDATE vault_chunk SET sealed = {moved} WHERE object_id = ? AND idx = -1", chance, plain)  # noqa: S608 - of this test
     assert _doctored(touched.state, plain) == "VAULT_CHUNK_DAMAGED"
 
 
@@ -169,7 +169,7 @@ def test_a_specification_that_was_changed(touched: Recorded) -> None:
     versions = [json.loads(_entry(state, calls[name], "decision")[1])["tool"]["version"] for name in ("plain", "write")]
     ours, other = (f"spec_{version[7:39]}" for version in versions)
     forged = "(SELECT sealed FROM vault_chunk WHERE object_id = ?)"
-    sql(state, f"UPDATE vault_chunk SET sealed = {forged} WHERE object_id = ?", other, ours)
+    sql(state, f"UPDATE vault_chunk SET sealed = {forged} WHERE object_id = ?", other, ours)  # noqa: S608 - of this test
     assert _doctored(state, calls["plain"]) == "VAULT_CHUNK_DAMAGED"
 
 
