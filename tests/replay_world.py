@@ -50,6 +50,11 @@ os.unlink("src/old/a.txt")
 open("README.md", "a").write("more\\n")
 print("written")
 """
+AGAIN = """
+import os
+open("README.md", "a").write("again\\n")
+os.symlink("README.md", "inside")
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Recorded:
     calls: dict[str, str]
     """What it is -> its id."""
     session: str
-    """Of all calls but those that need none."""
+    """Of all of them but ``slow``."""
 
     def copy(self, place: Path) -> Recorded:
         """The same state for one test."""
@@ -187,13 +192,16 @@ print(urllib.request.urlopen(request, timeout=20).read().decode())
                 calls["chance"] = await agent.run("python.run", {"code": CHANCE})
                 calls["long"] = await agent.run("python.run", {"code": LONG})
                 calls["fetch"] = await agent.run(FETCH, {"code": fetch})
+                calls["write"] = await agent.run(CHANGE, {"code": WRITE})
+                calls["undo"] = await agent.run("workspace.undo", {"call": calls["write"].name.removeprefix("calls/")})
+                calls["again"] = await agent.run(CHANGE, {"code": AGAIN})
+                calls["outside"] = await agent.run(SET, {"items": {"apple": "golden\n"}})
+            async with world.agent(workflow="", session="") as agent:
                 slow = await agent.create_call("python.run", {"code": "print(1, flush=True)\nwhile True: pass"})
                 async for event in agent.watch(slow):
                     if isinstance(event, Stdout):
                         break
                 calls["slow"] = await agent.cancel_call(slow)
-                calls["write"] = await agent.run(CHANGE, {"code": WRITE})
-                calls["outside"] = await agent.run(SET, {"items": {"apple": "golden\n"}})
             async with world.agent() as agent:
                 call = await agent.create_call(CHANGE_4, {"code": "import os; os.unlink('data/blob.bin')"})
                 await until(agent, call, CallState.PENDING_APPROVAL)

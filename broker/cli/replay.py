@@ -10,6 +10,7 @@ app = typer.Typer(
     cls=lazy_group(
         {
             "rerun": Lazy("broker.cli.replay_rerun:rerun", "Run a recorded call again, sealed, and compare."),
+            "session": Lazy("broker.cli.replay_session:session", "Run a session's calls again, on a scratch tree."),
         }
     ),
     no_args_is_help=True,

@@ -96,27 +96,48 @@ async def rerun(sources: Sources, engine: Engine, call: str, origin: str) -> Rer
         NotFoundError: there is no such call.
         UnavailableError: the engine or the store failed; nothing is said about the call.
     """
-    recording: Recording | None = None
+    recording = await read(sources, call, origin)
+    return recording if isinstance(recording, Rerun) else await again(sources, engine, recording)
+
+
+async def read(sources: Sources, call: str, origin: str) -> Recording | Rerun:
+    """What was recorded of a call; or, where that can't be had, what a rerun comes to at once.
+
+    Raises:
+        BrokerError: as ``rerun``.
+    """
     try:
-        recording = await sources.store.read(lambda tx: read_recording(tx, sources.vault, call, origin))
-        gate = choose_gate(recording)
-        found = await rebuild(sources, recording, gate)
+        return await sources.store.read(lambda tx: read_recording(tx, sources.vault, call, origin))
+    except (DataLossError, NotFoundError, FailedPreconditionError) as error:
+        if error.reason in _USAGE:
+            raise
+        return _judged(call, None, error)
+
+
+async def again(sources: Sources, engine: Engine, recording: Recording, *, state: str | None = None) -> Rerun:
+    """Runs a call again of which all that was recorded has been read.
+
+    Args:
+        sources: as for ``rerun``.
+        engine: as for ``rerun``.
+        recording: the call.
+        state: of the tree on which it works; ``None`` for the one of then. With another, its frames can't be those of then.
+
+    Raises:
+        UnavailableError: as ``rerun``.
+    """
+    call, gate = recording.row.id, choose_gate(recording)
+    try:
+        found = await rebuild(sources, recording, gate, state=state)
         missing = await _missing_image(engine, recording, found)
         if isinstance(found, Missing) or missing:
             lost = found.obstacles if isinstance(found, Missing) else ()
             return Rerun(call, Verdict.CANNOT, (*lost, *missing), recording=recording)
-        frames = same_frames(recording, found)
+        frames = same_frames(recording, found) if state in {None, recording.request.base} else ""
         done = await run_again(sources, engine, found, gate, frames=frames)
         differences = await differ(sources, recording, done)
-    except DataLossError as error:
-        # An object of a tree that is there and has other bytes has been found before; this one isn't there any more.
-        verdict = Verdict.CANNOT if error.reason == "TREE_DAMAGED" else Verdict.DOCTORED
-        return Rerun(call, verdict, (Obstacle.of(error),), recording=recording)
-    except (NotFoundError, FailedPreconditionError) as error:
-        if error.reason in _USAGE:
-            raise
-        verdict = Verdict.DOCTORED if error.reason == "ENVELOPE_CHANGED" else Verdict.CANNOT
-        return Rerun(call, verdict, (Obstacle.of(error),), recording=recording)
+    except (DataLossError, NotFoundError, FailedPreconditionError) as error:
+        return _judged(call, recording, error)
     return Rerun(
         call,
         Verdict.DIFFERS if differences else Verdict.REPRODUCED,
@@ -128,6 +149,13 @@ async def rerun(sources: Sources, engine: Engine, call: str, origin: str) -> Rer
         done=done,
         notes=tuple(_notes(recording, done, gate)),
     )
+
+
+def _judged(call: str, recording: Recording | None, error: BrokerError) -> Rerun:
+    # An object of a tree that is there and has other bytes has been found before; a damaged one isn't there any more.
+    lost = isinstance(error, DataLossError) and error.reason != "TREE_DAMAGED"
+    verdict = Verdict.DOCTORED if lost or error.reason == "ENVELOPE_CHANGED" else Verdict.CANNOT
+    return Rerun(call, verdict, (Obstacle.of(error),), recording=recording)
 
 
 async def run_again(sources: Sources, engine: Engine, found: Rebuilt, gate: SealedGate, *, frames: str = "") -> Done:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,9 +18,14 @@ import docker
 import pytest
 
 from broker.cli.local import open_local
+from broker.cli.replay_opening import opened
 from broker.pipeline.kept import read_request
+from broker.replay.rerun import Verdict
+from broker.replay.rerun import rerun as again
 from broker.sandbox.address import engine_address
+from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import LABEL_INSTANCE
+from broker.sandbox.images import SandboxImage
 from tests.forked import fork
 from tests.replay_world import TOKEN, Recorded, answer, everything, recorded, rerun
 from tests.served import DEADLINE_S, serving
@@ -48,7 +53,7 @@ def engine() -> Iterator[docker.APIClient]:
     client.close()
 
 
-@pytest.mark.parametrize("what", ["plain", "long", "write", "tier4"])
+@pytest.mark.parametrize("what", ["plain", "long", "write", "undo", "tier4"])
 def test_the_same_comes_of_the_same_and_nothing_is_touched(world: Recorded, what: str) -> None:
     before = everything(world.state)
     code, found = rerun(world.state, world.calls[what])
@@ -97,6 +102,22 @@ def test_an_effect_outside_is_not_done_again(world: Recorded) -> None:
     assert (code, found["verdict"]) == (21, "cannot")
     assert [item["reason"] for item in found["obstacles"]] == ["ANSWERS_NOT_KEPT"]
     assert (world.shelf.asked, world.shelf.items) == (came, items)
+
+
+class _Elsewhere(DockerEngine):
+    """An engine that has lost all images of tools."""
+
+    async def images(self) -> Sequence[SandboxImage]:
+        return ()
+
+
+async def test_an_image_that_is_gone_is_named(world: Recorded) -> None:
+    async with opened(world.state, "") as replay, _Elsewhere("broker-test-replay") as away:
+        found = await again(replay.sources, away, world.calls["plain"], replay.origin)
+    assert found.verdict is Verdict.CANNOT
+    (item,) = found.obstacles
+    assert (item.reason, "docker load" in item.hint) == ("IMAGE_MISSING", True)
+    assert json.loads(_entry(world.state, world.calls["plain"], "decision")[1])["tool"]["image_digest"] in item.what
 
 
 def test_a_call_that_never_was_is_refused(world: Recorded) -> None:
