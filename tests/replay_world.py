@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import json
 import shutil
+import sqlite3
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,14 +26,17 @@ from tests.egress_support import Host, make_certificates, ok
 from tests.outside_world import SET, Shelf
 from tests.outside_world import add_tools as add_shelf
 from tests.served import command, serving
-from tests.tree_world import CHANGE, CHANGE_4, seed
+from tests.tree_world import CHANGE, CHANGE_4, FILES, seed
 from tests.tree_world import add_tools as add_files
 
 T = TypeVar("T")
 
-FETCH = "own.fetch"
+FETCH, ROWS = "own.fetch", "shop.rows"
 TOKEN = "tok-5d1b7c0e9a8f4e21"  # noqa: S105  # of these tests
-POLICY = "p, t-fetch, role:agent, demo, own.fetch, call, 2, allow, agents fetch\n"
+POLICY = """
+p, t-fetch, role:agent, demo, own.fetch, call, 2, allow, agents fetch
+p, t-rows, role:agent, demo, shop.rows, call, 1, allow, agents change rows
+"""
 
 PLAIN = """
 import os, sys
@@ -144,14 +148,28 @@ def web(place: Path, requests: list[bytes]) -> Iterator[tuple[int, Path]]:
         beside.close()
 
 
-def add_fetch(state: Path, repository: Path, port: int) -> None:
-    """Adds a tool that reaches a host with a secret."""
-    spec = yaml.safe_load((repository / "tool_specs" / "python.run.yaml").read_text("utf-8"))
+def add_more(state: Path, repository: Path, port: int) -> None:
+    """Adds a tool that reaches a host with a secret, and one that changes rows of a file of the workspace."""
+    shipped = repository / "tool_specs"
+    rows = yaml.safe_load((shipped / "sqlite.execute.yaml").read_text("utf-8"))
+    rows |= {"name": ROWS, "tier": 1, "owner": "olivia"}
+    (state / "tool_specs" / f"{ROWS}.yaml").write_text(yaml.safe_dump(rows), "utf-8")
+    (state / "tool_specs" / "sqlite_execute.py").write_bytes((shipped / "sqlite_execute.py").read_bytes())
+    spec = yaml.safe_load((shipped / "python.run.yaml").read_text("utf-8"))
     secret = {"name": "api-token", "header": "authorization", "prefix": "Bearer "}
     spec["egress"] = [{"host": "127.0.0.1", "port": port, "kind": "https", "secret": secret}]
     (state / "tool_specs" / f"{FETCH}.yaml").write_text(yaml.safe_dump({**spec, "name": FETCH}), "utf-8")
     policy = state / "policy" / "policy.csv"
     policy.write_text(policy.read_text("utf-8") + POLICY, "utf-8")
+
+
+def shop(place: Path) -> bytes:
+    """A SQLite file with customers."""
+    path = place / "shop.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT);")
+        db.executescript("INSERT INTO customer VALUES (1, 'Ada'), (2, 'Grace');")
+    return path.read_bytes()
 
 
 @contextmanager
@@ -166,11 +184,11 @@ def recorded(place: Path, repository: Path) -> Iterator[Recorded]:
         make_approval_state(state, settings=settings)
         add_files(state)
         add_shelf(state, shelf.port)
-        add_fetch(state, repository, port)
+        add_more(state, repository, port)
         tools = f"[world.change, {CHANGE}, {CHANGE_4}, {SET}, {FETCH}, workspace.undo,"
         workflow = state / "workflows" / "clean-up.yaml"
         workflow.write_text(workflow.read_text("utf-8").replace("[world.change,", tools), "utf-8")
-        seed(state)
+        seed(state, files={**FILES, "data/shop.db": shop(place)})
         calls, session = asyncio.run(_calls(state, port))
         yield Recorded(state, shelf, requests, calls, session)
 
@@ -195,6 +213,9 @@ print(urllib.request.urlopen(request, timeout=20).read().decode())
                 calls["write"] = await agent.run(CHANGE, {"code": WRITE})
                 calls["undo"] = await agent.run("workspace.undo", {"call": calls["write"].name.removeprefix("calls/")})
                 calls["again"] = await agent.run(CHANGE, {"code": AGAIN})
+                statement = "DELETE FROM customer WHERE id = ?"
+                arguments = {"database": "data/shop.db", "sql": statement, "parameters": [1]}
+                calls["rows"] = await agent.run(ROWS, arguments)
                 calls["outside"] = await agent.run(SET, {"items": {"apple": "golden\n"}})
             async with world.agent(workflow="", session="") as agent:
                 slow = await agent.create_call("python.run", {"code": "print(1, flush=True)\nwhile True: pass"})

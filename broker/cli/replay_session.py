@@ -26,7 +26,7 @@ _COLOURS = {"rerun": "green", "effect": "yellow", "state": "yellow", "left_out":
 _SAID = {
     "rerun": "run again",
     "effect": "not run again: its recorded effect was taken",
-    "state": "not run again: the recorded state was taken",
+    "state": "not run again: what differs between the recorded states was taken",
     "left_out": "left out",
 }
 

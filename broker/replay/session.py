@@ -46,7 +46,7 @@ class How(enum.StrEnum):
     EFFECT = "effect"
     """It couldn't be; the effect that was recorded was put on the scratch tree."""
     STATE = "state"
-    """Nor was its effect kept; the scratch tree is in the state that the ledger says it led to."""
+    """Nor was its effect kept; what differs between the states that the ledger names was put on the scratch tree."""
     LEFT_OUT = "left_out"
     """Nothing of it is in the scratch tree."""
 
@@ -226,7 +226,11 @@ class Scratch:
             if effect is not None and effect.changes:
                 notes.append(f"What it would change was never applied, and isn't here: it is {recording.row.state}.")
             return Step(listed, How.RERUN, before, before, done, notes=tuple(notes))
-        why = "the rerun came to no effect" if effect is None else await self._apply(effect)
+        if recording.planned is not None and of_outside(recording.planned.effect):
+            why = await self._recorded(listed)
+            notes.append("Its dry run was run again; what was done to the workspace's files is what was recorded.")
+        else:
+            why = "the rerun came to no effect" if effect is None else await self._apply(effect)
         if why:
             notes.append(f"Nothing was changed: {why}.")
         return Step(listed, How.RERUN, before, self.state, done, notes=tuple(notes))
@@ -241,12 +245,25 @@ class Scratch:
             if not why:
                 notes = self._elsewhere(listed, before)
                 return Step(listed, How.EFFECT, before, self.state, rerun, rerun.obstacles, tuple(notes))
-        if self.state in {"", listed.before} and await self._sources.objects.has(listed.after):
-            self.start = self.start or listed.before
-            self.state = listed.after
-            return Step(listed, How.STATE, before, self.state, rerun, rerun.obstacles)
-        note = "Its effect isn't in the scratch tree: what comes after it may come out otherwise."
-        return Step(listed, How.LEFT_OUT, before, before, rerun, rerun.obstacles, (note,))
+        why = await self._recorded(listed)
+        if not why:
+            notes = self._elsewhere(listed, before or self.start)
+            return Step(listed, How.STATE, before, self.state, rerun, rerun.obstacles, tuple(notes))
+        note = f"Its effect isn't in the scratch tree ({why}): what comes after it may come out otherwise."
+        return Step(listed, How.LEFT_OUT, before, self.state, rerun, rerun.obstacles, (note,))
+
+    async def _recorded(self, listed: Listed) -> str:
+        """Puts on the scratch tree what differs between the two states that the ledger names; gives why it can't be."""
+        objects = self._sources.objects
+        if not await objects.has(listed.before) or not await objects.has(listed.after):
+            return "the states before and after it are no longer kept"
+        if not self.state:
+            self.start = self.state = listed.before
+        try:
+            effect = await self._sources.trees.diff(listed.before, listed.after)
+        except DataLossError as error:
+            return _told(error)
+        return await self._apply(effect)
 
     async def _apply(self, effect: Effect) -> str:
         """Puts an effect on the scratch tree; gives why it can't be, empty where it was."""

@@ -19,7 +19,7 @@ from tests.tree_world import FILES
 
 pytestmark = pytest.mark.docker
 
-CHANGED = ("write", "undo", "again", "tier4")
+CHANGED = ("write", "undo", "again", "rows", "tier4")
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,13 @@ def test_it_stops_before_the_bad_call_and_gives_the_tree(world: Recorded, tmp_pa
     out = tmp_path / "out"
     _, found, steps = replay(world, "--before", world.calls["tier4"], "--export", str(out))
     assert "tier4" not in steps
-    assert found["exported"] == {"folder": str(out), "files": 8, "bytes": found["exported"]["bytes"]}
+    assert found["exported"] == {"folder": str(out), "files": 9, "bytes": found["exported"]["bytes"]}
     assert not found["whole"]
     assert (out / "data" / "blob.bin").read_bytes() == FILES["data/blob.bin"]
     assert (out / "README.md").read_text() == "# Demo\nagain\n"
     assert (out / "src" / "old" / "a.txt").exists()
+    with closing(sqlite3.connect(out / "data" / "shop.db")) as db:
+        assert db.execute("SELECT name FROM customer").fetchall() == [("Grace",)]
     assert (out / "inside").readlink() == Path("README.md")
     code, refused = answer(world.state, "replay", "session", world.session, "--export", str(out))
     assert (code, refused["reason"]) == (2, "FOLDER_NOT_EMPTY")
