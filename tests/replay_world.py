@@ -21,7 +21,7 @@ from broker.client.models import Call, InputFile, Stdout
 from broker.domain.call import CallState
 from tests import egress_support
 from tests.approval_scene import agreed, end_of, until
-from tests.approval_world import World, make_approval_state
+from tests.approval_world import TOOL, World, make_approval_state
 from tests.egress_support import Host, make_certificates, ok
 from tests.outside_world import SET, Shelf
 from tests.outside_world import add_tools as add_shelf
@@ -228,8 +228,12 @@ print(urllib.request.urlopen(request, timeout=20).read().decode())
                 await until(agent, call, CallState.PENDING_APPROVAL)
                 await agreed(world, await world.pending(call.name), "ada", "bob")
                 calls["tier4"], _ = await end_of(agent, call)
+                never = await agent.create_call(TOOL, {"code": "print('never')"})
+                calls["never"] = await agent.cancel_call(never)
+                calls["waits"] = await agent.create_call(CHANGE_4, {"code": "import os; os.unlink('empty')"})
+                await until(agent, calls["waits"], CallState.PENDING_APPROVAL)
         session = world.session
     states = {name: call.state for name, call in calls.items()}
     failed = {name for name, state in states.items() if state is not CallState.SUCCEEDED}
-    assert failed == {"plain", "slow"}, {name: calls[name].outcome for name in failed}
+    assert failed == {"plain", "slow", "never", "waits"}, {name: calls[name].outcome for name in failed}
     return {name: call.name.removeprefix("calls/") for name, call in calls.items()}, session.removeprefix("sessions/")

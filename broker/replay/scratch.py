@@ -107,6 +107,9 @@ class BorrowingFiles(ObjectFiles):
             source = os.fdopen(os.open(self._kept / path.parent.name / path.name, _READ), "rb", buffering=0)
         except FileNotFoundError:
             return
+        except OSError as error:
+            why = f"can't be read: {error.strerror}"
+            raise doctored("TREE_DOCTORED", f"the object {digest} of a workspace's tree {why}") from error
         draft, found = self.drafts / secrets.token_hex(16), hashlib.sha256()
         with source, draft.open("xb") as target:
             if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):

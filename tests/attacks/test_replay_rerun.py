@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +19,8 @@ import pytest
 
 from broker.cli.local import open_local
 from broker.cli.replay_opening import opened
+from broker.domain.events import OUTCOME_TEXTS, REQUEST_TEXTS
+from broker.domain.planned import PLANNED
 from broker.pipeline.kept import read_request
 from broker.replay.rerun import Verdict
 from broker.replay.rerun import rerun as again
@@ -53,7 +55,7 @@ def engine() -> Iterator[docker.APIClient]:
     client.close()
 
 
-@pytest.mark.parametrize("what", ["plain", "long", "write", "undo", "rows", "tier4"])
+@pytest.mark.parametrize("what", ["plain", "long", "write", "undo", "rows", "tier4", "waits"])
 def test_the_same_comes_of_the_same_and_nothing_is_touched(world: Recorded, what: str) -> None:
     before = everything(world.state)
     code, found = rerun(world.state, world.calls[what])
@@ -119,6 +121,11 @@ async def test_an_image_that_is_gone_is_named(world: Recorded) -> None:
     (item,) = found.obstacles
     assert (item.reason, "docker load" in item.hint) == ("IMAGE_MISSING", True)
     assert json.loads(_entry(world.state, world.calls["plain"], "decision")[1])["tool"]["image_digest"] in item.what
+
+
+def test_what_never_ran_is_not_run_now(world: Recorded) -> None:
+    code, found = rerun(world.state, world.calls["never"])
+    assert (code, [item["reason"] for item in found["obstacles"]]) == (21, ["CALL_NEVER_RAN"])
 
 
 def test_a_call_that_never_was_is_refused(world: Recorded) -> None:
@@ -193,6 +200,42 @@ def test_a_specification_that_was_changed(touched: Recorded) -> None:
     forged = "(SELECT sealed FROM vault_chunk WHERE object_id = ?)"
     sql(state, f"UPDATE vault_chunk SET sealed = {forged} WHERE object_id = ?", other, ours)  # noqa: S608 - of this test
     assert _doctored(state, calls["plain"]) == "VAULT_CHUNK_DAMAGED"
+
+
+def _resealed(state: Path, name: str, index: int, change: Callable[[bytes], bytes]) -> None:
+    """Somebody who has the vault's key puts other content into an object."""
+    with open_local(state) as local:
+        data = local.read(lambda tx: dict(local.vault.open(tx, name).read(tx, index, 1))[index])
+    forged = change(data)
+    assert forged != data
+    sql(state, "DELETE FROM vault_chunk WHERE object_id = ? AND idx = ?", name, index)
+    with open_local(state) as local:
+        local.write(lambda tx: local.vault.open(tx, name).put(tx, {index: forged}))
+
+
+def test_content_that_was_sealed_anew(touched: Recorded) -> None:
+    state, plain = touched.state, touched.calls["plain"]
+    _resealed(state, plain, REQUEST_TEXTS, lambda data: data.replace(b"hello", b"howdy"))
+    assert _doctored(state, plain) == "COMMITMENT_BROKEN"
+    chance = touched.calls["chance"]
+    _resealed(state, chance, OUTCOME_TEXTS, lambda data: data.replace(b'"result_json":""', b'"result_json":"1"'))
+    assert _doctored(state, chance) == "COMMITMENT_BROKEN"
+    write = touched.calls["write"]
+    _resealed(state, write, PLANNED, lambda data: data.replace(b"src/old/a.txt", b"src/old/c.txt"))
+    assert _doctored(state, write) == "COMMITMENT_BROKEN"
+
+
+def test_a_file_that_was_sealed_anew(touched: Recorded) -> None:
+    state, plain = touched.state, touched.calls["plain"]
+    _resealed(state, _blob_of(state, plain), 0, lambda data: data.replace(b"some", b"same"))
+    assert _doctored(state, plain) == "ENVELOPE_CHANGED"
+
+
+def test_a_specification_that_was_sealed_anew(touched: Recorded) -> None:
+    state, plain = touched.state, touched.calls["plain"]
+    version = json.loads(_entry(state, plain, "decision")[1])["tool"]["version"]
+    _resealed(state, f"spec_{version[7:39]}", 0, lambda data: data.replace(b"536870912", b"536870913"))
+    assert _doctored(state, plain) == "SPEC_DOCTORED"
 
 
 def test_a_file_of_the_tree_that_was_changed(touched: Recorded) -> None:

@@ -50,6 +50,9 @@ def test_the_whole_session_on_a_scratch_tree(world: Recorded, repository: Path) 
         assert step["rerun"]["frames"].startswith("sha256:")
     assert found["start"] == steps["write"]["before"] == steps["undo"]["after"]
     assert found["state"] == steps["tier4"]["after"]
+    assert steps["waits"]["rerun"]["verdict"] == "reproduced"
+    assert "never applied" in steps["waits"]["notes"][0]
+    assert (steps["never"]["how"], steps["never"]["rerun"]) == ("left_out", None)
     assert steps["outside"]["how"] == "left_out"
     assert [item["reason"] for item in steps["outside"]["obstacles"]] == ["ANSWERS_NOT_KEPT"]
     assert steps["chance"]["rerun"]["verdict"] == "differs"
