@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -51,20 +52,28 @@ async def test_what_another_has_just_written_is_read(state: Path) -> None:
         assert await store.read(_head) == first + 1
 
 
-async def test_a_reader_that_writes_is_refused(state: Path) -> None:
+def _write(tx: Transaction) -> None:
+    tx.workspace_keys.insert("demo", b"key", datetime.now(UTC))
+
+
+async def test_either_store_refuses_a_reader_that_writes(target: DatabaseTarget) -> None:
+    async with look_at(target) as store:
+        assert await store.read(lambda tx: tx.ledger.head()) is None
+        with pytest.raises(BrokerError) as caught:
+            await store.read(_write)
+        assert caught.value.reason == "STORE_READ_ONLY"
+
+
+async def test_a_reader_that_writes_is_refused_beside_others(state: Path) -> None:
     async with look_at(DatabaseTarget(StatePaths(state).database)) as store:
-        for prepare in (False, True):
+        with open_local(state) as local:
+            local.write(lambda tx: local.recorder.append(tx, "heartbeat", {"software": "x"}))
             with pytest.raises(BrokerError) as caught:
-                if prepare:
-                    with open_local(state) as local:
-                        local.write(lambda tx: local.recorder.append(tx, "heartbeat", {"software": "x"}))
-                        await store.read(lambda tx: tx.vault.delete("call_x"))
-                else:
-                    await store.read(lambda tx: tx.vault.delete("call_x"))
-            assert caught.value.reason == "STORE_READ_ONLY"
+                await store.read(_write)
+        assert caught.value.reason == "STORE_READ_ONLY"
 
 
-async def test_what_is_no_database_is_refused(state: Path, tmp_path: Path) -> None:
+async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError):
         async with look_at(DatabaseTarget(tmp_path / "none.db")):
             pass
