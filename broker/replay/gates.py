@@ -1,7 +1,4 @@
-"""What a tool finds on its sandbox's loopback in a rerun: never a host.
-
-``choose_gate`` is the one place where that is decided.
-"""
+"""What a tool finds on its sandbox's loopback in a rerun: never a host. Which gate it is, ``choosing`` decides."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from http import HTTPStatus
 from typing import Protocol
 
 from broker.domain.run import EgressVerdict
-from broker.replay.recording import Recording
 from broker.sandbox.egress.refusal import RefusedError
 from broker.sandbox.engine import PROXY_PORT, Duplex, EgressGate
 
@@ -31,12 +27,6 @@ class SealedGate(EgressGate, Protocol):
 
     def asked(self) -> tuple[str, ...]:
         """What the tool wanted and wasn't given, a line each, visible and cut; at most 64."""
-
-
-def choose_gate(recording: Recording) -> SealedGate:
-    """The gate for a rerun of a recorded call; of none are answers kept yet, so every request is refused."""
-    del recording
-    return RefusingGate()
 
 
 @dataclass(slots=True)

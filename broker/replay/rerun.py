@@ -17,8 +17,9 @@ from broker.errors import BrokerError, DataLossError, FailedPreconditionError, N
 from broker.pipeline.outside_plan import read_plan
 from broker.pipeline.ran import Ran
 from broker.pipeline.verdict import judge
+from broker.replay.choosing import choose_gate
 from broker.replay.difference import MAX_TEXT, Contents, Difference, compare
-from broker.replay.gates import SealedGate, choose_gate
+from broker.replay.gates import SealedGate
 from broker.replay.obstacles import Obstacle
 from broker.replay.rebuilding import Missing, Rebuilt, Sources, rebuild
 from broker.replay.recording import Ended, Recording, read_recording
@@ -126,8 +127,9 @@ async def again(sources: Sources, engine: Engine, recording: Recording, *, state
     Raises:
         UnavailableError: as ``rerun``.
     """
-    call, gate = recording.row.id, choose_gate(recording)
+    call = recording.row.id
     try:
+        gate = await choose_gate(sources, recording)
         found = await rebuild(sources, recording, gate, state=state)
         missing = await _missing_image(engine, recording, found)
         if isinstance(found, Missing) or missing:
