@@ -13,7 +13,7 @@ from broker.domain.envelope import frame_digest_of
 from broker.domain.events import Outcome
 from broker.domain.run import Profile
 from broker.domain.tree import Effect, TreeFile
-from broker.errors import BrokerError, DataLossError, FailedPreconditionError, NotFoundError
+from broker.errors import BrokerError, DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from broker.pipeline.outside_plan import read_plan
 from broker.pipeline.ran import Ran
 from broker.pipeline.verdict import judge
@@ -138,7 +138,7 @@ async def again(sources: Sources, engine: Engine, recording: Recording, *, state
         frames = same_frames(recording, found) if state in {None, recording.request.base} else ""
         done = await run_again(sources, engine, found, gate, frames=frames)
         differences = await differ(sources, recording, done)
-    except (DataLossError, NotFoundError, FailedPreconditionError) as error:
+    except (DataLossError, NotFoundError, FailedPreconditionError, InvalidArgumentError) as error:
         return _judged(call, recording, error)
     return Rerun(
         call,

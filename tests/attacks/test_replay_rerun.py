@@ -287,9 +287,11 @@ def _containers(engine: docker.APIClient, state: Path) -> list[str]:
     return [item["Id"] for item in found]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("how", "found_by"), [(signal.SIGKILL, "gc"), (signal.SIGKILL, "the next"), (signal.SIGTERM, "itself")]
+)
 def test_who_is_killed_half_way_leaves_nothing_that_is_not_found(
-    touched: Recorded, engine: docker.APIClient, how: signal.Signals
+    touched: Recorded, engine: docker.APIClient, how: signal.Signals, found_by: str
 ) -> None:
     before = everything(touched.state)
     environment = {**os.environ, "BROKER_STATE": str(touched.state)}
@@ -306,12 +308,15 @@ def test_who_is_killed_half_way_leaves_nothing_that_is_not_found(
             process.kill()
             process.wait(DEADLINE_S)
     assert everything(touched.state) == before
-    if how is signal.SIGTERM:
-        assert (code, _containers(engine, touched.state)) == (143, [])
-        return
-    assert len(_containers(engine, touched.state)) == 1
-    _, found = answer(touched.state, "sandbox", "gc", "--replays")
-    assert {item["kind"] for item in found["items"]} == {"container", "scratch"}
+    if found_by == "itself":
+        assert code == 143
+    else:
+        assert len(_containers(engine, touched.state)) == 1
+    if found_by == "gc":
+        _, found = answer(touched.state, "sandbox", "gc", "--replays")
+        assert {item["kind"] for item in found["items"]} == {"container", "scratch"}
+    if found_by == "the next":
+        assert rerun(touched.state, touched.calls["plain"])[0] == 0
     assert not _containers(engine, touched.state)
     assert not [item for item in (touched.state / "replays").iterdir() if item.name != "lock"]
 
