@@ -16,7 +16,7 @@ from broker.domain.run import StreamSummary
 from broker.domain.tree import Effect
 from broker.errors import FailedPreconditionError, NotFoundError
 from broker.pipeline.kept import read_outcome, read_request
-from broker.replay.evidence import CallEntry, entries_of, of_types
+from broker.replay.call_entries import CallEntry, entries_of, of_types
 from broker.replay.obstacles import doctored
 
 _MOST_ENVELOPE = 64 << 20

@@ -27,7 +27,7 @@ from broker.errors import (
 )
 from broker.ledger.reading import Step as Pages
 from broker.ledger.reading import read_step
-from broker.replay.evidence import CallEntry, entries_of, of_types
+from broker.replay.call_entries import CallEntry, entries_of, of_types
 from broker.replay.obstacles import Obstacle
 from broker.replay.rebuilding import Sources
 from broker.replay.recording import Recording
