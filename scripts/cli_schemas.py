@@ -122,6 +122,8 @@ MODELS = {
     "replay whatif": "replay_whatif:Report",
     "slack serve": "slack:SlackServeOutput",
     "slack check": "slack:SlackCheckOutput",
+    "replay rerun": "replay_rerun:RerunOutput",
+    "replay session": "replay_session:SessionReplayOutput",
     "sandbox images": "sandbox:ImagesOutput",
     "sandbox status": "sandbox_status:SandboxStatusOutput",
     "sandbox gc": "sandbox_gc:GcOutput",

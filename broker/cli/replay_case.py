@@ -104,9 +104,8 @@ def open_case(state: Path, bundle: Path | None, *, as_json: bool) -> Iterator[Ca
         # The checkpoints first: a ledger that grows meanwhile is never behind them.
         held: tuple[Held, ...] = read_folder(folder)
         how = ledger_of(state)
-        path = paths.root / "replay" / "casebook.db"
         casebook = stack.enter_context(
-            open_casebook(lambda: open_source(how), Known(held=held, votes=True), path, progress=progress)
+            open_casebook(lambda: open_source(how), Known(held=held, votes=True), paths.casebook, progress=progress)
         )
         yield Case(casebook, KnownNames(local.read(_names)), local, partial(_policy_text, local))
 

@@ -173,6 +173,21 @@ class ToolSpec(SpecPart):
             del value["outside"]
         return value
 
+    @classmethod
+    def of_normalised(cls, value: JsonObject) -> Self:
+        """The specification that ``normalised`` gave; of its rules, what stands there for an absent key is left out again.
+
+        Raises:
+            ValidationError: it is none that this release would take.
+        """
+        rules = value.get("egress")
+        egress = [
+            {name: item for name, item in rule.items() if name not in {"port", "listen"} or item}
+            for rule in (rules if isinstance(rules, list) else [])
+            if isinstance(rule, dict)
+        ]
+        return cls.model_validate({**value, "egress": egress})
+
     def digest(self, files: Mapping[str, bytes]) -> str:
         """The version: ``sha256:`` over the RFC 8785 form of all fields and of the digests of its files by name."""
         return _version(self.normalised(), files)

@@ -22,7 +22,11 @@ async def plan_inputs(parts: Parts, tool: Tool, base: str, workspace: str) -> Tr
         FailedPreconditionError: the workspace has no tree and the tool works on one (``WORKSPACE_EMPTY``), or has files
             where the steps have theirs (``WORKSPACE_UNFIT``).
     """
-    entries = await _own_files(parts, tool, base, workspace)
+    return plan_entries(tool, base, await _own_files(parts, tool, base, workspace))
+
+
+def plan_entries(tool: Tool, base: str, entries: Mapping[str, Entry]) -> TreeInputs:
+    """The same where the files of the workspace are known; without any for a tool that has nothing to do with them."""
     return TreeInputs(base, entries, _items(tool, BEFORE, AFTER), step=Step.PLAN)
 
 

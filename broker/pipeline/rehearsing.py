@@ -36,7 +36,7 @@ async def rehearse(parts: Parts, holder: str, address: str, call: str, effect: E
     found = await opened(parts, address, call, effect)
     await parts.objects.put_bytes(b"")
     back = _with_stand_ins(found.effect.inverse())
-    inputs = await back_inputs(parts, back, found.base)
+    inputs = await back_inputs(parts.objects, back, found.base)
     arguments: JsonObject = {"call": found.call}
     job = inputs.added_to(tool.spec.job(arguments, canonical(arguments), (), tool.files), parts.objects)
     ran = await run_step(parts, holder, tool.profile(parts.images[tool.spec.image]), job, before=inputs.entries)

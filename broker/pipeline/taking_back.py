@@ -38,6 +38,7 @@ from broker.rollback.artifact import unpack
 from broker.rollback.back import Difference, Done, dependents, differences, taking_back
 from broker.rollback.restore import CHANGES, UNDO_TOOL, changes_file, restore_entries
 from broker.specs.catalogue import Tool
+from broker.workspace.objects import Objects
 
 _FIELD = "arguments/call"
 _LISTED = 20
@@ -316,13 +317,13 @@ async def undo_inputs(parts: Parts, chain: Chain, base: str) -> TreeInputs:
     for address in chain.artifacts:
         async with objects.batch(anew=True) as batch:  # what lies there may have been damaged; the artifact is sealed
             await unpack(parts.artifacts.open(address), batch.put)
-    return await back_inputs(parts, back, base, chain.ids)
+    return await back_inputs(parts.objects, back, base, chain.ids)
 
 
-async def back_inputs(parts: Parts, back: Effect, base: str, undoes: tuple[str, ...] = ()) -> TreeInputs:
+async def back_inputs(objects: Objects, back: Effect, base: str, undoes: tuple[str, ...] = ()) -> TreeInputs:
     """The inputs of the program that makes one change of a workspace undone; its pre-images are there."""
     told = changes_file(back)
-    content, size = await parts.objects.put_bytes(told)
+    content, size = await objects.put_bytes(told)
     entries = {**restore_entries(back), CHANGES: TreeFile(content, size, 0o444)}
     rules = TreeRules(patterns=("**",), max_changes=max(1, len(back.changes)), max_bytes=2**30)
     return TreeInputs(base, entries, rules, expected=back, undoes=undoes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Self
 
 from jsonschema.protocols import Validator
 
@@ -40,6 +41,24 @@ class Tool:
 
     held: str = ""
     """Why it runs at a higher tier than its specification says; empty where it doesn't."""
+
+    @classmethod
+    def of(cls, spec: ToolSpec, files: Mapping[str, bytes], runtimes: Mapping[int, str] = MappingProxyType({})) -> Self:
+        """The tool of a specification that was read and checked.
+
+        Args:
+            spec: the specification.
+            files: the files that it names.
+            runtimes: tier -> container runtime of a tool whose specification names none.
+        """
+        return cls(
+            spec=spec,
+            digest=spec.digest(files),
+            files=MappingProxyType(dict(files)),
+            validator=compile_schema(spec.arguments),
+            result_validator=None if spec.result is None else compile_schema(spec.result),
+            runtime=spec.runtime or runtimes.get(spec.tier, ""),
+        )
 
     @property
     def limits(self) -> Limits:
@@ -130,7 +149,7 @@ class Catalogue:
                 hint="run `broker tools lint` on the folder",
             )
         tools = {
-            item.spec.name: _tool(item.spec, item.files, runtime_by_tier or {})
+            item.spec.name: Tool.of(item.spec, item.files, runtime_by_tier or {})
             for item in loaded
             if item.spec is not None and item.path.name != TIERS_FILE
         }
@@ -182,14 +201,3 @@ def _at(tool: Tool, tier: Tier, runtimes: Mapping[int, str]) -> Tool:
     # The version stays: it is the digest of what the operator wrote.
     spec = tool.spec.model_copy(update={"tier": int(tier)})
     return replace(tool, spec=spec, runtime=spec.runtime or runtimes.get(int(tier), ""))
-
-
-def _tool(spec: ToolSpec, files: Mapping[str, bytes], runtimes: Mapping[int, str]) -> Tool:
-    return Tool(
-        spec=spec,
-        digest=spec.digest(files),
-        files=MappingProxyType(dict(files)),
-        validator=compile_schema(spec.arguments),
-        result_validator=None if spec.result is None else compile_schema(spec.result),
-        runtime=spec.runtime or runtimes.get(spec.tier, ""),
-    )

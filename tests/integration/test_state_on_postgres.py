@@ -146,4 +146,6 @@ async def test_calls_are_served(postgres: PostgresServer, name: str, tmp_path: P
         served.kill()
     with serving(state) as served:
         async with served.client() as client:
-            assert (await client.run("python.run", {"code": "print('again')"})).stdout == b"again\n"
+            call = await client.run("python.run", {"code": "print('again')"})
+            assert call.stdout == b"again\n"
+        assert command_json(state, "replay", "rerun", call.name)["verdict"] == "reproduced"

@@ -17,6 +17,8 @@ import pytest
 
 from broker.cli.local import open_local
 from broker.cli.main import run as broker
+from broker.cli.replay_opening import instance_of
+from broker.replay.scratch import Room
 from broker.sandbox.address import engine_address
 from broker.sandbox.docker_leftovers import Kind, Leftover, find_leftovers
 from broker.sandbox.engine import LABEL_INSTANCE
@@ -149,3 +151,26 @@ def test_what_somebody_else_removes_meanwhile_is_no_error(
 
     monkeypatch.setattr(docker.APIClient, "networks", removed_after_the_list)
     assert {item.id for item in left(origin, remove=True)} == set(made.values())
+
+
+def test_what_killed_replays_left_is_removed_beside_a_broker(
+    client: docker.APIClient, state: Path, origin: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    room = Room(StatePaths(state).replays)
+    (room.place / "scratch").mkdir()
+    (room.place / "scratch" / "file").write_text("left")
+    made = leave(client, instance_of(origin))["container"]
+    with StatePaths(state).lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        room.share()
+        found = gc(state, capfd, "--replays")
+        assert found["replay_running"]
+        assert (room.place / "scratch" / "file").exists()
+        assert made in {item.id for item in left(instance_of(origin))}
+        room.leave()
+        found = gc(state, capfd, "--replays")
+    assert {(item["kind"], item["replay"]) for item in found["items"]} == {
+        (kind, True) for kind in ("container", "volume", "network", "scratch")
+    }
+    assert (gc(state, capfd)["items"], left(instance_of(origin))) == ([], [])
+    assert [item.name for item in room.place.iterdir()] == ["lock"]
