@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from broker.domain.run import EgressVerdict
+from broker.sandbox.egress.recorded import RecordedGate
 from broker.sandbox.egress.refusal import RefusedError
 from broker.sandbox.engine import PROXY_PORT, Duplex, EgressGate
 
@@ -28,6 +29,9 @@ class SealedGate(EgressGate, Protocol):
     def asked(self) -> tuple[str, ...]:
         """What the tool wanted and wasn't given, a line each, visible and cut; at most 64."""
 
+    def told(self) -> tuple[str, ...]:
+        """What a reader should know of what it was given, a sentence each."""
+
 
 @dataclass(slots=True)
 class RefusingGate:
@@ -43,6 +47,10 @@ class RefusingGate:
     def asked(self) -> tuple[str, ...]:
         """See ``SealedGate.asked``."""
         return tuple(self._asked)
+
+    def told(self) -> tuple[str, ...]:
+        """Nothing was given."""
+        return ()
 
     async def serve(self, listener: int, stream: Duplex) -> None:
         """See ``EgressGate.serve``."""
@@ -62,6 +70,38 @@ class RefusingGate:
     def _note(self, what: str) -> None:
         if len(self._asked) < _MOST_ASKED:
             self._asked.append(what)
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringGate:
+    """Implements ``SealedGate``: gives the answers that were recorded, each once, and nothing else."""
+
+    gate: RecordedGate
+
+    @property
+    def answers(self) -> bool:
+        """It serves those that were recorded."""
+        return True
+
+    def asked(self) -> tuple[str, ...]:
+        """See ``SealedGate.asked``."""
+        report = self.gate.report
+        missed = [f"{item.what}: {item.why}" for item in (*report.not_recorded, *report.refused)]
+        missed += [f"{report.more_not_recorded} more"] if report.more_not_recorded else []
+        return tuple(missed[:_MOST_ASKED])
+
+    def told(self) -> tuple[str, ...]:
+        """See ``SealedGate.told``."""
+        report = self.gate.report
+        found = [f"{len(report.served)} request(s) got the answers that were recorded."] if report.served else []
+        other = sum(not item.same_body for item in report.served)
+        found += [f"{other} of them had another body than the recorded one."] if other else []
+        found += [f"{len(report.not_asked)} recorded request(s) were not made again."] if report.not_asked else []
+        return tuple(found)
+
+    async def serve(self, listener: int, stream: Duplex) -> None:
+        """See ``EgressGate.serve``."""
+        await self.gate.serve(listener, stream)
 
 
 async def _first_line(stream: Duplex) -> str:

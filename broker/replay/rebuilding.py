@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from broker.domain.canonical import JsonObject, parse_object
 from broker.domain.events import StoredRequest
-from broker.domain.ports import Transaction, Vault, VaultRow
+from broker.domain.ports import Transaction, VaultRow
 from broker.domain.run import Job, JobFile, Limits, Profile
 from broker.domain.tree import Entry, TreeFile
 from broker.errors import FailedPreconditionError, NotFoundError
@@ -22,6 +22,8 @@ from broker.replay.obstacles import Obstacle, doctored
 from broker.replay.recording import Recording
 from broker.replay.scratch import BorrowedObjects
 from broker.specs.catalogue import Tool
+from broker.vault.artifact_reading import ArtifactReader, Reads
+from broker.vault.vault import SealedVault
 from broker.workspace.trees import Trees
 
 T = TypeVar("T")
@@ -29,20 +31,18 @@ _READ_AHEAD = 4
 _SHOWN = 5
 
 
-class Reads(Protocol):
-    """A store that is read, and nothing else."""
-
-    async def read(self, work: Callable[[Transaction], T]) -> T:
-        """Runs ``work`` on a consistent snapshot."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where a replay reads from, and its scratch objects."""
 
     store: Reads
-    vault: Vault
+    vault: SealedVault
     objects: BorrowedObjects
+
+    @property
+    def artifacts(self) -> ArtifactReader:
+        """Artifacts, as far as they are kept."""
+        return ArtifactReader(self.store, self.vault)
 
     @property
     def trees(self) -> Trees:

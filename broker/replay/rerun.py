@@ -245,8 +245,10 @@ def _notes(recording: Recording, done: Done, gate: SealedGate) -> Iterable[str]:
     before = None if recording.ended is None else recording.ended.outcome
     if before is not None and before.cause.value in {"CLIENT", "OPERATOR"}:
         yield "The recorded run was cut short by somebody, and the rerun wasn't."
-    if done.asked and not gate.answers:
-        yield f"The tool wanted {len(done.asked)} thing(s) of hosts; a rerun reaches none, and no answers were kept."
+    yield from gate.told()
+    if done.asked:
+        kept = "these were not among the answers that were kept" if gate.answers else "no answers were kept"
+        yield f"The tool wanted {len(done.asked)} thing(s) of hosts; a rerun reaches none, and {kept}."
     for name in ("stdout", "stderr"):
         summary = None if before is None else getattr(before, name)
         if summary is not None and summary.truncated:

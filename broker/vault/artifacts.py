@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,27 +21,21 @@ from broker.domain.canonical import JsonObject
 from broker.domain.ids import new_id
 from broker.domain.ports import OBJECT_COST, Recorder, Store, Transaction, VaultRow
 from broker.errors import (
-    DataLossError,
     InternalError,
     InvalidArgumentError,
     NotFoundError,
 )
+from broker.vault.artifact_reading import CHUNK, PREFIX, ArtifactReader, missing, object_row
 from broker.vault.destruction import destroy, drop_all
 from broker.vault.sealing import ADDRESS
 from broker.vault.vault import SealedItem, SealedVault
 
-CHUNK = 1 << 20
-"""Bytes of plain content in every chunk but the last, each stored in a transaction of its own."""
 MAX_BYTES = 1 << 30
 """Longest artifact."""
 UNFINISHED_TTL = timedelta(hours=1)
 """An upload to which nothing was added for so long is erased."""
-PREFIX = "artifact."
-"""An artifact's kind in the vault is this and its own."""
 
-_READ_AHEAD = 4
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RESERVED = ADDRESS.removeprefix(PREFIX)
 
 
@@ -57,7 +51,7 @@ class ArtifactRef:
     expires: datetime
 
 
-class Artifacts:
+class Artifacts(ArtifactReader):
     """Stores and opens artifacts.
 
     Args:
@@ -76,8 +70,8 @@ class Artifacts:
         clock: Callable[[], datetime],
         check: Callable[[Transaction, str, int], None],
     ) -> None:
-        self._store = store
-        self._vault = vault
+        super().__init__(store, vault)
+        self._writes = store
         self._recorder = recorder
         self._clock = clock
         self._check = check
@@ -107,47 +101,18 @@ class Artifacts:
             raise InternalError(f"{kind!r} can't name a kind of artifact", reason="VAULT_NAME_INVALID")
         upload = _Upload(new_id("art"), kind, workspace, call, retention)
         try:
-            upload.sealed = await self._store.write(lambda tx: self._begin(tx, upload))
+            upload.sealed = await self._writes.write(lambda tx: self._begin(tx, upload))
             async for piece in stream:
                 for start in range(0, len(piece), CHUNK):
                     upload.take(piece[start : start + CHUNK])
                     while upload.full:
                         data = await asyncio.to_thread(upload.seal_next)
-                        await self._store.write(lambda tx, data=data: self._add(tx, upload, data))  # type: ignore[misc]  # bound now
+                        await self._writes.write(lambda tx, data=data: self._add(tx, upload, data))  # type: ignore[misc]  # bound now
             data = await asyncio.to_thread(upload.seal_last)
-            return await self._store.write(lambda tx: self._finish(tx, upload, data))
+            return await self._writes.write(lambda tx: self._finish(tx, upload, data))
         except BaseException:
             await asyncio.shield(self._discard(upload.id))
             raise
-
-    async def open(self, digest: str) -> AsyncIterator[bytes]:
-        """The content in order, chunk by chunk, each proved before it is given; the last only if the digest holds.
-
-        Raises:
-            NotFoundError: there is none with that digest, it is not complete, or it has been erased.
-            DataLossError: a chunk was changed, is missing, or belongs elsewhere; or all of them aren't what the digest
-                says (``ARTIFACT_DAMAGED``).
-        """
-        reading, index = _Reading(digest), 0
-        while True:
-            page = await self._store.read(lambda tx, first=index: self._page(tx, digest, first))  # type: ignore[misc]  # bound now
-            for number, sealed in page.chunks:
-                if number != index:
-                    break
-                plaintext = await asyncio.to_thread(reading.chunk, page, index, sealed)
-                if plaintext:
-                    yield plaintext
-                if index == page.last:
-                    return
-                index += 1
-            else:
-                if page.chunks:
-                    continue
-            raise _damaged(digest, f"chunk {index} is missing")
-
-    async def exists(self, digest: str) -> bool:
-        """Whether a complete artifact has this digest."""
-        return await self._store.read(lambda tx: _object(tx, digest) is not None)
 
     async def erase(self, digest: str, *, by: str, reason: str) -> None:
         """Destroys an artifact's key and chunks, and puts that on record.
@@ -162,9 +127,9 @@ class Artifacts:
         """
 
         def work(tx: Transaction) -> tuple[str, ...]:
-            row = _object(tx, digest)
+            row = object_row(tx, digest)
             if row is None:
-                raise _missing(digest)
+                raise missing(digest)
             gone = destroy(tx, [row.id], self._clock())
             body: JsonObject = {
                 "subject": {"kind": "artifact", "id": digest},
@@ -177,7 +142,7 @@ class Artifacts:
             self._recorder.append(tx, "erased", body)
             return gone.ids
 
-        await drop_all(self._store, await self._store.write(work))
+        await drop_all(self._writes, await self._writes.write(work))
 
     async def _discard(self, object_id: str) -> None:
         def work(tx: Transaction) -> tuple[str, ...]:
@@ -188,7 +153,7 @@ class Artifacts:
                 return ()
             return destroy(tx, [object_id], self._clock()).ids
 
-        await drop_all(self._store, await self._store.write(work))
+        await drop_all(self._writes, await self._writes.write(work))
 
     def _begin(self, tx: Transaction, upload: _Upload) -> SealedItem:
         call, now = tx.calls.get(upload.call), self._clock()
@@ -237,15 +202,6 @@ class Artifacts:
         }
         self._recorder.append(tx, "artifact", body, agent=call.agent)
         return ArtifactRef(digest, upload.size, upload.kind, upload.workspace, upload.call, expires)
-
-    def _page(self, tx: Transaction, digest: str, first: int) -> _Page:
-        row = _object(tx, digest)
-        if row is None:
-            raise _missing(digest)
-        chunks = tx.vault.chunks(row.id, first, _READ_AHEAD)
-        last = max(0, -(-row.size // CHUNK) - 1)
-        more = bool(tx.vault.chunks(row.id, last + 1, 1))
-        return _Page(self._vault.open_row(tx, row), chunks, row.size, last, more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,68 +277,3 @@ class _Upload:
         if self.sealed is None:
             raise InternalError("an artifact is sealed before it was begun")
         return self.sealed
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """Chunks as they lie in the store, and what is needed to open them."""
-
-    item: SealedItem
-    chunks: Sequence[tuple[int, bytes]]
-    size: int
-    last: int
-    """Index of the artifact's last chunk."""
-    more: bool
-    """Is there a chunk after the last?"""
-
-
-class _Reading:
-    """Proves what is read of one artifact."""
-
-    def __init__(self, digest: str) -> None:
-        self._digest = digest
-        self._found = hashlib.sha256()
-
-    def chunk(self, page: _Page, index: int, sealed: bytes) -> bytes:
-        """Opens the next chunk; the last one only where the whole has its digest and size.
-
-        Raises:
-            DataLossError: it may not be given out.
-        """
-        self._found.update(sealed)
-        plaintext = page.item.unseal(index, sealed, last=index == page.last)
-        if index == page.last:
-            if f"sha256:{self._found.hexdigest()}" != self._digest:
-                raise _damaged(self._digest, "its bytes have another digest")
-            if page.more or page.size != index * CHUNK + len(plaintext):
-                raise _damaged(self._digest, "it is longer or shorter than it was")
-        return plaintext
-
-
-def _object(tx: Transaction, digest: str) -> VaultRow | None:
-    """The row of a complete artifact."""
-    address = tx.vault.get(digest) if _DIGEST.fullmatch(digest) else None
-    if address is None or address.kind != ADDRESS:
-        return None
-    row = tx.vault.get(address.wrapped.decode("ascii", "replace"))
-    if row is None or not row.complete:
-        return None
-    if row.digest != digest or not row.kind.startswith(PREFIX):
-        raise _damaged(digest, "its address leads elsewhere")
-    return row
-
-
-def _missing(digest: str) -> NotFoundError:
-    return NotFoundError(
-        f"there is no artifact {digest[:80]!a}, or it has been erased",
-        reason="CONTENT_ERASED",
-        hint="The ledger says when it was put there, until when it was to be kept, and whether it was erased.",
-    )
-
-
-def _damaged(digest: str, why: str) -> DataLossError:
-    return DataLossError(
-        f"the artifact {digest} is damaged: {why}",
-        reason="ARTIFACT_DAMAGED",
-        hint="Keep the database for an investigation, and restore a backup.",
-    )

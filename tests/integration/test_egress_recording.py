@@ -32,6 +32,7 @@ from broker.vault.keyfile import read_key_file
 from broker.vault.vault import SealedVault
 from tests import egress_support
 from tests.egress_support import Host, make_certificates, ok
+from tests.replay_world import rerun
 from tests.sandbox_support import docker_engine, finish, leased, profile, python
 from tests.served import Served, command, command_json, ledger, make_state, serving
 
@@ -174,11 +175,23 @@ async def test_answers_are_kept_served_again_verified_and_erased(tmp_path: Path,
         await _sealed(broker, call, recording)
 
         broker.served.stop()
+        await asyncio.to_thread(_run_again, state, recording.call, broker.web.requests)
         command(state, "ledger", "erase", "--subject", recording.call, "--reason", "asked for", "--yes")
         with pytest.raises(NotFoundError) as erased:
             await broker.read(kept)
         assert erased.value.reason == "CONTENT_ERASED"
+        code, found = await asyncio.to_thread(rerun, state, recording.call)
+        assert (code, found["obstacles"][0]["reason"]) == (21, "CONTENT_ERASED")
         _verified(state)
+
+
+def _run_again(state: Path, call: str, requests: list[bytes]) -> None:
+    """A rerun of the whole call, from what is kept: the same came of it, and no host was asked."""
+    seen = len(requests)
+    code, found = rerun(state, call)
+    assert (code, found["verdict"]) == (0, "reproduced"), found
+    assert "5 request(s) got the answers that were recorded." in found["notes"]
+    assert len(requests) == seen
 
 
 async def _without_room(broker: World) -> None:
