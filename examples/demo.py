@@ -4,7 +4,9 @@ A broker starts with its embedded defaults; an agent calls tools on the airports
 package); one call is refused by policy and one for its arguments; one run is cut by time and one by memory; the ledger
 is printed and verified, and a copy with one changed byte is not; an auditor checks a bundle of it with one file. Between
 these, a tool that changes a real service outside waits for two people (``two_people.py``), and a clean-up that two people
-agreed to removes the wrong files, and the wrong rows of a database, and is taken back (``clean_up.py``, ``clean_rows.py``).
+agreed to removes the wrong files, and the wrong rows of a database, and is taken back (``clean_up.py``, ``clean_rows.py``);
+afterwards that is found in the record, shown, run again in a sealed sandbox, tried under a stricter policy, and packed
+(``incident.py``).
 Every step checks what it shows: exit code 0 means that all of it happened.
 """
 
@@ -25,6 +27,7 @@ from pathlib import Path
 import airportsdata
 from clean_rows import CleanRows
 from clean_up import CleanUp
+from incident import Incident
 from price_service import price_service
 from rich.syntax import Syntax
 from stage import ROOT, WAIT_S, DemoError, Stage, check, console, elapsed_s, step
@@ -180,6 +183,13 @@ class Demo(Stage):
                 target.writestr(item, data)
         self._check_bundle(verifier, doctored, key, expect=None)
 
+    def check_incident(self, bundle: Path, doctored: Path) -> None:
+        """The incident's bundle, and one in which fewer files were removed."""
+        step("The same stand-alone verifier on the incident's bundle, and on one in which nothing was removed")
+        key, verifier = self.answer("ledger", "keys")["items"][0]["key"], self.folder / "verify_bundle.py"
+        self._check_bundle(verifier, bundle, key, expect=0)
+        self._check_bundle(verifier, doctored, key, expect=None)
+
     def _check_bundle(self, verifier: Path, bundle: Path, key: str, *, expect: int | None) -> None:
         console.print(f"[dim]$ python {verifier.name} {bundle.name} --key {key}[/]", markup=True)
         # Away from this project, so that nothing of it can be imported.
@@ -205,6 +215,7 @@ def main() -> int:
         people = TwoPeople(demo, prices)
         clean_up = CleanUp(demo, people, AIRPORTS)
         clean_rows = CleanRows(demo, people, clean_up, AIRPORTS)
+        incident = Incident(demo)
         try:
             demo.prepare()
             people.prepare()
@@ -219,6 +230,8 @@ def main() -> int:
             demo.record()
             people.record()
             demo.evidence()
+            incident.go()
+            demo.check_incident(incident.bundle, incident.doctored())
             demo.clean()
         except DemoError as error:
             console.print("\n[bold red]the demo failed:[/]", end=" ")

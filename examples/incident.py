@@ -5,15 +5,15 @@ Nothing here asks the broker, and nothing changes anything: all of it reads the 
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from clean_up import TOOL, WORKSPACE
 from stage import Stage, check, console, step, tell
 
-TIGHTER = f"p, no-clean-up, role:agent, {WORKSPACE}, {TOOL}, call, 4, deny, after the incident no agent removes files here\n"
+TIGHTER = (
+    f"p, no-clean-up, role:agent, {WORKSPACE}, {TOOL}, call, 4, deny, after the incident no agent removes files here\n"
+)
 """A rule that would have refused it."""
 
 
@@ -53,7 +53,9 @@ class Incident:
         tell(f"{page.name}: {len(text) // 1024} KiB, one file")
 
     def _again(self, call: str) -> None:
-        step("Does it do so again? The same program, files and arguments in a sealed sandbox, next to nothing that is real")
+        step(
+            "Does it do so again? The same program, files and arguments in a sealed sandbox, next to nothing that is real"
+        )
         self._stage.broker("replay", "rerun", call)
 
     def _tighter(self, call: str) -> None:
@@ -63,7 +65,10 @@ class Incident:
         console.print(f"[dim]tighter.csv +[/] {TIGHTER.rstrip()}")
         self._stage.broker("replay", "whatif", "--policy", str(policy), "--fail-on", "widened")
         found = self._stage.answer("replay", "whatif", "--policy", str(policy))
-        check(_narrowed(found) == 1, f"{call} isn't the one call that would be refused: {json.dumps(found)[:2000]}")
+        counted = found["narrowed"]["requests"], found["widened"]["requests"], found["narrowed"]["by_rule"][0]["first"]
+        check(counted[:2] == (1, 0), f"refused and allowed instead would be {counted[:2]}")
+        decision = self._stage.answer("ledger", "show", "--call", call, "--type", "decision")["items"][0]["seq"]
+        check(counted[2] == decision, f"what would be refused is entry {counted[2]}, not {decision}")
 
     def _pack(self, call: str) -> None:
         step("The evidence is packed for somebody who trusts nobody; an answer from the bundle alone is the same")
@@ -82,8 +87,3 @@ class Incident:
                     data = data.replace(b'"removed":6', b'"removed":0')
                 copy.writestr(item, data)
         return target
-
-
-def _narrowed(found: dict[str, Any]) -> int:
-    """How many decisions would be refused now."""
-    return int(found["narrowed"]["decisions"])
