@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from broker.cli.local import JsonOption, StateOption
-from broker.cli.output import emit
+from broker.cli.output import ExitCode, emit
 from broker.cli.policy import local_catalogue
 from broker.cli.replay_case import BundleOption, Case, check_sound, open_case
 from broker.cli.replay_span import SinceOption, UntilOption, span_of
@@ -63,7 +63,8 @@ def whatif(
 ) -> None:
     """Decide every recorded decision again, under another policy, and say what flips, how often and who would be asked.
 
-    It changes nothing. Exit code 0; 1 where --fail-on says so; 2 where the policy or the table may not go live.
+    It changes nothing. Exit code 0; 1 where --fail-on says so; 2 where the policy or the table may not go live; 6 where the
+    ledger doesn't verify, or holds a decision that its own policy wouldn't give.
 
     Example: broker replay whatif --policy new-policy.csv --since 2026-01-01 --fail-on widened
     """
@@ -79,6 +80,8 @@ def whatif(
     emit(made, as_json=as_json, render=render_report)
     if fail_on is not None and _flips(made, fail_on):
         raise typer.Exit(FLIPS)
+    if not made.ledger.sound or made.control.disagree:
+        raise typer.Exit(ExitCode.OURS)
 
 
 def _flips(made: Report, which: FailOn) -> bool:

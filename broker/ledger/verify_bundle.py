@@ -2133,6 +2133,8 @@ def verify(
     except Exception as error:  # noqa: BLE001 - whatever a bundle makes Python raise, it is not ok
         why = f"the file is no whole bundle: {type(error).__name__}: {str(error)[:200]}"
         report.update(verdict=MALFORMED, place={"file": "", "seq": None, "field": "", "why": why})
+    if report["verdict"] not in {OK, RECOVERED, VOTES_INVALID}:
+        report.update(complete=NOT_SHOWN)  # what was said of it rests on entries that aren't proved
     return report
 
 
