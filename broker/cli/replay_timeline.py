@@ -10,17 +10,16 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.durations import parse_duration
 from broker.cli.output import ExitCode, emit
 from broker.cli.remote import AddressOption, CaOption, IdentityOption, JsonOption, Remote, StateOption
 from broker.cli.replay_case import BundleOption, Case, open_case
+from broker.cli.replay_span import SinceOption, UntilOption, moment_of
 from broker.cli.timeline_output import timeline_output
 from broker.cli.timeline_view import render_timeline
-from broker.errors import BrokerError, FieldViolation, InvalidArgumentError, NotFoundError
+from broker.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from broker.ledger.bundle_zip import new_file
 from broker.private_file import PRIVATE
 from broker.private_file import replace as replace_file
-from broker.replay.members import microseconds
 from broker.replay.naming import KnownNames
 from broker.replay.timeline.kept_texts import KeptTexts
 from broker.replay.timeline.making import Limits, make_timeline
@@ -56,10 +55,8 @@ def timeline(
         ),
     ] = "",
     workspace: Annotated[str, typer.Option("--workspace", help="What was done in this workspace.")] = "",
-    since: Annotated[
-        str, typer.Option("--since", help="Not before: a time such as 2026-01-31T12:00Z, or 2h, 3d ago.")
-    ] = "",
-    until: Annotated[str, typer.Option("--until", help="Not after, in the same way.")] = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=5000, help="Most calls, acts and approvals, the newest of each.")
     ] = 200,
@@ -204,21 +201,7 @@ def _check(wanted: Selection, bundle: Path | None, *, server: bool) -> None:
 
 
 def _time(option: str, text: str, now: datetime) -> int | None:
-    """A time in microseconds: as ISO 8601 has it, in UTC where no zone is given, or so long ago."""
-    if not text:
-        return None
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            when = now - parse_duration(text, option=option)
-        except (BrokerError, OverflowError) as error:
-            raise _refused(
-                option,
-                f"{text[:40]!a} is neither a time such as 2026-01-31 or 2026-01-31T12:00Z nor a span such as 90s, 2h, 3d",
-            ) from error
-    zoned = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-    return microseconds(zoned.astimezone(UTC).isoformat())
+    return moment_of(text, option=option, now=now) if text else None
 
 
 def _refused(option: str, why: str) -> InvalidArgumentError:

@@ -95,7 +95,7 @@ def test_people_by_name_reasons_and_denials(made: Rebuildable) -> None:
     assert "human:dan: deny (attested by a bot's key in slack): no" in votes
     assert refusal(made.state, "--person", "nobody-at-all") == (2, "IDENTITY_UNKNOWN")
     assert refusal(made.state, "--call", CALL) == (2, "CALL_NOT_FOUND")
-    assert refusal(made.state, "--since", "yesterday") == (2, "USAGE")
+    assert refusal(made.state, "--since", "yesterday") == (2, "TIME_INVALID")
     assert refusal(made.state, "--since", "1h", "--until", "2h") == (2, "USAGE")
 
 
@@ -145,7 +145,7 @@ def test_a_page_is_written_privately_and_never_over_another(made: Rebuildable, t
 
 def test_a_ledger_that_does_not_verify_is_shown_loudly_and_is_exit_code_6(made: Rebuildable, tmp_path: Path) -> None:
     state = Path(shutil.copytree(made.state, tmp_path / "state"))
-    shutil.rmtree(state / "replay", ignore_errors=True)
+    command(state, "ask", "refusals")
     with closing(sqlite3.connect(state / "broker.db")) as database, database:
         triggers = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
         for name, _ in triggers:
@@ -158,6 +158,11 @@ def test_a_ledger_that_does_not_verify_is_shown_loudly_and_is_exit_code_6(made: 
         assert changed.rowcount == 1
         for _, statement in triggers:
             database.execute(statement)
+    done = command(state, *TIMELINE, "--call", made.succeeded, check=False)
+    assert done.returncode == 6
+    # It had been filed before somebody changed it.
+    assert done.stdout.startswith("DOESN'T VERIFY: changed")
+    (state / "casebook.db").unlink()
     done = command(state, *TIMELINE, "--call", made.succeeded, check=False)
     assert done.returncode == 6
     assert done.stdout.startswith("DOESN'T VERIFY: tampered")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.errors import DataLossError
 from broker.replay.casebook import Casebook, Entry
@@ -61,6 +61,7 @@ class _Making:
         self._name = name
         self._texts = texts
         self._causes = Causes(casebook)
+        self._mark = casebook.mark
         self._notes: list[str] = []
         self._bodies: dict[int, Entry] = {}
 
@@ -81,7 +82,7 @@ class _Making:
             for seq, entry in sorted(self._bodies.items())
         ]
         return Timeline(
-            mark=self._casebook.mark,
+            mark=self._mark,
             selection=wanted.words(),
             groups=self._groups(gathered, events),
             events=tuple(events),
@@ -95,6 +96,9 @@ class _Making:
                 self._bodies[seq] = self._casebook.entry(seq)
             except DataLossError as error:
                 self._notes.append(error.message)
+                # It verified when it was filed, and somebody has changed it since.
+                if self._mark.sound:
+                    self._mark = replace(self._mark, verdict="changed", why=error.message)
 
     def _in_force(self, causes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]) -> list[int]:
         """Causes that aren't shown yet and say what was in force."""
