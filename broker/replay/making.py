@@ -36,6 +36,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _BUSY_S = 300.0
 _STEP = 1000
+_JOURNAL = "-journal"
+"""What SQLite appends to the name of a database, for what a killed command had begun."""
 _GOOD = frozenset({Verdict.OK, Verdict.RECOVERED})
 _KEY_ENTRIES = ("signer.rotated", "signer.revoked", "recovered")
 """After one of these other keys may sign: all is verified anew."""
@@ -125,9 +127,14 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     connection = sqlite3.connect("" if path is None else path, isolation_level=None, timeout=_BUSY_S)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        # All of it can be made again from the ledger, so it need not outlive a crash.
-        connection.execute("PRAGMA journal_mode = MEMORY")
-        connection.execute("PRAGMA synchronous = OFF")
+        if path is None:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("PRAGMA synchronous = OFF")
+        else:
+            # Who is killed at work leaves the casebook as it was, not half of each: that would be believed. Pages that
+            # are new need no journal, so the first making costs nothing more.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -131072")
     except sqlite3.DatabaseError:
         version = -1
@@ -140,7 +147,8 @@ def _anew(connection: sqlite3.Connection, path: Path | None) -> sqlite3.Connecti
     """An empty casebook in the place of one that is empty, of another version or no casebook at all."""
     if path is not None and path.stat().st_size:
         connection.close()
-        path.unlink()
+        path.with_name(path.name + _JOURNAL).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return _connect(path)
     connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
     return connection

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -242,3 +245,20 @@ def test_single_entries_carry_the_mark_that_they_came_with() -> None:
         assert found.entry(7).data == data
         with pytest.raises(DataLossError):
             found.entry(8)
+
+
+def test_one_that_was_killed_at_work_leaves_nothing_that_is_half_done(world: World, tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "casebook.db"
+    for number in range(40):
+        run_call(world, f"call_early_{number}", "files.read")
+    with casebook(tmp_path, world, kept):
+        pass
+    for number in range(40):
+        run_call(world, f"call_late_{number}", "files.read")
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.casebook_killed", str(tmp_path), str(kept)], timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with casebook(tmp_path, world, kept) as found, casebook(tmp_path, world) as anew:
+        assert [found.rows(statement) for statement in ALL] == [anew.rows(statement) for statement in ALL]
+        assert found.one("PRAGMA integrity_check") == ("ok",)
