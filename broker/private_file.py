@@ -7,7 +7,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from broker.errors import ConflictError, FailedPreconditionError
+from broker.errors import ConflictError, FailedPreconditionError, UnavailableError
 
 PRIVATE = 0o600
 """Mode of a file with a secret."""
@@ -45,8 +45,26 @@ def write_new(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
 def replace(path: Path, data: bytes, *, mode: int) -> None:
     """Puts a file in the place of another in one step: readers see the old or the new, never a part."""
     draft = _draft(path, data, mode)
-    draft.replace(path)
+    try:
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     sync_dir(path.parent)
+
+
+def write_over(path: Path, data: bytes) -> None:
+    """Writes a private file that somebody named, whether it is there already or not; a link is replaced, not followed.
+
+    Raises:
+        UnavailableError: ``FILE_UNWRITABLE``: its folder isn't there, or it is one itself, or the disk is full.
+    """
+    try:
+        replace(path, data, mode=PRIVATE)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} can't be written: {error.strerror}", reason="FILE_UNWRITABLE", hint="Name another file."
+        ) from error
 
 
 def sync_dir(path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,9 @@ from rich.text import Text
 
 from broker.cli.output import ExitCode, OutputModel, console, emit, printable
 from broker.cli.replay_case import Case, MarkOutput, mark_output, open_case, render_mark
-from broker.errors import InvalidArgumentError
+from broker.errors import DataLossError, InvalidArgumentError
 from broker.replay.asking.answer import Answer, Cell, Column, Kind, Line
-from broker.replay.casebook import stamp
+from broker.replay.casebook import Casebook, Mark, stamp
 
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=1_000_000, help="Most lines to print; it says how many more.")
@@ -28,6 +29,8 @@ CsvOption = Annotated[
 
 _MOST_EVIDENCE = 6
 """Numbers of entries that a table shows of one line; --json has all."""
+_MOST_LOOKED_AT = 2000
+"""Entries behind the lines that are compared with what was filed of them, each time: some hundredths of a second."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet would take for the beginning of a formula."""
 
@@ -78,7 +81,7 @@ def answer_with(work: Callable[[Case], Answer], form: Form) -> None:
         shown = answer.lines[: form.limit]
         output = AnswerOutput(
             question=answer.question,
-            mark=mark_output(case.casebook.mark),
+            mark=mark_output(_still(case.casebook, shown)),
             columns=tuple(column.name for column in answer.columns),
             lines=tuple(_line(answer.columns, line) for line in shown),
             omitted=len(answer.lines) - len(shown),
@@ -91,6 +94,17 @@ def answer_with(work: Callable[[Case], Answer], form: Form) -> None:
             emit(output, as_json=form.as_json, render=lambda found: _render(case, answer.columns, shown, found))
     if not output.mark.sound:
         raise typer.Exit(ExitCode.OURS)
+
+
+def _still(casebook: Casebook, lines: tuple[Line, ...]) -> Mark:
+    """The casebook's mark; ``changed`` where the ledger has other entries now than those that prove these lines."""
+    evidence = (seq for line in lines for seq in line.evidence)
+    try:
+        for _ in casebook.entries(itertools.islice(evidence, _MOST_LOOKED_AT)):
+            pass
+    except DataLossError as error:
+        return replace(casebook.mark, verdict="changed", why=error.message) if casebook.mark.sound else casebook.mark
+    return casebook.mark
 
 
 def _line(columns: tuple[Column, ...], line: Line) -> LineOutput:
@@ -125,7 +139,7 @@ def _print_csv(case: Case, columns: tuple[Column, ...], lines: tuple[Line, ...],
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([*output.columns, "evidence"])
     for line in lines:
-        texts = [_text(case, column, cell) for column, cell in zip(columns, line.cells, strict=True)]
+        texts = [printable(_text(case, column, cell)) for column, cell in zip(columns, line.cells, strict=True)]
         writer.writerow([*map(_harmless, texts), " ".join(map(str, line.evidence))])
     for problem in _problems(output):
         sys.stderr.write(f"{problem}\n")
@@ -136,8 +150,14 @@ def _harmless(text: str) -> str:
 
 
 def _problems(output: AnswerOutput) -> list[str]:
-    found = [] if output.mark.sound else [f"DOESN'T VERIFY: {output.mark.verdict} {output.mark.why}"]
-    return [*found, *([f"{output.omitted} more lines: raise --limit"] if output.omitted else [])]
+    """What a table of nothing but lines can't say: it goes beside it."""
+    mark = output.mark
+    found = [] if mark.sound else [f"DOESN'T VERIFY: {mark.verdict} {printable(mark.why)}"]
+    if mark.extract:
+        found.append(f"from an extract ({printable(mark.extract)}): {printable(mark.complete)}")
+    if output.omitted:
+        found.append(f"{output.omitted} more lines: raise --limit")
+    return [*found, *(f"note: {printable(note)}" for note in output.notes)]
 
 
 def _render(case: Case, columns: tuple[Column, ...], lines: tuple[Line, ...], output: AnswerOutput) -> None:

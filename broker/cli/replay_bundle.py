@@ -47,6 +47,8 @@ from broker.settings import DEFAULT_STATE, StatePaths, load_settings
 from broker.tlog.checkpoint import Checkpoint
 
 _CUSTODY = ".custody.jsonl"
+_LAST = 2**62
+"""No ledger has an entry of a higher number."""
 _GOOD = ("ok", "recovered")
 
 
@@ -97,8 +99,12 @@ def bundle(
     call: Annotated[str, typer.Option("--call", help="About this call, such as call_01...")] = "",
     agent: Annotated[str, typer.Option("--agent", help="About all that this agent did, by id or name.")] = "",
     session: Annotated[str, typer.Option("--session", help="About this session and its calls.")] = "",
-    first: Annotated[int | None, typer.Option("--from", min=0, help="About the entries from this number on.")] = None,
-    last: Annotated[int | None, typer.Option("--to", min=0, help="About the entries up to this number.")] = None,
+    first: Annotated[
+        int | None, typer.Option("--from", min=0, max=_LAST, help="About the entries from this number on.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=0, max=_LAST, help="About the entries up to this number.")
+    ] = None,
     names: Annotated[bool, typer.Option("--names", help="Add the names of the people and agents in it.")] = False,
     approvals: Annotated[
         bool, typer.Option("--approvals", help="Add what people were shown and their reasons, in plain text.")

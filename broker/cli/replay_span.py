@@ -48,7 +48,10 @@ def moment_of(text: str, *, option: str, now: datetime) -> int:
             raise _invalid(option, f"{text[:40]!a} is neither a time such as 2026-01-31T09:30:00Z nor 7d") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    try:
+        return (moment - _EPOCH) // timedelta(microseconds=1)
+    except OverflowError as error:
+        raise _invalid(option, f"{text[:40]!a} is in no year from 1 to 9999 in UTC") from error
 
 
 def _invalid(option: str, why: str) -> InvalidArgumentError:

@@ -18,8 +18,7 @@ from broker.cli.timeline_output import timeline_output
 from broker.cli.timeline_view import render_timeline
 from broker.errors import FieldViolation, InvalidArgumentError, NotFoundError
 from broker.ledger.bundle_zip import new_file
-from broker.private_file import PRIVATE
-from broker.private_file import replace as replace_file
+from broker.private_file import write_over
 from broker.replay.naming import KnownNames
 from broker.replay.timeline.kept_texts import KeptTexts
 from broker.replay.timeline.making import Limits, make_timeline
@@ -155,7 +154,7 @@ def _show(
 def _write(path: Path, data: bytes, *, force: bool) -> None:
     # What was kept sealed stands in it in plain text: it is its owner's alone.
     if force:
-        replace_file(path, data, mode=PRIVATE)
+        write_over(path, data)
         return
     with new_file(path) as stream:
         stream.write(data)

@@ -10,19 +10,21 @@ from typing import Annotated
 import typer
 
 from broker.cli.local import JsonOption, StateOption
-from broker.cli.output import ExitCode, emit
+from broker.cli.output import ExitCode, emit, errors
 from broker.cli.policy import local_catalogue
 from broker.cli.replay_case import BundleOption, Case, check_sound, open_case
 from broker.cli.replay_span import SinceOption, UntilOption, span_of
 from broker.cli.replay_whatif_view import render_report
 from broker.domain.identity import IdentityKind
 from broker.domain.ports import Transaction
-from broker.identity import files
 from broker.ledger.in_force import policy_in_force
 from broker.policy.live import read_snapshot, read_text
 from broker.policy.snapshot import Snapshot
 from broker.policy.whatif_report import Report
+from broker.private_file import write_over
 from broker.replay import whatif_making
+from broker.replay.naming import NoNames
+from broker.replay.whatif import ANOTHER_CHECK
 from broker.replay.whatif_making import Rules, Tried, make_report
 from broker.rpc.methods import served_methods
 from broker.settings import DEFAULT_STATE, StatePaths, load_settings
@@ -32,6 +34,7 @@ FLIPS = 1
 """Exit code where something flips that ``--fail-on`` names."""
 
 _NO_NAMES = "a bundle has no names: who would be asked isn't known, nor what depends on an agent's name"
+_NO_PEOPLE = "a bundle doesn't say who could be asked"
 _SHIPPED = "a bundle doesn't say which table of tiers was in force: it is compared with the shipped one"
 
 
@@ -52,8 +55,13 @@ def whatif(
     since: SinceOption = "",
     until: UntilOption = "",
     fail_on: Annotated[
-        FailOn | None, typer.Option("--fail-on", help="Exit with code 1 where something flips this way.")
+        FailOn | None,
+        typer.Option("--fail-on", help="Exit with code 1 where something flips this way, or where that isn't known."),
     ] = None,
+    allow_undecided: Annotated[
+        bool,
+        typer.Option("--allow-undecided", help="With --fail-on: requests that can't be decided again are no reason."),
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write the report here, as RFC 8785 JSON with its own digest.")
     ] = None,
@@ -76,12 +84,27 @@ def whatif(
         present, asked, notes = _present(case, before)
         made = make_report(asked, tried, present, span, notes=notes)
     if report is not None:
-        files.replace(report, made.data(), mode=files.PRIVATE)
+        write_over(report, made.data())
     emit(made, as_json=as_json, render=render_report)
-    if fail_on is not None and _flips(made, fail_on):
-        raise typer.Exit(FLIPS)
-    if not made.ledger.sound or made.control.disagree:
+    if not made.ledger.sound:
         raise typer.Exit(ExitCode.OURS)
+    if fail_on is not None and (_unknown(made, fail_on, allowed=allow_undecided) or _flips(made, fail_on)):
+        raise typer.Exit(FLIPS)
+    if made.control.disagree:
+        raise typer.Exit(ExitCode.OURS)
+
+
+def _unknown(made: Report, which: FailOn, *, allowed: bool) -> bool:
+    """Says so where it isn't known whether something flips."""
+    number = 0 if allowed else sum(item.requests for item in made.undecided if item.why != ANOTHER_CHECK)
+    if number:
+        errors.print(
+            f"--fail-on {which}: {number} request(s) can't be decided again, so it isn't known that none of them flips."
+            " Leave them out with --since, or accept that with --allow-undecided.",
+            style="bold red",
+            soft_wrap=True,
+        )
+    return bool(number)
 
 
 def _flips(made: Report, which: FailOn) -> bool:
@@ -110,7 +133,7 @@ def _apart(policy: Path, tiers: Path | None) -> tuple[Tried, Tiers]:
 def _present(case: Case, tiers: Tiers) -> tuple[Rules, whatif_making.Case, Sequence[str]]:
     if case.local is None:
         apart = whatif_making.Case(case.casebook, case.names, {}, case.policy_text)
-        return Rules(None, tiers), apart, (_NO_NAMES, _SHIPPED)
+        return Rules(None, tiers), apart, (_NO_NAMES if isinstance(case.names, NoNames) else _NO_PEOPLE, _SHIPPED)
     local = case.local
     text = local.read(lambda tx: policy_in_force(tx, local.vault))
     in_force = Snapshot.load(read_text(local.paths.policy / "policy.csv") if text is None else text)

@@ -54,6 +54,9 @@ class Mark:
         return self.verdict in {"ok", "recovered"}
 
 
+_UNREAD = Mark("malformed", "nothing has been read yet", "", 0, "")
+
+
 class Bodies(Protocol):
     """Where the bytes of entries come from."""
 
@@ -152,7 +155,10 @@ def stamp(microseconds: int) -> str:
 def read_mark(connection: sqlite3.Connection) -> Mark:
     """The mark that a casebook has."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'mark'").fetchone()
-    return Mark("malformed", "nothing has been read yet", "", 0, "") if row is None else Mark(**json.loads(row[0]))
+    try:
+        return _UNREAD if row is None else Mark(**json.loads(row[0]))
+    except (ValueError, TypeError):
+        return _UNREAD  # somebody else wrote it: all is read anew
 
 
 def write_mark(connection: sqlite3.Connection, mark: Mark) -> None:

@@ -24,7 +24,7 @@ MAX_LINES = 4000
 MAX_DIFF_LINES = 400
 """Lines of a difference; how many more there are is said."""
 _CONTEXT = 3
-_NOT_THE_TOOLS = frozenset({EndCause.POLICY, EndCause.OPERATOR, EndCause.CLIENT, EndCause.ENGINE})
+NOT_THE_TOOLS = frozenset({EndCause.POLICY, EndCause.OPERATOR, EndCause.CLIENT, EndCause.ENGINE})
 """Ends that somebody beside the tool brought about."""
 
 
@@ -77,7 +77,7 @@ def _end(recorded: Ended, again: Ended) -> Iterator[Difference]:
         ("exit_code", before.exit_code, outcome.exit_code),
         ("signal", before.signal, outcome.signal),
     ]
-    if before.cause not in _NOT_THE_TOOLS:
+    if before.cause not in NOT_THE_TOOLS:
         pairs.append(("cause", before.cause.value, outcome.cause.value))
         if recorded.state is not None and again.state is not None:
             then = CallState.SUCCEEDED if recorded.state in {CallState.UNDONE, CallState.UNDOING} else recorded.state
@@ -94,7 +94,14 @@ def _word(value: object) -> str:
 def _stream(name: str, recorded: Ended, again: Ended) -> Iterator[Difference]:
     old: StreamSummary | None = getattr(recorded.outcome, name)
     new: StreamSummary | None = getattr(again.outcome, name)
-    if old is None or new is None or (old.total_bytes, old.digest) == (new.total_bytes, new.digest):
+    if old is None or new is None:
+        # Of a run that was cut off from outside nobody counted the bytes.
+        if (old is None) != (new is None) and recorded.outcome.cause not in NOT_THE_TOOLS:
+            yield Difference(
+                name, "not known" if old is None else _told(old), "not known" if new is None else _told(new)
+            )
+        return
+    if (old.total_bytes, old.digest) == (new.total_bytes, new.digest):
         return
     diff, offset = between(recorded.output[name], again.output[name])
     yield Difference(name, _told(old), _told(new), diff, offset)

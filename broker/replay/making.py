@@ -82,16 +82,13 @@ def open_casebook(
         UnavailableError: another command is making this casebook (``CASEBOOK_BUSY``).
         BrokerError: as ``opening`` says; a ledger that doesn't verify is no error, but a mark.
     """
-    with opening() as source, closing(_connect(path)) as connection:
+    with opening() as source:
         try:
-            _bring_up_to_date(connection, _Reading(opening, source, known, progress), path)
-            yield Casebook(connection, SourceBodies(source))
+            with closing(_connect(path)) as connection:
+                _bring_up_to_date(connection, _Reading(opening, source, known, progress), path)
+                yield Casebook(connection, SourceBodies(source))
         except sqlite3.Error as error:
-            raise DataLossError(
-                f"the casebook {path or 'in memory'} can't be used: {error}",
-                reason="CASEBOOK_UNREADABLE",
-                hint="Remove that file: it is made anew from the ledger.",
-            ) from error
+            raise _unusable(path, error) from error
 
 
 @contextmanager
@@ -119,10 +116,21 @@ def extract_casebook(rows: Iterable[tuple[int, bytes]], mark: Mark) -> Iterator[
         yield Casebook(connection, TableBodies(connection))
 
 
+def _unusable(path: Path | None, error: Exception) -> DataLossError:
+    return DataLossError(
+        f"the casebook {path or 'in memory'} can't be used: {error}",
+        reason="CASEBOOK_UNREADABLE",
+        hint="Remove that file: it is made anew from the ledger. Its folder has to be writable, on a disk with room.",
+    )
+
+
 def _connect(path: Path | None) -> sqlite3.Connection:
     if path is not None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=PRIVATE, exist_ok=True)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=PRIVATE, exist_ok=True)
+        except OSError as error:
+            raise _unusable(path, error) from error
     # An empty name is a temporary database: SQLite keeps it in memory as far as it can, and deletes it in the end.
     connection = sqlite3.connect("" if path is None else path, isolation_level=None, timeout=_BUSY_S)
     try:

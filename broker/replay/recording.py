@@ -100,6 +100,11 @@ def read_recording(tx: Transaction, vault: Vault, call: str, origin: str) -> Rec
     planned = _planned(tx, sealed)
     if planned is not None:
         _check_planned(call, entries, request, planned, sealed)
+    elif found := of_types(entries, "plan.outcome"):
+        # Without it the effect wouldn't be compared, and nobody would know.
+        raise doctored(
+            "PLAN_MISSING", f"entry {found[-1].seq} of the ledger is about a plan of {call}, and none is kept"
+        )
     outcome = read_outcome(tx, sealed, row)
     if outcome is not None:
         _check_outcome(call, entries, outcome, sealed)

@@ -18,7 +18,7 @@ from broker.pipeline.outside_plan import read_plan
 from broker.pipeline.ran import Ran
 from broker.pipeline.verdict import judge
 from broker.replay.choosing import choose_gate
-from broker.replay.difference import MAX_TEXT, Contents, Difference, compare
+from broker.replay.difference import MAX_TEXT, NOT_THE_TOOLS, Contents, Difference, compare
 from broker.replay.gates import SealedGate
 from broker.replay.obstacles import Obstacle
 from broker.replay.rebuilding import Missing, Rebuilt, Sources, rebuild
@@ -243,8 +243,13 @@ def _container(engine: Engine, recording: Recording, profile: Profile) -> tuple[
 
 def _notes(recording: Recording, done: Done, gate: SealedGate) -> Iterable[str]:
     before = None if recording.ended is None else recording.ended.outcome
-    if before is not None and before.cause.value in {"CLIENT", "OPERATOR"}:
-        yield "The recorded run was cut short by somebody, and the rerun wasn't."
+    if before is not None and before.cause in NOT_THE_TOOLS:
+        yield (
+            f"The recorded run was ended from outside ({before.cause.value}), and the rerun wasn't: cause and state are not"
+            " compared."
+        )
+    if recording.ended is not None and recording.ended.effect is None and done.effect is not None:
+        yield "What the recorded run changed on its copy is not kept: the rerun's changes are compared with nothing."
     yield from gate.told()
     if done.asked:
         kept = "these were not among the answers that were kept" if gate.answers else "no answers were kept"

@@ -18,7 +18,8 @@ from broker.replay.questions_asked import Answered, Unasked
 from broker.replay.redeciding import Redecider, Unknown
 from broker.specs.tiers import Tiers
 
-_ANOTHER_CHECK = "another check than the policy refused it"
+ANOTHER_CHECK = "another check than the policy refused it"
+"""Why no policy answers a request."""
 _NO_INPUTS = "its entry doesn't say what the policy read"
 _BY_POLICY = frozenset({"", "POLICY_DENIED", "MANY_REFUSALS"})
 
@@ -148,7 +149,7 @@ def compare(
         for why, items in sorted(unknown.items())
     ]
     undecided += [
-        Undecided(_NO_INPUTS if item.reason in _BY_POLICY else _ANOTHER_CHECK, item.reason, item.entries, item.requests)
+        Undecided(_NO_INPUTS if item.reason in _BY_POLICY else ANOTHER_CHECK, item.reason, item.entries, item.requests)
         for item in unasked
     ]
     return Whatif(tuple(outcomes), tuple(undecided))

@@ -193,6 +193,12 @@ def test_output_that_was_taken_away(touched: Recorded) -> None:
     assert _doctored(touched.state, call) == "OUTPUT_DOCTORED"
 
 
+def test_a_plan_that_was_taken_away_so_that_its_effect_is_not_compared(touched: Recorded) -> None:
+    call = touched.calls["write"]
+    sql(touched.state, "DELETE FROM vault_chunk WHERE object_id = ? AND idx = ?", call, PLANNED)
+    assert _doctored(touched.state, call) == "PLAN_MISSING"
+
+
 def test_a_specification_that_was_changed(touched: Recorded) -> None:
     state, calls = touched.state, touched.calls
     versions = [json.loads(_entry(state, calls[name], "decision")[1])["tool"]["version"] for name in ("plain", "write")]

@@ -153,13 +153,26 @@ def test_a_bundle_is_enough_where_no_answer_depends_on_a_name(state: Path, polic
 
 def test_a_ledger_that_does_not_verify_fails_a_build_and_is_marked(state: Path, policy: str, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(state, tmp_path / "state"))
-    shutil.rmtree(copy / "replay", ignore_errors=True)
+    (copy / "casebook.db").unlink(missing_ok=True)  # what was filed before it was changed would still be right
     data = bytearray((copy / "broker.db").read_bytes())
     place = data.index(b'"rule":"demo-no-shell"},"seq"')
     data[place + 8 : place + 12] = b"demX"
     (copy / "broker.db").write_bytes(data)
     options = ("replay", "whatif", "--policy", written(tmp_path, policy), "--json")
     shown = command(copy, *options, check=False)
-    assert (shown.returncode, json.loads(shown.stdout)["ledger"]["sound"]) == (0, False)
+    assert (shown.returncode, json.loads(shown.stdout)["ledger"]["sound"]) == (6, False)
     failed = command(copy, *options, "--fail-on", "widened", check=False)
     assert (failed.returncode, json.loads(failed.stdout)["reason"]) == (6, "LEDGER_UNSOUND")
+
+
+def test_a_build_fails_where_it_is_not_known_whether_something_flips(tmp_path: Path, policy: str) -> None:
+    # Recorded before refusals had what the policy read: that of shell.run may flip or not.
+    day = Path(__file__).parents[1] / "histories" / "day.zip"
+    wider = written(tmp_path, policy.replace(NO_SHELL, "demo-no-shell, role:agent, demo, shell.run, call, 4, allow"))
+    options = ("replay", "whatif", "--policy", wider, "--bundle", str(day))
+    failed = command(tmp_path, *options, "--fail-on", "widened", check=False)
+    assert failed.returncode == 1
+    assert "4 request(s) can't be decided again" in failed.stderr
+    assert command(tmp_path, *options, check=False).returncode == 0
+    accepted = command(tmp_path, *options, "--fail-on", "widened", "--allow-undecided", check=False)
+    assert (accepted.returncode, accepted.stderr) == (0, "")

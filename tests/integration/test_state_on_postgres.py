@@ -145,7 +145,28 @@ async def test_calls_are_served(postgres: PostgresServer, name: str, tmp_path: P
             assert (await client.run("python.run", {"code": "print(6 * 7)"})).stdout == b"42\n"
         served.kill()
     with serving(state) as served:
-        async with served.client() as client:
+        opening = ("--address", served.address, "--identity", f"human/{OPERATOR}")
+        session = command_json(state, "sessions", "start", "--agent", AGENT, "--workspace", "demo", *opening)["name"]
+        async with served.client(session=session) as client:
             call = await client.run("python.run", {"code": "print('again')"})
             assert call.stdout == b"again\n"
-        assert command_json(state, "replay", "rerun", call.name)["verdict"] == "reproduced"
+        _replay(state, call.name, session, tmp_path)
+
+
+def _replay(state: Path, call: str, session: str, place: Path) -> None:
+    """Each command of a replay, once, while the broker serves."""
+    name = call.removeprefix("calls/")
+    assert command_json(state, "replay", "rerun", call)["verdict"] == "reproduced"
+    for _ in range(2):  # filed, and looked up in what was filed
+        done = command_json(state, "ask", "agent", AGENT)
+        assert (done["mark"]["verdict"], {line["values"]["tool"] for line in done["lines"]}) == ("ok", {"python.run"})
+    told = command_json(state, "replay", "timeline", "--call", name, "--html", str(place / "page.html"))
+    assert (told["mark"]["sound"], [item["call"] for item in told["calls"]]) == (True, [name])
+    again = command_json(state, "replay", "session", session)
+    assert [(step["call"], step["rerun"]["verdict"]) for step in again["steps"]] == [(call, "reproduced")]
+    policy = str(state / "policy" / "policy.csv")
+    tried = command_json(state, "replay", "whatif", "--policy", policy, "--fail-on", "any")
+    assert tried["control"]["reproduced"] == tried["totals"]["requests"] == 2
+    packed = command_json(state, "replay", "bundle", str(place / "case.zip"), "--agent", AGENT, "--names")
+    assert packed["verdict"] == "ok"
+    assert command_json(place, "ask", "agent", AGENT, "--bundle", str(place / "case.zip"))["mark"]["sound"]

@@ -5,13 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.cli.init import create_state
+from broker.cli.local import open_local
 from broker.cli.main import run
+from broker.domain.canonical import JsonObject
+from broker.ledger.genesis import read_origin
+from broker.ledger.ledger import Ledger
 from tests.bundle_world import World, bundle_world, members, pack
 from tests.casebook_world import decision, refusals, run_call
 
@@ -117,3 +125,57 @@ def test_what_is_no_bundle_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
     assert answer(capsys, "refusals", "--bundle", str(tmp_path / "none.zip"), code=2)["reason"] == "USAGE"
     assert answer(capsys, "refusals", "--bundle", str(tmp_path / "gone.zip"), code=2)["reason"] == "LEDGER_MISSING"
     assert answer(capsys, "refusals", "--state", str(tmp_path), code=2)["reason"] == "STATE_MISSING"
+
+
+def test_csv_says_beside_it_that_it_is_of_an_extract_and_moves_no_cursor(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["ask", "paths", "--bundle", str(bundle), "--csv"]) == 0
+    whole = capsys.readouterr()
+    assert "\x1b" not in whole.out
+    assert "\\x1b[31mred\\u202e" in whole.out
+    assert "extract" not in whole.err
+    part = Path(__file__).parents[2] / "histories" / "day-session.zip"
+    assert run(["ask", "refusals", "--bundle", str(part), "--csv"]) == 0
+    assert capsys.readouterr().err.startswith("from an extract (session ses_")
+
+
+def test_an_entry_that_was_changed_after_it_was_filed_is_no_evidence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    create_state(state, operator="ada", hosts=())
+    refused: JsonObject = {"tool": {"name": "shell.run"}, "refused": {"reason": "POLICY_DENIED", "rule": "no-shell"}}
+    with open_local(state) as local:
+        ledger = Ledger(local.read(read_origin), "boot_2", lambda: datetime.now(UTC))
+        local.write(lambda tx: [ledger.append(tx, "decision", refused, agent=agent) for agent in ("agt_a", "agt_b")])
+    options = ("refusals", "--state", str(state))
+    first = answer(capsys, *options)
+    assert first["mark"]["verdict"] == "ok"
+    seq = first["lines"][0]["evidence"][0]
+    with closing(sqlite3.connect(state / "broker.db", isolation_level=None)) as db:
+        triggers = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            db.execute(f"DROP TRIGGER {name}")
+        changed = "CAST(replace(CAST(data AS TEXT), 'no-shell', 'no-shall') AS BLOB)"
+        assert db.execute(f"UPDATE ledger_entry SET data = {changed} WHERE seq = ?", (seq,)).rowcount == 1  # noqa: S608 - of this test
+        for _, text in triggers:
+            db.execute(text)
+    found = answer(capsys, *options, code=6)
+    assert (found["mark"]["sound"], found["mark"]["verdict"]) == (False, "changed")
+    assert f"entry {seq} " in found["mark"]["why"]
+
+
+def test_a_casebook_that_can_not_be_used_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "state"
+    create_state(state, operator="ada", hosts=())
+    kept = state / "casebook.db"
+    kept.mkdir()
+    found = answer(capsys, "refusals", "--state", str(state), code=6)
+    assert (found["reason"], str(kept) in found["error"]) == ("CASEBOOK_UNREADABLE", True)
+    kept.rmdir()
+    answer(capsys, "refusals", "--state", str(state))
+    with closing(sqlite3.connect(kept)) as db:
+        db.execute("UPDATE meta SET value = '{}' WHERE key = 'mark'")
+        db.commit()
+    assert answer(capsys, "refusals", "--state", str(state))["mark"]["verdict"] == "ok"
