@@ -128,7 +128,8 @@ class Casebook:
             raise DataLossError(
                 f"entry {seq} of the ledger is not what it was when it was read",
                 reason="LEDGER_CHANGED",
-                hint="Run `broker ledger verify`, and keep the ledger as it is.",
+                hint="Run `broker ledger verify`, and keep the ledger as it is. Without casebook.db, which is made anew, what"
+                " the ledger says now is shown, and marked.",
             )
         body = orjson.loads(data)
         return Entry(seq, row[0], data, body if isinstance(body, dict) else {})
