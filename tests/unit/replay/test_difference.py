@@ -115,3 +115,11 @@ def test_what_is_long_is_cut_and_said_so() -> None:
     diff, offset = between(old, new)
     assert (len(diff), offset) == (MAX_DIFF_LINES + 1, 0)
     assert diff[-1].startswith("... and ")
+
+
+def test_output_of_which_only_one_run_knows_is_a_difference() -> None:
+    again = ended()
+    unknown = replace(again, outcome=replace(again.outcome, stdout=None))
+    assert parts(ended(), unknown) == parts(unknown, ended()) == ["stdout"]
+    cut = replace(unknown, outcome=replace(unknown.outcome, cause=EndCause.ENGINE))
+    assert parts(cut, ended()) == []
