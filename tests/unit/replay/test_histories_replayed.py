@@ -55,7 +55,7 @@ def test_nothing_flips_under_the_policy_that_decided(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ("replay", "whatif", "--policy", last_policy(name, tmp_path), "--bundle", str(bundle(name)))
-    found = answer(capsys, *asked, "--fail-on", "any")
+    found = answer(capsys, *asked, "--fail-on", "any", "--allow-undecided")
     assert (found["widened"]["requests"], found["narrowed"]["requests"]) == (0, 0)
     assert found["totals"]["requests"] == found["control"]["reproduced"] > 0
 
