@@ -9,50 +9,24 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from broker.replay.already import Seen
-from broker.replay.filing_questions import Questions, Row
+from broker.replay.filing_questions import Questions
 from broker.replay.members import as_json, items, listed, microseconds, number, part, text
+from broker.replay.pending import ApprovalRow, CallRow, Pending
+from broker.replay.skimming import Ended
 
 _PATH_MEMBERS = ("workspace", "model", "prompt_version", "feature", "team")
 _WITH_HOSTS = frozenset({"outcome", "plan.outcome", "undo.outcome"})
 _VOTES = frozenset({"vote", "vote.attested"})
 _USES_NONE = _VOTES | {"approval.requested", "approval.closed"}
 _SUBJECTS = (("subject", "id"), ("workflow", "id"), ("tool", "name"), ("key", "id"))
-_INSERTS: Mapping[str, str] = {
-    "word": "INSERT INTO word VALUES (?, ?)",
-    "entry": "INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)",
-    "body": "INSERT OR IGNORE INTO body VALUES (?, ?)",
-    "boot": "INSERT INTO boot VALUES (?, ?, ?)",
-    "path": f"INSERT INTO path VALUES ({', '.join('?' * 17)})",  # noqa: S608 - ours
-    "touches": "INSERT OR IGNORE INTO touches VALUES (?, ?)",
-    "undo": "INSERT OR IGNORE INTO undo VALUES (?, ?, ?)",
-    "question": "INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?)",
-    "decision": f"INSERT INTO decision VALUES ({', '.join('?' * 11)})",  # noqa: S608 - ours
-    "egress": f"INSERT INTO egress VALUES ({', '.join('?' * 10)})",  # noqa: S608 - ours
-    "vote": "INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?)",
-    "used": "INSERT OR IGNORE INTO used VALUES (?, ?, ?)",
-    "counted": "INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?)",
-    "act": "INSERT INTO act VALUES (?, ?, ?, ?, ?, ?, ?)",
-    "gone": "INSERT OR IGNORE INTO gone VALUES (?, ?)",
-}
-_CALL = f"INSERT OR REPLACE INTO call VALUES ({', '.join('?' * 20)})"  # noqa: S608 - ours
-_APPROVAL = f"INSERT OR REPLACE INTO approval VALUES ({', '.join('?' * 16)})"  # noqa: S608 - ours
-_CALL_COLUMNS = (
-    "id", "name", "path", "session", "ts", "first", "decision", "plan", "intent", "outcome", "ended", "state", "cause",
-    "exit_code", "approval", "reversibility", "effect", "added", "changed", "removed",
-)  # fmt: skip
-_APPROVAL_COLUMNS = (
-    "id", "name", "kind", "subject", "workspace", "object", "requester", "tier", "call", "requested", "ts", "closed",
-    "closed_ts", "state", "requirement", "excluded",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """An entry on its way into the tables, with the rows of the call and the approval that it is about."""
 
     entry: dict[str, Any]
@@ -60,13 +34,30 @@ class _Item:
     seq: int
     ts: int
     agent: int
-    call: dict[str, Any] | None
-    approval: dict[str, Any] | None
+    call: CallRow | None
+    approval: ApprovalRow | None
 
     @property
     def call_number(self) -> int:
         """Of its call; 0 for none."""
-        return self.call["id"] if self.call else 0
+        return self.call.id if self.call else 0
+
+
+class Decided(NamedTuple):
+    """What an entry says of a decision, and of the call that came of it: the numbers of words, a path and a question."""
+
+    question: int
+    allowed: int
+    rule: int
+    policy: int
+    reason: int
+    agent: int
+    tool: int
+    times: int
+    path: int
+    """0 where no call came of it."""
+    session: int | None
+    """``None`` where it says nothing of one."""
 
 
 class Filer:
@@ -78,9 +69,9 @@ class Filer:
     """
 
     def __init__(self, connection: sqlite3.Connection, *, bodies: bool) -> None:
-        self._connection = connection
         self._bodies = bodies
-        self._rows: dict[str, list[Row]] = {name: [] for name in _INSERTS}
+        self._pending = Pending(connection)
+        self._rows = self._pending.rows
         self._words = dict(connection.execute("SELECT text, id FROM word"))
         self._next_word = max(self._words.values(), default=-1) + 1
         self.word("")
@@ -92,12 +83,7 @@ class Filer:
         }
         questions = {row[1:]: row[0] for row in connection.execute("SELECT * FROM question")}
         self._questions = Questions(questions, self.word, self._rows["question"])
-        self._seen, self._seen_all = Seen(), not connection.execute("SELECT 1 FROM call LIMIT 1").fetchone()
-        self._calls: dict[str, dict[str, Any]] = {}
-        self._approvals: dict[str, dict[str, Any]] = {}
-        self._next_call = _next(connection, "call")
-        self._next_approval = _next(connection, "approval")
-        self._by_type: Mapping[str, Callable[[_Item], None] | None] = {
+        self._by_type: Mapping[str, Callable[[Item], None] | None] = {
             "decision": self._decision,
             "plan.intent": self._intent,
             "plan.outcome": self._planned,
@@ -130,119 +116,90 @@ class Filer:
             entry = {}
         kind, ts = text(entry, "type"), microseconds(entry.get("ts"))
         call_id = text(entry, "call_id")
-        call = self._call(call_id, seq, ts) if call_id else None
+        call = self._pending.call(call_id, seq, ts) if call_id else None
         approval = self._approval_of(entry, seq, ts, call)
         agent = self.word(text(part(entry, "agent"), "id"))
-        item = _Item(entry, kind, seq, ts, agent, call, approval)
-        row = (seq, self.word(kind), ts, leaf, agent, item.call_number, approval["id"] if approval else 0)
+        item = Item(entry, kind, seq, ts, agent, call, approval)
+        row = (seq, self.word(kind), ts, leaf, agent, item.call_number, approval.id if approval else 0)
         self._rows["entry"].append(row)
         if self._bodies:
             self._rows["body"].append((seq, data))
-        boot = self.word(text(entry, "boot_id"))
-        if boot and boot not in self._boots:
-            self._boots.add(boot)
-            self._rows["boot"].append((boot, seq, ts))
+        self._boot(text(entry, "boot_id"), seq, ts)
         self._file(item)
 
     def flush(self) -> None:
         """Writes the rows of all that was taken."""
-        for table, rows in self._rows.items():
-            if rows:
-                self._connection.executemany(_INSERTS[table], rows)
-                rows.clear()
-        changed = [tuple(call[name] for name in _CALL_COLUMNS) for call in self._calls.values()]
-        self._connection.executemany(_CALL, changed)
-        self._calls.clear()
-        closed = [tuple(item[name] for name in _APPROVAL_COLUMNS) for item in self._approvals.values()]
-        self._connection.executemany(_APPROVAL, closed)
-        self._approvals.clear()
+        self._pending.write()
 
-    def _file(self, item: _Item) -> None:
+    def _boot(self, name: str, seq: int, ts: int) -> None:
+        boot = self.word(name)
+        if boot and boot not in self._boots:
+            self._boots.add(boot)
+            self._rows["boot"].append((boot, seq, ts))
+
+    def _file(self, item: Item) -> None:
         file = self._by_type.get(item.kind, self._act)
         if file is not None:
             file(item)
         if item.kind in _WITH_HOSTS:
             self._egress(item)
         for used in _used(item):
-            found = self._approval(text(used, "id"), item.ts)
-            self._rows["used"].append((found["id"], item.seq, item.call_number))
+            found = self._pending.approval(text(used, "id"), item.ts)
+            self._rows["used"].append((found.id, item.seq, item.call_number))
             votes = [vote for vote in listed(used, "votes") if type(vote) is int and 0 <= vote < item.seq]
-            self._rows["counted"].extend((item.seq, vote, found["id"], item.call_number) for vote in votes)
+            self._rows["counted"].extend((item.seq, vote, found.id, item.call_number) for vote in votes)
             if item.call is not None:
-                item.call["approval"] = found["id"]
+                item.call.approval = found.id
 
-    def _planned(self, item: _Item) -> None:
+    def _planned(self, item: Item) -> None:
         if item.call is not None:
-            item.call["reversibility"] = self.word(text(item.entry, "reversibility"))
+            item.call.reversibility = self.word(text(item.entry, "reversibility"))
 
-    def _closed(self, item: _Item) -> None:
+    def _closed(self, item: Item) -> None:
         if item.approval is not None:
-            state = self.word(text(part(item.entry, "approval"), "state"))
-            item.approval.update({"closed": item.seq, "closed_ts": item.ts, "state": state})
+            item.approval.state = self.word(text(part(item.entry, "approval"), "state"))
+            item.approval.closed, item.approval.closed_ts = item.seq, item.ts
 
-    def _call(self, name: str, seq: int, ts: int) -> dict[str, Any]:
-        known = self._calls.get(name)
-        if known is None:
-            # To look for what can't be there costs more than all else that is done with the entry.
-            new = not self._seen.add(name) and self._seen_all
-            row = None if new else self._connection.execute("SELECT * FROM call WHERE name = ?", (name,)).fetchone()
-            if row is not None:
-                known = dict(zip(_CALL_COLUMNS, row, strict=True))
-            else:
-                known = dict.fromkeys(_CALL_COLUMNS, 0) | dict.fromkeys(
-                    ("decision", "plan", "intent", "outcome", "ended", "exit_code")
-                )
-                known |= {"id": self._next_call, "name": name, "ts": ts, "first": seq}
-                self._next_call += 1
-            self._calls[name] = known
-        return known
-
-    def _approval(self, name: str, ts: int) -> dict[str, Any]:
-        known = self._approvals.get(name)
-        if known is None:
-            row = self._connection.execute("SELECT * FROM approval WHERE name = ?", (name,)).fetchone()
-            if row is not None:
-                known = dict(zip(_APPROVAL_COLUMNS, row, strict=True))
-            else:
-                known = dict.fromkeys(_APPROVAL_COLUMNS, 0) | dict.fromkeys(("requested", "closed", "closed_ts"))
-                known |= {"id": self._next_approval, "name": name, "ts": ts, "requirement": "", "excluded": ""}
-                self._next_approval += 1
-            self._approvals[name] = known
-        return known
-
-    def _approval_of(self, entry: dict[str, Any], seq: int, ts: int, call: dict[str, Any] | None) -> Any:  # noqa: ANN401 - a row
+    def _approval_of(self, entry: dict[str, Any], seq: int, ts: int, call: CallRow | None) -> ApprovalRow | None:
         said = part(entry, "approval")
         name = text(said, "id") or text(entry, "approval")
         if not name:
             return None
-        found = self._approval(name, ts)
+        found = self._pending.approval(name, ts)
         if text(entry, "type") == "approval.requested":
-            found |= {
-                "kind": self.word(text(said, "kind")),
-                "subject": self.word(text(said, "subject")),
-                "workspace": self.word(text(entry, "workspace")),
-                "object": self.word(text(said, "obj")),
-                "requester": self.word(text(said, "requester")),
-                "tier": number(entry, "tier"),
-                "requested": seq,
-                "ts": ts,
-                "state": self.word("PENDING"),
-                "requirement": as_json(said.get("requirement")),
-                "excluded": as_json(said.get("excluded")),
-            }
+            found.kind = self.word(text(said, "kind"))
+            found.subject = self.word(text(said, "subject"))
+            found.workspace = self.word(text(entry, "workspace"))
+            found.object = self.word(text(said, "obj"))
+            found.requester = self.word(text(said, "requester"))
+            found.tier = number(entry, "tier")
+            found.requested, found.ts = seq, ts
+            found.state = self.word("PENDING")
+            found.requirement, found.excluded = as_json(said.get("requirement")), as_json(said.get("excluded"))
         if call is not None:
-            found["call"] = call["id"]
-            call["approval"] = call["approval"] or found["id"]
+            found.call = call.id
+            call.approval = call.approval or found.id
         return found
 
-    def _decision(self, item: _Item) -> None:
-        entry, call = item.entry, item.call
+    def _decision(self, item: Item) -> None:
+        self._put(self._decided(item), item.seq, item.ts, item.call)
+
+    def _put(self, said: Decided, seq: int, ts: int, call: CallRow | None) -> None:
+        *facts, times, path, session = said
+        self._rows["decision"].append((seq, ts, *facts, call.id if call else 0, times))
+        if call is not None:
+            call.decision = seq
+            call.path = path
+            if session is not None:
+                call.session = session
+
+    def _decided(self, item: Item) -> Decided:
+        """What an entry says of a decision."""
+        entry = item.entry
         refused, policy = part(entry, "refused"), part(entry, "policy")
         inputs = part(policy, "inputs")
         allowed = 0 if refused else int(text(policy, "decision") == "allow")
-        row = (
-            item.seq,
-            item.ts,
+        facts = (
             # What another check refused is no answer of the policy's to hold another policy's against.
             self._questions.number(inputs) if inputs and not (refused and text(policy, "decision") == "allow") else 0,
             allowed,
@@ -251,16 +208,13 @@ class Filer:
             self.word(text(refused, "reason")),
             item.agent,
             self.word(text(part(entry, "tool"), "name")),
-            item.call_number,
             number(part(entry, "repeated"), "count") or 1,
         )
-        self._rows["decision"].append(row)
-        if call is not None:
-            call["decision"] = item.seq
-            self._about(entry, call, item.agent)
+        path, session = self._about(entry, item.agent) if item.call is not None else (0, None)
+        return Decided(*facts, path, session)
 
-    def _about(self, entry: dict[str, Any], call: dict[str, Any], agent: int) -> None:
-        """What an entry says of its call."""
+    def _about(self, entry: dict[str, Any], agent: int) -> tuple[int, int | None]:
+        """What an entry says of its call: the path, and the session."""
         lineage, tool, workflow = part(entry, "lineage"), part(entry, "tool"), part(entry, "workflow")
         said = {name: self.word(text(entry, name)) for name in _PATH_MEMBERS}
         classes = sorted(item for item in listed(entry, "data_classes") if isinstance(item, str))
@@ -287,42 +241,48 @@ class Filer:
             path = self._paths[values] = len(self._paths) + 1
             self._rows["path"].append((path, *values))
             self._rows["touches"].extend((path, self.word(item)) for item in classes)
-        call["path"] = path
+        session = None
         for proof in listed(lineage, "proofs"):
             if isinstance(proof, str) and proof.startswith("session:"):
-                call["session"] = self.word(proof.removeprefix("session:"))
+                session = self.word(proof.removeprefix("session:"))
+        return path, session
 
-    def _intent(self, item: _Item) -> None:
+    def _intent(self, item: Item) -> None:
         call, planned = item.call, item.kind == "plan.intent"
         if call is None:
             return
-        call["plan" if planned else "intent"] = item.seq
-        call["state"] = self.word("PLANNING" if planned else "RUNNING")
+        if planned:
+            call.plan = item.seq
+        else:
+            call.intent = item.seq
+        call.state = self.word("PLANNING" if planned else "RUNNING")
         # Beginning is refused where anything of it differs from the decision; an extract may lack that.
-        if not call["path"] and "lineage" in item.entry:
-            self._about(item.entry, call, item.agent)
+        if not call.path and "lineage" in item.entry:
+            call.path, session = self._about(item.entry, item.agent)
+            call.session = call.session if session is None else session
 
-    def _outcome(self, item: _Item) -> None:
+    def _outcome(self, item: Item) -> None:
         call = item.call
         if call is None:
             return
         outcome, effect = part(item.entry, "outcome"), part(item.entry, "effect")
         state = text(outcome, "state") or ("UNKNOWN" if item.kind == "unknown" else "")
-        call |= {
-            "outcome": item.seq,
-            "ended": item.ts,
-            "state": self.word(state),
-            "cause": self.word(text(outcome, "cause")),
-            "exit_code": number(outcome, "exit_code") if type(outcome.get("exit_code")) is int else None,
-        }
+        code = number(outcome, "exit_code") if type(outcome.get("exit_code")) is int else None
+        self._end(call, item.seq, item.ts, Ended(state, text(outcome, "cause"), code))
         if effect:
-            call |= {name: number(effect, name) for name in ("added", "changed", "removed")} | {"effect": 1}
+            call.effect = 1
+            call.added, call.changed, call.removed = (number(effect, name) for name in ("added", "changed", "removed"))
             for name in listed(effect, "undoes"):
                 if isinstance(name, str):
-                    target = self._call(name, item.seq, item.ts)
-                    self._rows["undo"].append((call["id"], target["id"], item.seq))
+                    target = self._pending.call(name, item.seq, item.ts)
+                    self._rows["undo"].append((call.id, target.id, item.seq))
 
-    def _egress(self, item: _Item) -> None:
+    def _end(self, call: CallRow, seq: int, ts: int, how: Ended) -> None:
+        call.outcome, call.ended = seq, ts
+        call.state, call.cause = self.word(how.state), self.word(how.cause)
+        call.exit_code = how.exit_code
+
+    def _egress(self, item: Item) -> None:
         for host in items(item.entry, "egress"):
             row = (
                 item.seq,
@@ -338,7 +298,7 @@ class Filer:
             )
             self._rows["egress"].append(row)
 
-    def _vote(self, item: _Item) -> None:
+    def _vote(self, item: Item) -> None:
         if item.approval is None:
             return
         try:
@@ -349,19 +309,19 @@ class Filer:
         row = (
             item.seq,
             item.ts,
-            item.approval["id"],
+            item.approval.id,
             self.word(text(item.entry, "person")),
             self.word(text(statement, "decision")),
             self.word(text(item.entry, "channel")),
             self.word(text(statement, "key")),
         )
         self._rows["vote"].append(row)
-        item.approval["state"] = self.word(text(part(item.entry, "approval"), "state"))
+        item.approval.state = self.word(text(part(item.entry, "approval"), "state"))
 
-    def _act(self, item: _Item) -> None:
+    def _act(self, item: Item) -> None:
         entry = item.entry
         if item.kind in {"undo.intent", "undo.outcome"} and item.call is not None:
-            item.call["state"] = self.word(text(part(entry, "undo"), "state"))
+            item.call.state = self.word(text(part(entry, "undo"), "state"))
         by = text(entry, "by") or text(entry, "person") or text(part(entry, "lineage"), "starter")
         named = (text(entry, name) for name in ("identity", "session", "target"))
         within = (text(part(entry, name), inner) for name, inner in _SUBJECTS)
@@ -380,11 +340,6 @@ class Filer:
             )
 
 
-def _used(item: _Item) -> list[dict[str, Any]]:
+def _used(item: Item) -> list[dict[str, Any]]:
     """The approvals that an entry says it was agreed to by."""
     return [] if item.kind in _USES_NONE else [used for used in items(item.entry, "approvals") if text(used, "id")]
-
-
-def _next(connection: sqlite3.Connection, table: str) -> int:
-    found = connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0]  # noqa: S608 - ours
-    return (found or 0) + 1

@@ -26,7 +26,7 @@ from broker.ledger.verdict import Report, Verdict
 from broker.ledger.verifier import Known, verify_opened, verify_source
 from broker.private_file import PRIVATE
 from broker.replay.casebook import Casebook, Mark, read_mark, write_mark
-from broker.replay.filing import Filer
+from broker.replay.filing_again import QuickFiler
 from broker.replay.schema import INDEXES, TABLES, VERSION
 from broker.replay.teeing import Filed, SourceBodies, TableBodies, filed
 from broker.tlog.merkle import CompactRange, leaf_hash
@@ -101,7 +101,7 @@ def extract_casebook(rows: Iterable[tuple[int, bytes]], mark: Mark) -> Iterator[
     """
     with closing(_connect(None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        filer = Filer(connection, bodies=True)
+        filer = QuickFiler(connection, bodies=True)
         count, leaf = 0, b""
         for seq, data in rows:
             leaf = leaf_hash(data)
@@ -207,7 +207,7 @@ def _extend(connection: sqlite3.Connection, reading: _Reading, state: _State) ->
     keys = [VerifierKey.parse(text) for text in state.keys]
     sizes = {item.checkpoint.size for item in known.held}
     connection.execute("SAVEPOINT new")
-    filer = Filer(connection, bodies=False)
+    filer = QuickFiler(connection, bodies=False)
     tee = filed(source, filer, state.tree, sizes)
     report = verify_source(tee, Known(), first=size, progress=_step(reading.progress, count))
     filer.flush()
@@ -260,7 +260,7 @@ def _beside(connection: sqlite3.Connection, reading: _Reading) -> tuple[Report, 
     if source.reopen is None or _total(source) <= 2 * SEGMENT or len(os.sched_getaffinity(0)) == 1:
         return None
     _empty(connection)
-    filer = Filer(connection, bodies=False)
+    filer = QuickFiler(connection, bodies=False)
     tee = filed(source, filer, CompactRange(), {item.checkpoint.size for item in reading.known.held})
     with ThreadPoolExecutor(1) as pool:
         verdict = pool.submit(_verify_again, reading)
@@ -285,7 +285,7 @@ def _verify_again(reading: _Reading) -> Report:
 def _in_turn(connection: sqlite3.Connection, reading: _Reading) -> tuple[Report, Filed]:
     """Files entries as they are verified, one after the other: it is known which one is wrong first, whatever is."""
     _empty(connection)
-    filer = Filer(connection, bodies=False)
+    filer = QuickFiler(connection, bodies=False)
     tee = filed(reading.source, filer, CompactRange(), {item.checkpoint.size for item in reading.known.held})
     total = _total(reading.source) if reading.progress is not None else 0
     report = verify_source(tee, reading.known, progress=_step(reading.progress, total))

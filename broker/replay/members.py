@@ -10,7 +10,8 @@ import orjson
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_MOST = 2**62
+MOST = 2**62
+"""Numbers of at least this size, either way, are not taken."""
 
 
 def microseconds(text: object) -> int:
@@ -52,7 +53,7 @@ def items(of: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def number(of: Mapping[str, Any], name: str) -> int:
     """A member that is an integer of at most 62 bits; 0 where it isn't."""
     value = of.get(name)
-    return value if type(value) is int and -_MOST < value < _MOST else 0
+    return value if type(value) is int and -MOST < value < MOST else 0
 
 
 def as_json(value: object) -> str:
