@@ -15,7 +15,7 @@ import orjson
 
 from broker.replay.filing_questions import Questions
 from broker.replay.members import as_json, items, listed, microseconds, number, part, text
-from broker.replay.pending import ApprovalRow, CallRow, Pending
+from broker.replay.pending import UNSET, ApprovalRow, CallRow, Pending
 from broker.replay.skimming import Ended
 
 _PATH_MEMBERS = ("workspace", "model", "prompt_version", "feature", "team")
@@ -120,7 +120,7 @@ class Filer:
         approval = self._approval_of(entry, seq, ts, call)
         agent = self.word(text(part(entry, "agent"), "id"))
         item = Item(entry, kind, seq, ts, agent, call, approval)
-        row = (seq, self.word(kind), ts, leaf, agent, item.call_number, approval.id if approval else 0)
+        row = (seq, self.word(kind), ts, bytearray(leaf), agent, item.call_number, approval.id if approval else 0)
         self._rows["entry"].append(row)
         if self._bodies:
             self._rows["body"].append((seq, data))
@@ -280,7 +280,7 @@ class Filer:
     def _end(self, call: CallRow, seq: int, ts: int, how: Ended) -> None:
         call.outcome, call.ended = seq, ts
         call.state, call.cause = self.word(how.state), self.word(how.cause)
-        call.exit_code = how.exit_code
+        call.exit_code = UNSET if how.exit_code is None else how.exit_code
 
     def _egress(self, item: Item) -> None:
         for host in items(item.entry, "egress"):

@@ -62,7 +62,8 @@ class QuickFiler(Filer):
 
     def _enter(self, skimmed: Skimmed, seq: int, ts: int, leaf: bytes, call: CallRow | None) -> None:
         agent = self.word(skimmed.agent.id)
-        self._rows["entry"].append((seq, self.word(skimmed.type), ts, leaf, agent, call.id if call else 0, 0))
+        row = (seq, self.word(skimmed.type), ts, bytearray(leaf), agent, call.id if call else 0, 0)
+        self._rows["entry"].append(row)
         self._boot(skimmed.boot_id, seq, ts)
 
     def _begun(self, _: Skimmed, call: CallRow, seq: int, __: int) -> None:

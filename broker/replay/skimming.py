@@ -16,7 +16,7 @@ from broker.replay.members import MOST
 Form: TypeAlias = tuple[object, ...]
 
 _NOTHING = Raw(b"")
-_EMPTY = (b"", b"[]")
+_NONE = b"[]"
 
 
 class _Agent(msgspec.Struct, gc=False, frozen=True):
@@ -32,7 +32,7 @@ class Ended(msgspec.Struct, gc=False, frozen=True):
 
 
 class Skimmed(msgspec.Struct, gc=False):
-    """What is taken from an entry at a glance; text members that it lacks are empty."""
+    """What is taken from an entry at a glance; what it lacks is empty or 0."""
 
     type: str = ""
     ts: str = ""
@@ -40,23 +40,23 @@ class Skimmed(msgspec.Struct, gc=False):
     call_id: str = ""
     agent: _Agent = _Agent()
     outcome: Ended = Ended()
+    workspace: str = ""
+    model: str = ""
+    prompt_version: str = ""
+    feature: str = ""
+    team: str = ""
+    tier: int = 0
+    policy: Raw = _NOTHING
+    tool: Raw = _NOTHING
+    workflow: Raw = _NOTHING
+    lineage: Raw = _NOTHING
+    data_classes: Raw = _NOTHING
+    refused: Raw = _NOTHING
+    repeated: Raw = _NOTHING
     approval: Raw = _NOTHING
     approvals: Raw = _NOTHING
     effect: Raw = _NOTHING
     egress: Raw = _NOTHING
-    policy: Raw = _NOTHING
-    refused: Raw = _NOTHING
-    repeated: Raw = _NOTHING
-    tool: Raw = _NOTHING
-    tier: Raw = _NOTHING
-    workspace: Raw = _NOTHING
-    workflow: Raw = _NOTHING
-    model: Raw = _NOTHING
-    prompt_version: Raw = _NOTHING
-    feature: Raw = _NOTHING
-    team: Raw = _NOTHING
-    lineage: Raw = _NOTHING
-    data_classes: Raw = _NOTHING
 
     @property
     def form(self) -> Form:
@@ -64,29 +64,29 @@ class Skimmed(msgspec.Struct, gc=False):
         return (
             self.agent.id,
             not self.call_id,
+            self.workspace,
+            self.model,
+            self.prompt_version,
+            self.feature,
+            self.team,
+            self.tier,
             bytes(self.policy),
-            bytes(self.refused),
-            bytes(self.repeated),
             bytes(self.tool),
-            bytes(self.tier),
-            bytes(self.workspace),
             bytes(self.workflow),
-            bytes(self.model),
-            bytes(self.prompt_version),
-            bytes(self.feature),
-            bytes(self.team),
             bytes(self.lineage),
             bytes(self.data_classes),
+            self.refused is not _NOTHING and bytes(self.refused),
+            self.repeated is not _NOTHING and bytes(self.repeated),
         )
 
     @property
     def plain(self) -> bool:
         """Has it no approval, effect or host?"""
         return (
-            not bytes(self.approval)
-            and bytes(self.approvals) in _EMPTY
-            and bytes(self.effect) == b""
-            and bytes(self.egress) in _EMPTY
+            self.approval is _NOTHING
+            and self.effect is _NOTHING
+            and (self.egress is _NOTHING or bytes(self.egress) == _NONE)
+            and (self.approvals is _NOTHING or bytes(self.approvals) == _NONE)
         )
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from broker.errors import DataLossError
 from broker.replay.casebook import Mark
-from broker.replay.filing import Filer
+from broker.replay.filing_again import QuickFiler
 from broker.replay.making import extract_casebook
 from broker.replay.schema import INDEXES, TABLES
 from broker.tlog.merkle import leaf_hash
@@ -100,9 +100,9 @@ def test_entries_that_were_read_are_not_read_again(
         pass
     run_call(world, "call_5", "files.read")
     taken: list[int] = []
-    whole = Filer.take
+    whole = QuickFiler.take
     monkeypatch.setattr(
-        Filer, "take", lambda self, seq, leaf, data: (taken.append(seq), whole(self, seq, leaf, data))[1]
+        QuickFiler, "take", lambda self, seq, leaf, data: (taken.append(seq), whole(self, seq, leaf, data))[1]
     )
     with casebook(tmp_path, world, kept) as found:
         assert taken == list(range(found.mark.entries - 3, found.mark.entries))
@@ -222,7 +222,7 @@ def test_no_entry_makes_filing_fail(kind: str, members: dict[str, Any]) -> None:
     data = orjson.dumps({**members, "type": kind}) if _plain(members) else b"{"
     with closing(sqlite3.connect("")) as connection:
         connection.executescript(TABLES + INDEXES)
-        filer = Filer(connection, bodies=True)
+        filer = QuickFiler(connection, bodies=True)
         for seq, item in enumerate((data, data, b"null", b"[", b"\xff")):
             filer.take(seq, leaf_hash(item), item)
         filer.flush()
