@@ -6,7 +6,7 @@ Policy and requests are those of the benchmark of the policy; the bodies come fr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from benchmarks.policy import policy_text, requests
 from broker.domain.call import PolicyRequest
 from broker.domain.canonical import JsonObject
 from broker.domain.ports import Store, Transaction
-from broker.ledger.genesis import genesis_body
+from broker.ledger.genesis import genesis_body, read_origin
 from broker.ledger.ledger import Ledger
 from broker.pipeline import journal
 from broker.policy.snapshot import Snapshot
@@ -83,20 +83,35 @@ def write_ledger(path: Path, entries: Generator[Entry, int, None], size: int) ->
     asyncio.run(_write(path, entries, size))
 
 
+def extend_ledger(path: Path, entries: Generator[Entry, int, None], size: int) -> None:
+    """Adds entries to the ledger of a state directory's database until it has so many, likewise."""
+    asyncio.run(_extend(path, entries, size))
+
+
 async def _write(path: Path, entries: Generator[Entry, int, None], size: int) -> None:
     target = DatabaseTarget(path=path)
     await asyncio.to_thread(create_store, target)
+    ledger = Ledger("brk_benchmark", "boot_benchmark", _clock(_START))
+    async with open_store(target) as store:
+        await store.write(lambda tx: ledger.append(tx, "genesis", genesis_body(trust_domain="x.example", software="b")))
+        await _fill(store, ledger, entries, size)
+
+
+async def _extend(path: Path, entries: Generator[Entry, int, None], size: int) -> None:
+    async with open_store(DatabaseTarget(path=path)) as store:
+        origin = await store.read(read_origin)
+        await _fill(store, Ledger(origin, "boot_benchmark", _clock(datetime.now(UTC))), entries, size)
+
+
+def _clock(start: datetime) -> Callable[[], datetime]:
     turn = 0
 
     def clock() -> datetime:
         nonlocal turn
         turn += 1
-        return _START + turn * _BETWEEN
+        return start + turn * _BETWEEN
 
-    ledger = Ledger("brk_benchmark", "boot_benchmark", clock)
-    async with open_store(target) as store:
-        await store.write(lambda tx: ledger.append(tx, "genesis", genesis_body(trust_domain="x.example", software="b")))
-        await _fill(store, ledger, entries, size)
+    return clock
 
 
 async def _fill(store: Store, ledger: Ledger, entries: Generator[Entry, int, None], size: int) -> None:

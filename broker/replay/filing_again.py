@@ -24,6 +24,7 @@ class QuickFiler(Filer):
         super().__init__(connection, bodies=bodies)
         self._known: dict[Form, Decided] = {}
         self._form: Form | None = None
+        self._last_boot = ""
         self._quick: Mapping[str, Callable[[Skimmed, CallRow, int, int], None]] = {
             "intent": self._begun,
             "outcome": self._ended,
@@ -64,7 +65,9 @@ class QuickFiler(Filer):
         agent = self.word(skimmed.agent.id)
         row = (seq, self.word(skimmed.type), ts, bytearray(leaf), agent, call.id if call else 0, 0)
         self._rows["entry"].append(row)
-        self._boot(skimmed.boot_id, seq, ts)
+        if skimmed.boot_id != self._last_boot:
+            self._last_boot = skimmed.boot_id
+            self._boot(skimmed.boot_id, seq, ts)
 
     def _begun(self, _: Skimmed, call: CallRow, seq: int, __: int) -> None:
         call.intent = seq

@@ -17,6 +17,8 @@ Form: TypeAlias = tuple[object, ...]
 
 _NOTHING = Raw(b"")
 _NONE = b"[]"
+_BETWEEN = b"\x00"
+"""Is in no JSON: so what is joined by it can be told apart."""
 
 
 class _Agent(msgspec.Struct, gc=False, frozen=True):
@@ -70,13 +72,17 @@ class Skimmed(msgspec.Struct, gc=False):
             self.feature,
             self.team,
             self.tier,
-            bytes(self.policy),
-            bytes(self.tool),
-            bytes(self.workflow),
-            bytes(self.lineage),
-            bytes(self.data_classes),
-            self.refused is not _NOTHING and bytes(self.refused),
-            self.repeated is not _NOTHING and bytes(self.repeated),
+            _BETWEEN.join(
+                (
+                    self.policy,
+                    self.tool,
+                    self.workflow,
+                    self.lineage,
+                    self.data_classes,
+                    self.refused,
+                    self.repeated,
+                )
+            ),
         )
 
     @property
