@@ -19,7 +19,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "directory": "a directory of the host with 50,000 files: looked at again, and ten files put there",
         "ledger": "appends beside bare commits on both databases, verification and proofs at a million entries",
         "policy": "one decision at 1,000, 10,000 and 100,000 rules, beside casbin as its manual says, and loading",
-        "replay": "a what-if over a million recorded decisions, beside casbin as its manual says and reading alone",
+        "replay": "a what-if over a million recorded decisions, beside casbin alone, and questions to a million entries",
         "sandbox": "warm, cold, burst and sustained calls beside docker run, docker exec and the engine's floor",
         "undo": "ten files changed and taken back in trees of 1,000 and 50,000, beside cp -a and git stash",
     },

@@ -110,7 +110,7 @@ def _approval(turn: int) -> Generator[Entry, int, list[int]]:
     call, agent = f"call_{turn:026d}", agent_of(turn)
     approval: JsonObject = {"id": f"apv_{turn:026d}", "kind": "CALL", "subject": call}
     of: JsonObject = {"call_id": call, "workspace": f"w{turn % 10}", "tier": 4}
-    reversibility = ("exact", "compensating", "none")[turn // _AGREED_EVERY % 3]
+    reversibility = ("exact", "compensable", "irreversible")[turn // _AGREED_EVERY % 3]
     yield Entry("plan.outcome", {**of, "reversibility": reversibility}, agent)
     yield Entry("approval.requested", {**of, "approval": {**approval, "requester": agent}}, agent)
     votes = []

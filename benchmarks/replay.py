@@ -1,4 +1,5 @@
-"""A what-if over a million recorded decisions with 20,000 distinct inputs, from the ledger's file.
+"""A what-if over a million recorded decisions with 20,000 distinct inputs, from the ledger's file; then questions to a million
+entries of all kinds (``benchmarks.asking``).
 
 Cold is all of it: every entry read and verified, its facts filed, all inputs decided again, the report made. Warm is the
 same once the casebook is there. Beside it: casbin as its manual says, a decision at a time, and reading the file alone.
@@ -14,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.asking import asking
 from benchmarks.decisions import RULES, agent_of, asked, decisions, write_ledger
 from benchmarks.policy import plain_decider, policy_text
 from benchmarks.report import Measure, Report
@@ -40,11 +42,15 @@ T = TypeVar("T")
 
 
 def measure() -> Report:
-    """Takes all measures; some minutes, most of them for making the ledger, and three GiB in the folder for temporary files."""
+    """Takes all measures; some minutes, most of them for making the ledgers, and three GiB in the folder for temporary files."""
     with tempfile.TemporaryDirectory(prefix="broker-benchmark-") as folder:
         path, snapshot, chosen = million(Path(folder))
         measures = whatif(path, snapshot, chosen, MILLION)
-    return Report("a what-if over a million recorded decisions", measures)
+    with tempfile.TemporaryDirectory(prefix="broker-benchmark-") as folder:
+        questions = asking(Path(folder), MILLION)
+    return Report(
+        "a what-if over a million recorded decisions, and questions to a million entries", measures + questions
+    )
 
 
 def million(folder: Path, size: int = MILLION, distinct: int = DISTINCT) -> tuple[Path, Snapshot, list[PolicyRequest]]:

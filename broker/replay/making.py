@@ -144,6 +144,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -131072")
+        connection.execute("PRAGMA threads = 2")  # to sort for indexes
     except sqlite3.DatabaseError:
         version = -1
     if version != VERSION:
