@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from broker.replay.asking.answer import Answer, Column, Kind, Line, Span, agreed_at, evidence, people
+import json
+
+from broker.replay.asking.answer import (
+    NOBODY,
+    Answer,
+    Column,
+    Kind,
+    Line,
+    Span,
+    agreed_at,
+    agreed_each,
+    evidence,
+    people,
+)
 from broker.replay.casebook import Casebook
 
 _MOST = 10_000
 """Most lines of an answer that has one for each call."""
-_TAKEN_BACK_BY = "SELECT c.name, u.seq FROM undo AS u JOIN call AS c ON c.id = u.call WHERE u.target = ?"
-_TAKES_BACK = "SELECT c.name, u.seq FROM undo AS u JOIN call AS c ON c.id = u.target WHERE u.call = ?"
+_TAKEN_BACK_BY = """
+    SELECT u.target, c.name, u.seq FROM undo AS u JOIN call AS c ON c.id = u.call
+    WHERE u.target IN (SELECT value FROM json_each(?)) ORDER BY u.target, u.call
+"""
+_TAKES_BACK = """
+    SELECT u.call, c.name, u.seq FROM undo AS u JOIN call AS c ON c.id = u.target
+    WHERE u.call IN (SELECT value FROM json_each(?)) ORDER BY u.call, u.target
+"""
 
 
 def left(casebook: Casebook, host: str, span: Span) -> Answer:
@@ -87,12 +106,13 @@ def changed(casebook: Casebook, workspace: str, span: Span, *, removed: bool) ->
         _MOST,
     )
     lines = []
-    for number, name, ts, agent, tool, where, added, altered, gone, reversibility, intent, outcome in rows:
-        if (workspace and casebook.text(where) != workspace) or (removed and not gone):
-            continue
-        agreed = agreed_at(casebook, [intent] if intent is not None else [])
-        back = _undone(casebook, _TAKEN_BACK_BY, number)
-        of = _undone(casebook, _TAKES_BACK, number)
+    shown = [row for row in rows if (not workspace or casebook.text(row[5]) == workspace) and (row[8] or not removed)]
+    calls = [row[0] for row in shown]
+    agreements = agreed_each(casebook, [row[10] for row in shown if row[10] is not None])
+    taken_back, takes_back = (_undone(casebook, statement, calls) for statement in (_TAKEN_BACK_BY, _TAKES_BACK))
+    for number, name, ts, agent, tool, where, added, altered, gone, reversibility, intent, outcome in shown:
+        agreed = agreements.get(intent, NOBODY)
+        back, of = taken_back.get(number, ()), takes_back.get(number, ())
         cells = (
             name,
             ts,
@@ -197,5 +217,9 @@ def refused(casebook: Casebook, span: Span) -> Answer:
     return Answer("What was refused?", columns, lines, notes)
 
 
-def _undone(casebook: Casebook, statement: str, call: int) -> list[tuple[str, int]]:
-    return [(name, seq) for name, seq in casebook.rows(statement, call)]
+def _undone(casebook: Casebook, statement: str, calls: list[int]) -> dict[int, list[tuple[str, int]]]:
+    """The other calls by call: names, and the entries that say it."""
+    found: dict[int, list[tuple[str, int]]] = {}
+    for call, name, seq in casebook.rows(statement, json.dumps(calls)):
+        found.setdefault(call, []).append((name, seq))
+    return found
