@@ -49,7 +49,7 @@ def moment_of(text: str, *, option: str, now: datetime) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     try:
-        return (moment - _EPOCH) // timedelta(microseconds=1)
+        return (moment.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
     except OverflowError as error:
         raise _invalid(option, f"{text[:40]!a} is in no year from 1 to 9999 in UTC") from error
 

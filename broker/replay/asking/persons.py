@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from broker.domain.reserved import ADMINISTRATION, RUNBOOKS, WORKFLOWS
 from broker.domain.tier import Tier
 from broker.policy.rows import APPROVE, NO_WORKSPACE
-from broker.policy.snapshot import Snapshot
 from broker.replay.asking.answer import Answer, Column, Kind, Line, Span, evidence, people
 from broker.replay.casebook import Casebook
 from broker.replay.members import part, text
+
+if TYPE_CHECKING:
+    from broker.policy.snapshot import Snapshot
 
 _HUMAN = "human:"
 
@@ -157,6 +160,8 @@ def could_approve(
     if kept is None:
         why = f"the policy in force then, {found.policy or 'none'}, is not kept here: nothing can be said"
         return Answer(question, columns, (), (why,))
+    from broker.policy.snapshot import Snapshot  # noqa: PLC0415 - no other question needs a policy engine
+
     snapshot = Snapshot.load(kept)
     notes = [f"policy {found.policy}, by entry {found.policy_seq}"]
     lines: list[Line] = []

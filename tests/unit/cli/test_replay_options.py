@@ -28,7 +28,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (("whatif", "--policy", "{state}/policy/policy.csv", "--report", "{free}"), (5, "FILE_UNWRITABLE")),
         (("timeline", "--html", "{free}", "--force"), (5, "FILE_UNWRITABLE")),
-        (("timeline", "--since", "0001-01-01T00:00+14:00"), (2, "USAGE")),
+        (("timeline", "--since", "0001-01-01T00:00+14:00"), (2, "TIME_INVALID")),
     ],
 )
 def test_what_can_not_be_is_refused(
