@@ -129,7 +129,7 @@ def _work(folder: Path, seed: int) -> None:
     while True:
         latest = store.latest_sync()
         old = Checkpoint.parse(latest.text) if latest is not None else Checkpoint("x", 0, bytes(32))
-        if old.size >= PROCESSES * SWAPS:
+        if old.size >= max(PROCESSES, seed) * SWAPS:  # those that come later go on for longer
             return
         size = old.size + chance.randint(1, 3)
         try:
@@ -157,12 +157,13 @@ def test_processes_that_are_killed_while_they_race_lose_no_checkpoint(tmp_path: 
         if child == 0:
             continue
         running.discard(child)
-        if os.WIFSIGNALED(status):
-            kills += 1
+        killed = os.WIFSIGNALED(status)
+        assert killed or os.WEXITSTATUS(status) == 0
+        kills += killed
+        # On a busy machine some come to their end before anybody gets round to killing them.
+        if killed or kills < PROCESSES:
             seed += 1
             running.add(_start(folder, seed))
-        else:
-            assert os.WEXITSTATUS(status) == 0
     assert kills >= PROCESSES
     notes = DirectoryCheckpoints(folder)._locked(lambda: DirectoryCheckpoints(folder)._newest(10_000), ())
     assert notes[0] == DirectoryCheckpoints(folder).latest_sync()
