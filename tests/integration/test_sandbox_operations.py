@@ -155,7 +155,11 @@ def test_without_the_setting_there_is_one_listener(served: Served, watched: Serv
     assert (_listeners(served.process.pid), _listeners(watched.process.pid)) == (1, 2)
 
 
-def test_gc_beside_a_broker_shows_its_containers_and_removes_none(watched: Served) -> None:
+async def test_gc_beside_a_broker_shows_its_containers_and_removes_none(watched: Served) -> None:
+    def items() -> bool:
+        return bool(command_json(watched.state, "sandbox", "gc", "--dry-run")["items"])
+
+    await _until(items, "a warm container")
     shown = command_json(watched.state, "sandbox", "gc", "--dry-run")
     assert shown["broker_running"]
     assert {item["kind"] for item in shown["items"]} == {"container"}
