@@ -98,7 +98,7 @@ def answer_with(work: Callable[[Case], Answer], form: Form) -> None:
 
 def _still(casebook: Casebook, lines: tuple[Line, ...]) -> Mark:
     """The casebook's mark; ``changed`` where the ledger has other entries now than those that prove these lines."""
-    evidence = (seq for line in lines for seq in line.evidence)
+    evidence = dict.fromkeys(seq for line in lines for seq in line.evidence)
     try:
         for _ in casebook.entries(itertools.islice(evidence, _MOST_LOOKED_AT)):
             pass

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from broker.errors import DataLossError, UnavailableError
 from broker.ledger.held import Held
 from broker.ledger.segment import SEGMENT
-from broker.ledger.source import Source, UnreadableError
+from broker.ledger.source import Projected, Source, UnreadableError
 from broker.ledger.verdict import Report, Verdict
 from broker.ledger.verifier import Known, verify_opened, verify_source
 from broker.private_file import PRIVATE
@@ -204,7 +204,7 @@ def _extend(connection: sqlite3.Connection, reading: _Reading, state: _State) ->
     source, known = reading.source, reading.known
     size, count = state.tree.size, source.count()
     if count == size:
-        return True
+        return _at_rest(source, known, count)
     keys = [VerifierKey.parse(text) for text in state.keys]
     sizes = {item.checkpoint.size for item in known.held}
     connection.execute("SAVEPOINT new")
@@ -230,6 +230,13 @@ def _extend(connection: sqlite3.Connection, reading: _Reading, state: _State) ->
     write_mark(connection, found)
     _keep(connection, _State(tee.tree, tee.leaf, state.keys))
     return True
+
+
+def _at_rest(source: Source, known: Known, count: int) -> bool:
+    """Does nothing say that the ledger has or had more entries than these?"""
+    if source.incomplete or any(item.checkpoint.size > count for item in known.held):
+        return False
+    return not (isinstance(source, Projected) and source.beyond(count))
 
 
 def _fits(item: Held, root: bytes, keys: Iterable[VerifierKey]) -> bool:

@@ -167,6 +167,41 @@ def test_a_checkpoint_of_another_history_is_found_when_new_entries_come(world: W
         assert found.mark.verdict == "forked"
 
 
+def test_a_ledger_behind_its_checkpoints_is_noticed_though_nothing_is_new(world: World, tmp_path: Path) -> None:
+    """An old backup that ends where the casebook does: the entries alone say nothing."""
+    kept = tmp_path / "casebook.db"
+    with casebook(tmp_path, world, kept) as found:
+        assert found.mark.sound
+    world.notes.insert(0, world.lost_note(world.tree()[0] + 5))
+    with casebook(tmp_path, world, kept) as found:
+        assert found.mark.verdict == "rolled back"
+
+
+def test_a_ledger_whose_tables_name_more_entries_is_noticed(world: World, tmp_path: Path) -> None:
+    kept = tmp_path / "casebook.db"
+    with casebook(tmp_path, None, kept) as found:
+        size = found.mark.entries
+    run_call(world, "call_5", "files.read")
+    change(tmp_path, "DELETE FROM ledger_entry WHERE seq >= ?", size)
+    with casebook(tmp_path, None, kept) as found:
+        assert found.mark.verdict == "truncated"
+
+
+def test_a_ledger_without_its_log_is_noticed_though_nothing_is_new(tmp_path: Path) -> None:
+    kept = tmp_path / "casebook.db"
+    with bundle_world(tmp_path / "one") as world:
+        tell(world)
+        with casebook(tmp_path / "one", None, kept) as found:
+            assert found.mark.sound
+        # As it lies there while a broker uses it, but for the log that belongs to it.
+        with closing(sqlite3.connect(tmp_path / "one" / "broker.db")) as database:
+            database.execute("PRAGMA wal_checkpoint(FULL)")
+        (tmp_path / "two").mkdir()
+        (tmp_path / "two" / "broker.db").write_bytes((tmp_path / "one" / "broker.db").read_bytes())
+    with casebook(tmp_path / "two", None, kept) as found:
+        assert found.mark.verdict == "truncated"
+
+
 def test_a_rotated_key_has_all_verified_anew(world: World, tmp_path: Path) -> None:
     kept = tmp_path / "casebook.db"
     with casebook(tmp_path, world, kept):
