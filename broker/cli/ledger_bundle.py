@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from broker.approvals.content import disclosed
+from broker.cli.ledger_place import checkpoints_of
 from broker.cli.local import JsonOption, Local, StateOption, clock, open_local
 from broker.cli.output import OutputModel, console, emit
 from broker.domain.canonical import JsonObject
@@ -100,7 +101,7 @@ def export_command(
     """
     selection = Selection(
         agent=agent,
-        call=call.removeprefix("toolCalls/"),
+        call=call.removeprefix("calls/"),
         session=session.removeprefix("sessions/"),
         first=first,
         last=last,
@@ -109,10 +110,9 @@ def export_command(
     with open_local(state) as local:
         if agent:
             selection = Selection(agent=agent_id(local, agent))
-        folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else paths.checkpoints
         limit = FULL_NOTES if selection.full else EXTRACT_NOTES
         # Before the entries are read: the ledger then holds all that these checkpoints are of.
-        notes = kept_notes(folder, limit + 1)
+        notes = kept_notes(checkpoints_of(state), limit + 1)
         passphrase = read_passphrase(settings.checkpoint_passphrase, paths.checkpoint_passphrase)
         kept = Kept(
             notes=notes[:limit],

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from broker.cli.ledger_place import checkpoints_of
 from broker.cli.local import (
     AsOption,
     CertOption,
@@ -242,9 +243,8 @@ def _alone(state: Path) -> Iterator[_Desk]:
 
     settings = load_settings(state)
     paths = StatePaths(state)
-    folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else paths.checkpoints
     with only_broker(paths), open_local(state) as local:
-        yield _Desk(local, settings, DirectoryCheckpoints(folder))
+        yield _Desk(local, settings, DirectoryCheckpoints(checkpoints_of(state)))
 
 
 async def _rotate(desk: _Desk, by: str) -> RotatedOutput:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
-from broker.cli.output import OutputModel, console, emit, errors
+from broker.cli.ledger_place import checkpoints_of, ledger_of, reading_progress
+from broker.cli.output import OutputModel, console, emit
 from broker.errors import FieldViolation, InvalidArgumentError
 from broker.ledger.bundle_verify import verify_bundle_file
 from broker.ledger.entry import HEX_32
@@ -22,7 +20,7 @@ from broker.ledger.source import Reopen
 from broker.ledger.source_kinds import how_to_open, open_source
 from broker.ledger.verdict import Expectation, Report, Verdict, VotesReport
 from broker.ledger.verifier import Known, verify_opened
-from broker.settings import DEFAULT_STATE, StatePaths, load_settings
+from broker.settings import DEFAULT_STATE
 from broker.tlog.note import NoteError, VerifierKey
 
 EXIT_CODES = MappingProxyType(
@@ -184,7 +182,7 @@ def verify_command(
     held: list[Held] = [read_held(path) for path in checkpoint or ()]
     held += read_folder(folder) if folder is not None and not first else ()
     known = Known(expected, tuple(held), tuple(_key(text) for text in key or ()), votes)
-    with _progress(as_json=as_json) as progress:
+    with reading_progress("verifying entries", as_json=as_json) as progress:
         if how.kind == "bundle":
             report = verify_bundle_file(Path(how.target), known, first=first, progress=progress)
         else:
@@ -200,14 +198,7 @@ def _target(file: str | None, state: Path) -> tuple[Reopen, Path | None]:
     if file is not None:
         how = how_to_open(file)
         return how, Path(file).parent / "checkpoints" if how.kind == "sqlite" else None
-    paths, settings = StatePaths(state), load_settings(state)
-    folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else paths.checkpoints
-    if not settings.database:
-        return how_to_open(str(paths.database)), folder
-    from broker.store.opening import DatabaseTarget, address_of  # noqa: PLC0415 - a file needs no database driver
-
-    password = address_of(DatabaseTarget(paths.database, settings.database, settings.database_password)).password
-    return how_to_open(settings.database, "" if password is None else password.reveal().decode()), folder
+    return ledger_of(state), checkpoints_of(state)
 
 
 def _expectation(seq: int | None, leaf: str) -> Expectation | None:
@@ -271,26 +262,6 @@ def _votes(found: VotesReport) -> VotesOutput:
         findings=tuple(PlaceOutput(seq=item.seq, field=item.field, why=item.why) for item in found.findings),
         found=found.found,
     )
-
-
-@contextmanager
-def _progress(*, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
-    # Nothing for what takes under a second, nor where nobody looks.
-    if as_json or not errors.is_terminal:
-        yield None
-        return
-    started = time.monotonic()
-    with Progress(console=errors, transient=True, disable=False, auto_refresh=False) as bar:
-        task: list[TaskID] = []
-
-        def step(done: int, total: int) -> None:
-            if time.monotonic() - started < 1.0:
-                return
-            if not task:
-                task.append(bar.add_task("verifying entries", total=total))
-            bar.update(task[0], completed=done, refresh=True)
-
-        yield step
 
 
 def _render(output: VerifyOutput) -> None:

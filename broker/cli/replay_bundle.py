@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from broker.cli.ledger_bundle import agent_id, disclose_by, kept_notes
+from broker.cli.ledger_place import checkpoints_of
 from broker.cli.local import (
     AsOption,
     CertOption,
@@ -127,7 +128,7 @@ def bundle(
     """
     chosen = Selection(
         agent=agent,
-        call=call.removeprefix("toolCalls/"),
+        call=call.removeprefix("calls/"),
         session=session.removeprefix("sessions/"),
         first=first,
         last=last,
@@ -140,9 +141,8 @@ def bundle(
             " `broker ledger export`.",
         )
     settings, paths = load_settings(state), StatePaths(state)
-    folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else paths.checkpoints
     # Before the entries are read: the ledger then holds all that these checkpoints are of.
-    notes = kept_notes(folder, EXTRACT_NOTES + 1)
+    notes = kept_notes(checkpoints_of(state), EXTRACT_NOTES + 1)
     if not notes:
         raise FailedPreconditionError(
             "the ledger has no checkpoint yet, so nothing in it can be proved",

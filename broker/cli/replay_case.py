@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,22 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
+from broker.cli.ledger_place import checkpoints_of, ledger_of, reading_progress
 from broker.cli.local import Local, open_local
-from broker.cli.output import OutputModel, console, errors
+from broker.cli.output import OutputModel, console
 from broker.domain.ports import Transaction
 from broker.errors import DataLossError, InvalidArgumentError
 from broker.ledger.bundle_texts import NamedTexts, kept_texts
 from broker.ledger.held import Held, read_folder
-from broker.ledger.source import Reopen
-from broker.ledger.source_kinds import how_to_open, open_source
+from broker.ledger.source_kinds import open_source
 from broker.ledger.verifier import Known
 from broker.replay.casebook import Casebook, Mark
 from broker.replay.making import open_casebook
 from broker.replay.naming import KnownNames, Names
 from broker.replay.packed import open_packed, policy_in_bundle
-from broker.settings import StatePaths, load_settings
 
 BundleOption = Annotated[
     Path | None,
@@ -93,32 +90,21 @@ def open_case(state: Path, bundle: Path | None, *, as_json: bool) -> Iterator[Ca
         BrokerError: there is no such state directory or bundle, or it can't be read at all.
     """
     with ExitStack() as stack:
-        progress = stack.enter_context(reading_progress(as_json=as_json))
+        progress = stack.enter_context(reading_progress("reading and verifying entries", as_json=as_json))
         if bundle is not None:
             casebook, names = stack.enter_context(open_packed(bundle))
             yield Case(casebook, names, None, partial(policy_in_bundle, bundle))
             return
         local = stack.enter_context(open_local(state))
-        paths, settings = StatePaths(state), load_settings(state)
-        folder = Path(settings.checkpoint_dir) if settings.checkpoint_dir else paths.checkpoints
         # The checkpoints first: a ledger that grows meanwhile is never behind them.
-        held: tuple[Held, ...] = read_folder(folder)
+        held: tuple[Held, ...] = read_folder(checkpoints_of(state))
         how = ledger_of(state)
         casebook = stack.enter_context(
-            open_casebook(lambda: open_source(how), Known(held=held, votes=True), paths.casebook, progress=progress)
+            open_casebook(
+                lambda: open_source(how), Known(held=held, votes=True), local.paths.casebook, progress=progress
+            )
         )
         yield Case(casebook, KnownNames(local.read(_names)), local, partial(_policy_text, local))
-
-
-def ledger_of(state: Path) -> Reopen:
-    """How the ledger of a state directory is opened for reading."""
-    paths, settings = StatePaths(state), load_settings(state)
-    if not settings.database:
-        return how_to_open(str(paths.database))
-    from broker.store.opening import DatabaseTarget, address_of  # noqa: PLC0415 - a file needs no database driver
-
-    password = address_of(DatabaseTarget(paths.database, settings.database, settings.database_password)).password
-    return how_to_open(settings.database, "" if password is None else password.reveal().decode())
 
 
 def mark_output(mark: Mark) -> MarkOutput:
@@ -163,26 +149,6 @@ def check_sound(mark: Mark) -> None:
             reason="LEDGER_UNSOUND",
             hint="Run `broker ledger verify`, and keep the ledger as it is.",
         )
-
-
-@contextmanager
-def reading_progress(*, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar for what takes over a second, where somebody looks."""
-    if as_json or not errors.is_terminal:
-        yield None
-        return
-    started = time.monotonic()
-    with Progress(console=errors, transient=True, auto_refresh=False) as bar:
-        task: list[TaskID] = []
-
-        def step(done: int, total: int) -> None:
-            if time.monotonic() - started < 1.0:
-                return
-            if not task:
-                task.append(bar.add_task("reading and verifying entries", total=total))
-            bar.update(task[0], completed=done, refresh=True)
-
-        yield step
 
 
 def _policy_text(local: Local, digest: str) -> str | None:

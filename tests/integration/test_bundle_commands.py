@@ -157,7 +157,7 @@ def test_what_export_says(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         refused = command(state, "ledger", "export", str(state.parent / "no.zip"), *arguments, "--json", check=False)
         assert (refused.returncode, json.loads(refused.stdout)["reason"]) == (2, reason)
     assert not (state.parent / "no.zip").exists()
-    text = command(state, "ledger", "export", str(state.parent / "text.zip"), "--call", "call_3").stdout
+    text = command(state, "ledger", "export", str(state.parent / "text.zip"), "--call", "calls/call_3").stdout
     assert "1 of them selected" in text
     folder = state.parent / "elsewhere"
     folder.mkdir()
