@@ -108,7 +108,7 @@ def _unknown(made: Report, which: FailOn, *, allowed: bool) -> bool:
 
 
 def _flips(made: Report, which: FailOn) -> bool:
-    widened, narrowed = bool(made.widened.flips), bool(made.narrowed.flips or made.lacking)
+    widened, narrowed = bool(made.widened.flips), bool(made.narrowed.flips or made.lacking.calls)
     return {FailOn.WIDENED: widened, FailOn.NARROWED: narrowed, FailOn.ANY: widened or narrowed}[which]
 
 

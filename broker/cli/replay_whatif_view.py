@@ -24,7 +24,7 @@ def render_report(report: Report) -> None:
     console.print(
         f"{totals.requests} requests decided again, {totals.inputs} distinct{when}", markup=False, soft_wrap=True
     )
-    lost = sum(item.requests for item in report.lacking)
+    lost = report.lacking.requests
     console.print(
         Text.assemble(
             (f"{report.widened.requests} widened", "bold red" if report.widened.requests else "green"),
@@ -58,8 +58,12 @@ def _side(title: str, style: str, side: SidePart) -> None:
     console.print(Text(title, style))
     for what, groups in (("before -> after", side.by_rule), ("agent", side.by_agent), ("tool", side.by_tool)):
         console.print(_groups(what, groups))
-        if len(groups) > _SHOWN:
-            console.print(Text(f"  ... and {len(groups) - _SHOWN} more; --json has them", "dim"))
+        _more(len(groups))
+
+
+def _more(number: int, what: str = "more") -> None:
+    if number > _SHOWN:
+        console.print(Text(f"  ... and {number - _SHOWN} {what}; --json has them", "dim"))
 
 
 def _groups(what: str, groups: Sequence[GroupPart]) -> Table:
@@ -77,14 +81,15 @@ def _groups(what: str, groups: Sequence[GroupPart]) -> Table:
 
 
 def _lacking(report: Report) -> None:
-    if not report.lacking:
+    if not report.lacking.calls:
         return
     console.print(Text("NARROWED by what the table of tiers demands", "yellow"))
-    for item in report.lacking[:_SHOWN]:
+    for item in report.lacking.calls[:_SHOWN]:
         who = item.name or item.agent
         console.print(
             Text(printable(f"  {item.requests} x {item.tool} of {who} at tier {item.tier}: {item.why}")), soft_wrap=True
         )
+    _more(len(report.lacking.calls))
 
 
 def _forecast(found: ForecastPart) -> None:
@@ -104,11 +109,13 @@ def _forecast(found: ForecastPart) -> None:
     for item in found.by_day[-_SHOWN:]:
         table.add_row(item.day, str(item.before), str(item.after), Text("#" * -(-item.after * _BAR // most), "cyan"))
     console.print(table)
+    _more(len(found.by_day), "earlier days")
     for approver in found.approvers[:_SHOWN]:
         name = approver.name or approver.person
         console.print(
             Text(printable(f"  {name}: before {_load(approver.before)}; after {_load(approver.after)}")), soft_wrap=True
         )
+    _more(len(found.approvers), "people")
 
 
 def _load(load: LoadPart) -> str:
@@ -123,6 +130,7 @@ def _control(report: Report) -> None:
     for item in found.disagree[:_SHOWN]:
         told = f"entry {item.entry} says {item.recorded}, and its policy {item.policy[:19]} says {item.policy_says}"
         console.print(Text(printable(f"THE RECORD AND ITS POLICY DISAGREE: {told}"), "bold red"), soft_wrap=True)
+    _more(len(found.disagree))
     rest = f"; of {found.without_text} the policy isn't kept" if found.without_text else ""
     told = f"control: {found.reproduced} requests come out as recorded by the policies that decided them"
     console.print(Text(told + rest, "dim"), soft_wrap=True)

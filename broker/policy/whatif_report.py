@@ -129,7 +129,7 @@ class SidePart(Part):
 
 
 class LackingPart(Part):
-    """Calls that were let through and would be refused by the table of tiers; they count as narrowed."""
+    """Calls that were let through and would be refused by the table of tiers."""
 
     tier: int
     tool: str
@@ -140,6 +140,14 @@ class LackingPart(Part):
     entries: int
     first: int
     last: int
+
+
+class LackPart(Part):
+    """All such calls, which count as narrowed; ``cut`` is how many items are left out of the list."""
+
+    requests: int
+    calls: list[LackingPart]
+    cut: int
 
 
 class LoadPart(Part):
@@ -213,7 +221,7 @@ class Report(Part):
     undecided: list[UndecidedPart]
     widened: SidePart
     narrowed: SidePart
-    lacking: list[LackingPart]
+    lacking: LackPart
     forecast: ForecastPart
     control: ControlPart
     notes: list[str]
@@ -234,7 +242,7 @@ class Report(Part):
     def summary(self) -> tuple[str, ...]:
         """What an approver has to know of it, a sentence each."""
         widened, narrowed, load = self.widened, self.narrowed, self.forecast
-        lost = narrowed.requests + sum(item.requests for item in self.lacking)
+        lost = narrowed.requests + self.lacking.requests
         sentences = [
             f"What-if report {self.digest}: {_over(self)}",
             f"What-if: of {self.totals.requests} requests, {widened.requests} are widened, {lost} narrowed",

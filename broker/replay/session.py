@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from broker.domain.call import CallState
 from broker.domain.canonical import JsonObject
@@ -98,6 +98,7 @@ def session_calls(tx: Transaction, session: str, origin: str) -> SessionCalls:
 
     Raises:
         NotFoundError: there is no such session (``SESSION_NOT_FOUND``).
+        FailedPreconditionError: it has too many calls to be run again (``SESSION_TOO_LONG``).
         DataLossError: an entry isn't as it was written.
     """
     found = tx.identities.session(session)
@@ -107,19 +108,23 @@ def session_calls(tx: Transaction, session: str, origin: str) -> SessionCalls:
         )
     proof = f"session:{session}"
     calls: list[str] = []
-    query, first = EntryQuery(agent=found.agent, types=frozenset({"decision"})), 0
+    query = EntryQuery(agent=found.agent, types=frozenset({"decision"}))
     while True:
-        page = read_step(
-            tx.ledger, EntryQuery(first=first, agent=query.agent, types=query.types), lambda _: True, Pages(1000)
-        )
+        page = read_step(tx.ledger, query, lambda _: True, Pages(1000))
         for item in page.entries:
             lineage = item.body.get("lineage")
             proofs = lineage.get("proofs") if isinstance(lineage, dict) else None
             if item.keys.call_id and isinstance(proofs, list) and proof in proofs:
                 calls.append(item.keys.call_id)
-        if page.next is None or len(calls) > _MOST:
+        if len(calls) > _MOST:
+            raise FailedPreconditionError(
+                f"{session} has more than {_MOST} calls",
+                reason="SESSION_TOO_LONG",
+                hint="Look at its calls one by one: broker replay timeline --session, then broker replay rerun.",
+            )
+        if page.next is None:
             break
-        first = page.next
+        query = replace(query, first=page.next)
     listed = [_listed(call, entries_of(tx, call, origin)) for call in dict.fromkeys(calls)]
     return SessionCalls(found, tuple(sorted(listed, key=lambda item: item.order)))
 

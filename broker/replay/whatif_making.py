@@ -18,6 +18,7 @@ from broker.policy.whatif_report import (
     ForecastPart,
     GroupPart,
     LackingPart,
+    LackPart,
     LedgerPart,
     LoadPart,
     Report,
@@ -225,8 +226,9 @@ def _flip(flip: Flip, names: Names) -> FlipPart:
     )
 
 
-def _lacking(lacks: Iterable[Lacking], questions: Mapping[int, Question], names: Names) -> list[LackingPart]:
-    return [
+def _lacking(lacks: Sequence[Lacking], questions: Mapping[int, Question], names: Names) -> LackPart:
+    shown, cut = limited(sorted(lacks, key=lambda item: (-item.requests, item.first)))
+    calls = [
         LackingPart(
             tier=item.tier,
             tool=questions[item.question].obj,
@@ -238,8 +240,9 @@ def _lacking(lacks: Iterable[Lacking], questions: Mapping[int, Question], names:
             first=item.first,
             last=item.last,
         )
-        for item in sorted(lacks, key=lambda item: (-item.requests, item.first))
+        for item in shown
     ]
+    return LackPart(requests=sum(item.requests for item in lacks), calls=calls, cut=cut)
 
 
 def _forecast(found: Forecast, case: Case) -> ForecastPart:

@@ -106,11 +106,12 @@ def test_a_table_that_demands_more_narrows_what_carried_less() -> None:
     history.ask(model="model-1")
     history.ask(tier=2)
     found = report(history, tiers=with_row(1, must_carry=("model", "sources")))
-    (lack,) = found.lacking
+    (lack,) = found.lacking.calls
+    assert (found.lacking.requests, found.lacking.cut) == (lack.requests, 0)
     assert (lack.why, lack.first, lack.last, lack.requests) == ("carries no model", 0, 0, 1)
     assert found.notes == ["tier 1 newly demands sources, which no entry shows"]
     assert found.totals.unchanged == 2
-    assert report(history, "p, none, role:agent, demo, x.y, call, 1, allow, r\n", tiers=TIERS).lacking == []
+    assert report(history, "p, none, role:agent, demo, x.y, call, 1, allow, r\n", tiers=TIERS).lacking.calls == []
 
 
 def test_each_day_and_each_approver_but_the_agents_owner_is_counted() -> None:
@@ -234,7 +235,7 @@ def test_the_very_same_policy_flips_nothing_and_reproduces_all(items: list[tuple
     for agent, tool, tier, workspace in items:
         history.ask(agent, tool, tier=tier, workspace=workspace)
     found = report(history)
-    assert (found.widened.flips, found.narrowed.flips, found.lacking, found.undecided) == ([], [], [], [])
+    assert (found.widened.flips, found.narrowed.flips, found.lacking.calls, found.undecided) == ([], [], [], [])
     assert found.totals.unchanged == found.totals.requests == found.control.reproduced == len(items)
     assert found.forecast.before == found.forecast.after
 
