@@ -29,6 +29,8 @@ from broker.sandbox.wire import ProtocolViolation
 
 READY_S = 1.0
 """How long a waiting runner may take to answer."""
+FIRST_READY_S = 10.0
+"""How long a runner may take that was never asked before: it may still be starting, and answers once it is warm."""
 STARTUP_S = 60.0
 """How long in all a runner may let us wait before it starts the tool."""
 COLLECT_S = 60.0
@@ -97,6 +99,7 @@ class DockerLease:
         self._patience: Patience | None = None
         self._driver: asyncio.Task[None] | None = None
         self._removal: asyncio.Task[None] | None = None
+        self._has_answered = False
         self._unconfirmed = False
         """Neither the stream nor the engine had said within ``DRAIN_S`` that a kill has happened."""
         self._now = asyncio.Event()
@@ -119,8 +122,9 @@ class DockerLease:
             return False
         answer = self._conversation.ping()
         try:
-            async with asyncio.timeout(READY_S):
-                return await answer
+            async with asyncio.timeout(READY_S if self._has_answered else FIRST_READY_S):
+                self._has_answered = await answer
+                return self._has_answered
         except TimeoutError:
             return False
 

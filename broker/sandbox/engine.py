@@ -98,7 +98,10 @@ class Lease(Protocol):
         """What it was made under."""
 
     async def ready(self) -> bool:
-        """Whether the runner answers now, within a second. A lease that isn't ready can only be destroyed."""
+        """Whether the runner answers now: within ten seconds where it may be starting, within one once it has answered.
+
+        A lease that isn't ready can only be destroyed.
+        """
 
     async def observe(self) -> ContainerFacts:
         """What the engine reports now for this very container; equal to ``Engine.expected_facts`` of its profile where

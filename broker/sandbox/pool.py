@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -71,7 +71,7 @@ class Pool:
         self._shelves: dict[str, Shelf] = {}
         self._calls: dict[str, str] = {}
         self._changed = asyncio.Event()
-        self._traffic = Traffic(sizing.quiet_s, clock, self._changed.set)
+        self._traffic = Traffic(sizing, clock, self._changed.set)
         self._works = Works(
             engine,
             sizing,
@@ -152,10 +152,6 @@ class Pool:
     def expected_facts(self, profile: Profile) -> ContainerFacts:
         """See ``Engine.expected_facts``."""
         return self._engine.expected_facts(profile)
-
-    def busy(self) -> AbstractContextManager[None]:
-        """While the block runs, making and removing containers waits, within its bounds: somebody is in a hurry."""
-        return self._traffic.busy()
 
     def prewarm(self, profiles: Sequence[Profile]) -> None:
         """Names the profiles that are kept at the floor always; those named before no longer are."""

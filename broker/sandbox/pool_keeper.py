@@ -23,21 +23,25 @@ class Traffic:
     """Whether somebody is in a hurry.
 
     Args:
-        quiet_s: for so long nobody may have been.
+        sizing: for how long nobody may have been, alone or where they follow each other.
         clock: monotonic seconds.
         changed: called whenever somebody is done.
     """
 
-    def __init__(self, quiet_s: float, clock: Callable[[], float], changed: Callable[[], None]) -> None:
-        self._quiet_s = quiet_s
+    def __init__(self, sizing: Sizing, clock: Callable[[], float], changed: Callable[[], None]) -> None:
+        self._sizing = sizing
         self._clock = clock
         self._changed = changed
         self._busy = 0
         self._last = float("-inf")
+        self._wait_s = sizing.quiet_s
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Somebody is, inside this block."""
+        if not self._busy:
+            close = self._clock() - self._last < self._sizing.close_s
+            self._wait_s = max(self._sizing.quiet_s, self._sizing.close_s if close else 0.0)
         self._busy += 1
         try:
             yield
@@ -48,7 +52,7 @@ class Traffic:
 
     def quiet_at(self) -> float:
         """When it gets quiet, if nobody comes; may be past, or infinite."""
-        return float("inf") if self._busy else self._last + self._quiet_s
+        return float("inf") if self._busy else self._last + self._wait_s
 
 
 class Keeper:

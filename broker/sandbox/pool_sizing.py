@@ -32,8 +32,10 @@ class Sizing:
     """After so long, half of what was never needed meanwhile is given up, down to the floor."""
     creates: int = 2
     """Containers that are made at one time for the pool; what a call waits for is made besides."""
-    quiet_s: float = 0.02
+    quiet_s: float = 0.002
     """So long nobody may have held or wanted a container before the pool makes and removes some."""
+    close_s: float = 0.02
+    """Calls that follow each other within this time are expected to go on: it must then be quiet for as long."""
     refill_wait_s: float = 1.0
     """Where it never gets quiet: after so long the pool makes containers all the same, one at a time."""
     linger_s: float = 0.4

@@ -10,7 +10,6 @@ The broker holds the other end of the table; ``broker.wire`` labels of the image
 from __future__ import annotations
 
 import os
-import select
 import struct
 
 WIRE_VERSION = "3"
@@ -89,14 +88,6 @@ class Wire:
         self._going = bytearray()
         self.windows = {STDOUT: OUTPUT_WINDOW, STDERR: OUTPUT_WINDOW, FILES: FILES_WINDOW}
         """Channel -> what may still be sent on it."""
-
-    def waits(self, seconds: float) -> bool:
-        """Whether a frame, or the end, comes within a time."""
-        if self._came:
-            return True
-        poll = select.poll()
-        poll.register(self.source, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
 
     def receive(self) -> tuple[int, int, bytes]:
         """The next frame as type, channel and payload; waits for it.

@@ -35,19 +35,23 @@ def split_path(path: str) -> list[str]:
     return parts
 
 
-def until_job(wire: Wire, idle_s: float | None = None) -> tuple[int, bytes] | None:
-    """Answers pings until another frame comes, as type and payload; ``None`` where it was quiet for ``idle_s``.
+def until_job(wire: Wire) -> tuple[int, bytes]:
+    """Answers pings until another frame comes, as type and payload.
 
     Raises:
         EOFError: the broker has gone.
     """
-    while idle_s is None or wire.waits(idle_s):
+    while True:
         kind, _, payload = wire.receive()
         if kind != frames.PING:
             return kind, payload
-        wire.send(frames.PONG, payload)
-        wire.flush()
-    return None
+        answer(wire, payload)
+
+
+def answer(wire: Wire, ping: bytes) -> None:
+    """Gives the sign of life that a ping asks for."""
+    wire.send(frames.PONG, ping)
+    wire.flush()
 
 
 def read_job(

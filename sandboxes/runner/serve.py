@@ -19,8 +19,6 @@ ARGUMENTS = "/job/arguments.json"
 RESULT = "/job/result.json"
 WATCHED = ("/work", "/tmp")  # noqa: S108  # the sandbox's own, gone with it
 MAX_RESULT = 4 * 2**20
-_QUIET_S = 0.03
-"""A sandbox that hears of no job for so long is one that waits."""
 _LINGER_S = 60
 """How long a runner whose job is done waits to be removed once the broker has cut the stream: its end would keep the
 engine busy just when the next call comes."""
@@ -42,8 +40,10 @@ def serve() -> str:
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    first = inputs.until_job(wire, _QUIET_S)
-    if first is None:
+    # Who is asked for a sign of life first has no job yet: it is warm, and so answers, once all is ready for one.
+    kind, _, payload = wire.receive()
+    waits = kind == frames.PING
+    if waits:
         preload()
     settle()
     try:
@@ -51,9 +51,9 @@ def serve() -> str:
     except InTool as begun:
         return begun.code
     try:
-        first = first or inputs.until_job(wire)
-        if first is None:
-            raise EOFError
+        if waits:
+            inputs.answer(wire, payload)
+        first = inputs.until_job(wire) if waits else (kind, payload)
         job, came = inputs.read_job(wire, first, WORK, ARGUMENTS)
         traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
     except Refusal as refusal:

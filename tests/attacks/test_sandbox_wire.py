@@ -326,7 +326,7 @@ async def babbles(runner: Puppet) -> None:
 
 @pytest.mark.parametrize("script", [nothing, hangs_up, answers_another, starts_unasked, babbles])
 async def test_any_other_runner_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
-    monkeypatch.setattr(docker_lease, "READY_S", 0.05 if script is nothing else WITHIN_S)
+    monkeypatch.setattr(docker_lease, "FIRST_READY_S", 0.05 if script is nothing else WITHIN_S)
     async with puppet(tmp_path, script) as (lease, _), asyncio.timeout(WITHIN_S):
         assert not await lease.ready()
         if script is not nothing:

@@ -161,15 +161,6 @@ async def test_where_it_never_gets_quiet_containers_are_made_one_at_a_time() -> 
             assert world.engine.most == 1
 
 
-async def test_who_is_busy_elsewhere_holds_the_refills_back() -> None:
-    async with pool_of(replace(BUSY, quiet_s=0.001)) as world:
-        with world.pool.busy():
-            world.pool.prewarm([PROFILE])
-            await world.bell.until(lambda: bool(world.meter.sizes) and len(world.pool.status().rows) == 1)
-            assert world.engine.begun == 0
-        await world.filled(2)
-
-
 async def test_a_call_takes_over_what_is_being_made() -> None:
     async with pool_of(replace(SIZING, floor=2)) as world:
         world.engine.gate.clear()
