@@ -48,8 +48,9 @@ class Ledger:
         """
         if entry_type not in ENTRY_TYPES:
             raise InternalError(f"{entry_type!r} is no type of ledger entry", reason="UNKNOWN_ENTRY_TYPE")
-        if taken := OWN_KEYS & body.keys():
-            raise InternalError(f"an entry's body can't hold {min(taken)!r}", reason="LEDGER_BODY_INVALID")
+        if not OWN_KEYS.isdisjoint(body):
+            taken = min(OWN_KEYS & body.keys())
+            raise InternalError(f"an entry's body can't hold {taken!r}", reason="LEDGER_BODY_INVALID")
         table = tx.ledger
         head = table.head()
         _check_genesis(head, entry_type)

@@ -57,10 +57,12 @@ class LedgerEntry(Base, table=True):
 
 
 class LedgerAgent(Base, table=True):
-    """A projection: the last entry of each agent's own chain. ``entry_seq`` is that entry's number in the ledger."""
+    """A projection: the last entry of each agent's own chain. ``entry_seq`` is that entry's number in the ledger.
+
+    It has no index: each append would write one, and only a checkpoint asks which heads have moved.
+    """
 
     __tablename__ = "ledger_agent"
-    __table_args__ = (Index("ledger_agent_entry", "entry_seq"),)
     agent: str = Field(primary_key=True, sa_type=WORDS)
     seq: int = Field(sa_type=NUMBER)
     leaf: bytes = Field(sa_type=LargeBinary)

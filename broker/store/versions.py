@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, inspect, select
 from broker.errors import BrokerError, DataLossError, FailedPreconditionError
 from broker.store.tables import ALEMBIC_VERSION, META
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """All versions that there were, oldest first. A database is used only with the last one."""
 
 HEAD = REVISIONS[-1]

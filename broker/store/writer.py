@@ -271,7 +271,8 @@ class GroupWriter:
             if not isinstance(error, Exception):  # Ctrl-C in a caller's own thread goes on to it
                 raise
             return
-        tell([*((job.answer, result, None) for job, result in done), *refused])
+        told: list[Told] = [(job.answer, result, None) for job, result in done]
+        tell(told + refused if refused else told)
 
     def _roll_back(self) -> None:
         try:

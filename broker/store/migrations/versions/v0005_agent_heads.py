@@ -1,0 +1,13 @@
+"""No index over the agents' heads any more: each append wrote it, and only a checkpoint asks, for a table of few rows."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Drops the index."""
+    op.drop_index("ledger_agent_entry", "ledger_agent")
