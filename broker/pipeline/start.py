@@ -113,6 +113,7 @@ class Starter:
         if begun.plan.tree is None or (profile.egress and begun.plan.tree.step is None):
             raise InternalError("a plan runs on a copy of a workspace, and reaches no host")
         decision = self.decide_again(tx, active, directory)
+        begun.hold.begin_soon()
         move(active.row, CallState.PLANNING)
         sealed = parts.vault.open(tx, active.row.id)
         body = {
@@ -125,7 +126,6 @@ class Starter:
         events = write_events(tx, sealed, active.row.last_event, now, [StateChanged(CallState.PLANNING)])
         row = replace(active.row, state=CallState.PLANNING, last_event=events[-1].number)
         tx.calls.replace(row)
-        begun.hold.begin_soon()
         return row, events
 
     def write_intent(
@@ -168,6 +168,7 @@ class Starter:
             self._check_tree(tx, active, begun.plan)
             same = partial(same_call, now=envelope)
             used = {"approvals": [self.use_approval(tx, active, requirement, same, envelope).body()]}
+        begun.hold.begin_soon()  # nothing speaks against it any more; what follows only writes
         move(active.row, CallState.RUNNING)
         sealed = parts.vault.open(tx, active.row.id)
         body = {
@@ -180,7 +181,6 @@ class Starter:
         events = write_events(tx, sealed, active.row.last_event, now, [StateChanged(CallState.RUNNING)])
         row = replace(active.row, state=CallState.RUNNING, started=now, intent_seq=seq, last_event=events[-1].number)
         tx.calls.replace(row)
-        begun.hold.begin_soon()
         return row, events
 
     def _check_tree(self, tx: Transaction, active: ActiveCall, plan: Plan) -> None:
