@@ -299,7 +299,7 @@ class DockerLease:
             self._end(error)
 
     async def _conclude(self, transcript: Transcript) -> None:
-        """Gathers the evidence, cuts the stream, and ends the queue."""
+        """Gathers the evidence, hears no more, and ends the queue."""
         error: Exception | None = None
         died_of_memory = False
         if not self._kill:
@@ -314,7 +314,7 @@ class DockerLease:
             elif transcript.phase is not Phase.DONE:
                 died_of_memory = await self._witness.died_of_memory()
                 error = None if died_of_memory or self._kill else self._vanished(transcript)
-        self._stream.cut()
+        self._stream.hush()  # cut when it is destroyed: its caller waits for the outcome now
         if error:
             self._conversation.queue.close(error=error)
         else:
