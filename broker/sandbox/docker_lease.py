@@ -19,7 +19,7 @@ from broker.sandbox.conversation import Conversation
 from broker.sandbox.docker_events import ContainerWatch
 from broker.sandbox.docker_witness import EngineSight, Witness
 from broker.sandbox.engine import EgressGate
-from broker.sandbox.job_frames import JobFrames, encode_job, listening, send_job
+from broker.sandbox.job_frames import encode_job, listening, send_job
 from broker.sandbox.jobs import check_job
 from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
@@ -156,7 +156,13 @@ class DockerLease:
         self._conversation.begin(self._transcript, self._connections)
         self._witness.run_begins()
         self._be_patient(STARTUP_S)
-        self._driver = asyncio.create_task(self._drive(frames, self._transcript))
+        feeder = None
+        if small := frames.in_one():
+            self._stream.write(small)  # before anything else has its turn: the tool waits for it
+        else:
+            feeder = asyncio.create_task(send_job(frames, self._stream))
+            feeder.add_done_callback(self._fed)
+        self._driver = asyncio.create_task(self._drive(feeder, self._transcript))
         ended = False
         try:
             while (event := await self._conversation.queue.get()) is not None:
@@ -270,10 +276,8 @@ class DockerLease:
         if self._patience:
             self._patience.run(on=not self._over.is_set() and not self._conversation.windows.scarce)
 
-    async def _drive(self, frames: JobFrames, transcript: Transcript) -> None:
+    async def _drive(self, feeder: asyncio.Task[None] | None, transcript: Transcript) -> None:
         """From the first frame to the last event; whatever goes wrong ends the queue with an error."""
-        feeder = asyncio.create_task(send_job(frames, self._stream))
-        feeder.add_done_callback(self._fed)
         queue = self._conversation.queue
         try:
             await self._over.wait()
@@ -288,8 +292,9 @@ class DockerLease:
                 self._stream.cut()
                 queue.close(error=self._failure)
         finally:
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
+            if feeder:
+                feeder.cancel()
+                await asyncio.gather(feeder, return_exceptions=True)
             queue.close(error=InternalError("the sandbox's driver ended before its run"))
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:

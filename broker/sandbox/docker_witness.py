@@ -64,7 +64,8 @@ class Witness:
 
     async def look(self) -> None:
         """Returns once it is known whether the host can be looked at."""
-        await asyncio.wait({self._look}, timeout=EVIDENCE_S)
+        if not self._look.done():  # as nearly always: else two turns of the loop
+            await asyncio.wait({self._look}, timeout=EVIDENCE_S)
 
     async def hear_of_memory(self, transcript: Transcript) -> None:
         """Waits a moment for the engine's event where it is worth it: a SIGKILL, and no counter that says whose."""

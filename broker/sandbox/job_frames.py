@@ -89,6 +89,12 @@ class JobFrames:
         for at in range(0, len(self.arguments), PIECE):
             yield encode(FrameKind.ARGUMENTS, self.arguments[at : at + PIECE])
 
+    def in_one(self) -> bytes | None:
+        """All of a job without files that goes in one write; ``None`` for any other."""
+        if self.files or self.links or len(self.head) + len(self.arguments) >= PIECE:
+            return None
+        return b"".join((self.head, *self.argument_frames(), encode(FrameKind.END_OF_INPUT)))
+
     def check(self, expected: str) -> None:
         """Lets these frames pass where they have the digest that was approved; an empty one asks for nothing.
 
