@@ -271,8 +271,8 @@ class GroupWriter:
             if not isinstance(error, Exception):  # Ctrl-C in a caller's own thread goes on to it
                 raise
             return
-        told: list[Told] = [(job.answer, result, None) for job, result in done]
-        tell(told + refused if refused else told)
+        durable: list[Told] = [(job.answer, result, None) for job, result in done]
+        tell(durable + refused if refused else durable)
 
     def _roll_back(self) -> None:
         try:
