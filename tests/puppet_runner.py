@@ -44,6 +44,10 @@ class Puppet:
         """Writes bytes as the engine would."""
         self._writer.write(data)
 
+    async def drain(self) -> None:
+        """Waits while the broker doesn't read."""
+        await self._writer.drain()
+
     async def hear(self) -> tuple[FrameKind, int, bytes]:
         """The broker's next frame."""
         kind, channel, length = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))

@@ -354,3 +354,23 @@ async def test_output_rules_are_kept_by_the_broker_too(tmp_path: Path) -> None:
     async with puppet(tmp_path, tells(STARTED, ENDED, big, stay=True)) as (lease, _):
         job = python("", outputs=OutputRules(("*.out",), 1, 2**20))
         assert "more files" in (await failure(lease, job)).message
+
+
+async def test_a_runner_that_floods_after_its_end_is_not_heard(tmp_path: Path) -> None:
+    stuck = asyncio.Event()
+
+    async def flood(runner: Puppet) -> None:
+        await runner.take_job()
+        runner.say(*WHOLE, END)
+        try:
+            async with asyncio.timeout(1):  # read, all of it would be gone in a fifth of that
+                for _ in range(1024):
+                    runner.say(bytes(PIECE))
+                    await runner.drain()
+        except TimeoutError:
+            stuck.set()
+        await runner.gone()
+
+    async with puppet(tmp_path, flood) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert (await finish(lease, JOB, Silent())).stdout == b"x"
+        await stuck.wait()

@@ -243,3 +243,20 @@ async def test_a_pool_closed_while_it_fills_leaves_nothing(engine: Engine) -> No
     assert await engine.list_owned() == []
     with pytest.raises(UnavailableError):
         await call
+
+
+IMPORTED = "import sys\nprint(sorted({'json', 'traceback', 'contextlib'} & sys.modules.keys()))"
+
+
+async def test_what_counts_as_warm_has_imported_what_tools_use(engine: Engine) -> None:
+    async with warm_pool(engine) as world, world.pool.lease("call_warm", world.profile) as lease:
+        assert (await finish(lease, python(IMPORTED))).text == "['contextlib', 'json', 'traceback']\n"
+
+
+async def test_a_job_that_waits_for_its_container_lets_it_import_nothing_first(engine: Engine) -> None:
+    lease = await engine.create(await profile(engine, Limits()))
+    try:
+        assert (await finish(lease, python(IMPORTED))).text == "[]\n"
+    finally:
+        await lease.destroy()
+        await lease.removed()
