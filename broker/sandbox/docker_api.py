@@ -116,12 +116,8 @@ class EngineApi:
             headers = [("Host", "engine"), ("Connection", "close"), ("Content-Length", str(len(body)))]
             if body:
                 headers.append(("Content-Type", "application/json"))
-            for event in (
-                h11.Request(method=method, target=target, headers=headers),
-                h11.Data(body),
-                h11.EndOfMessage(),
-            ):
-                writer.write(talk.send(event) or b"")
+            events = (h11.Request(method=method, target=target, headers=headers), h11.Data(body), h11.EndOfMessage())
+            writer.write(b"".join(talk.send(event) or b"" for event in events))  # in one: each write wakes the engine
             return await _answer(talk, reader)
         finally:
             writer.transport.abort()

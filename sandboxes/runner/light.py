@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gc
 from _json import encode_basestring_ascii, make_scanner
-from types import TracebackType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class _Rules:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum
 import os
 import select
-from collections.abc import Iterator
 
 from runner import frames
 from runner.frames import Wire
 from runner.light import suppress
 from runner.waiting import Tool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _AT_ONCE = 8
 """Frames of the files that are sent before the pipes are looked at again."""

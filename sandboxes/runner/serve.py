@@ -6,13 +6,16 @@ import _signal as signal  # type: ignore[import-not-found]  # signal itself impo
 import os
 import resource  # noqa: F401  # os.wait4 would load it when there is a hurry
 import time
-from collections.abc import Iterator
 
 from runner import frames, inputs
 from runner.frames import Refusal, Wire
 from runner.light import as_json, preload, settle
 from runner.relay import Ending, Relay, Traffic
 from runner.waiting import InTool, Tool, set_dumpable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WORK = "/work"
 ARGUMENTS = "/job/arguments.json"

@@ -136,6 +136,9 @@ class _Kept:
         self._request_digest = hashlib.sha256()
         self._request_bytes = 0
         self._request_whole = False
+        self._request_length = next(
+            (int(value) for name, value in request.headers if name.lower() == "content-length"), None
+        )
         self._head: tuple[int, bytes, Headers] | None = None
         self._head_cost = 0
         self._begun = False
@@ -148,6 +151,8 @@ class _Kept:
     def sent(self, data: bytes) -> None:
         self._request_digest.update(data)
         self._request_bytes += len(data)
+        # A host may answer the last byte before anybody has looked for what comes after it.
+        self._request_whole = self._request_bytes == self._request_length
 
     def asked(self) -> None:
         self._request_whole = True

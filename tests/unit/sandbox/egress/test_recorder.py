@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import h11
+import pytest
 
 from broker.domain.run import EgressKind, EgressRule, EgressVerdict
 from broker.sandbox.egress.recorder import Recorder, Tape
@@ -74,3 +75,19 @@ def test_an_exchange_that_goes_on_is_kept_as_far_as_it_came() -> None:
     assert recorded(recorder).exchanges[0].how is How.BROKEN
     tape.data(b"some")
     assert recorded(recorder).exchanges[0].body == b"some"
+
+
+@pytest.mark.parametrize(("pieces", "whole"), [((), False), ((b"ab",), False), ((b"ab", b"cd"), True)])
+def test_a_body_is_whole_once_its_declared_length_came_though_the_host_answers_first(
+    pieces: tuple[bytes, ...], *, whole: bool
+) -> None:
+    recorder = Recorder("call_1")
+    request = h11.Request(
+        method="POST", target="http://h.example/a", headers=[("Host", "h.example"), ("Content-Length", "4")]
+    )
+    tape = recorder.tape(RULE, request, Target("h.example", 80, "/a", b"/a"), ())
+    for piece in pieces:
+        tape.sent(piece)
+    tape.answer(200, b"OK", [])
+    tape.finish()
+    assert recorded(recorder).exchanges[0].request.body_whole is whole
