@@ -157,7 +157,9 @@ class DockerLease:
         self._witness.run_begins()
         self._be_patient(STARTUP_S)
         feeder = None
-        if small := frames.in_one():
+        if self._kill:
+            pass  # its end was ordered before it began: it never gets its job
+        elif small := frames.in_one():
             self._stream.write(small)  # before anything else has its turn: the tool waits for it
         else:
             feeder = asyncio.create_task(send_job(frames, self._stream))

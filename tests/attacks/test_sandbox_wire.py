@@ -14,6 +14,7 @@ from broker.domain.run import EndCause, Ended, Exited, Job, JobFile, Limits, Out
 from broker.errors import BrokerError, UnavailableError
 from broker.sandbox import docker_lease
 from broker.sandbox.address import Endpoint
+from broker.sandbox.attached import AttachedStream
 from broker.sandbox.docker_lease import DockerLease
 from broker.sandbox.docker_stream import attach
 from broker.sandbox.engine import Duplex
@@ -374,3 +375,16 @@ async def test_a_runner_that_floods_after_its_end_is_not_heard(tmp_path: Path) -
     async with puppet(tmp_path, flood) as (lease, _), asyncio.timeout(WITHIN_S):
         assert (await finish(lease, JOB, Silent())).stdout == b"x"
         await stuck.wait()
+
+
+@pytest.mark.parametrize("code", ["", "#" * PIECE], ids=["small", "large"])
+async def test_a_run_whose_end_was_ordered_before_it_began_never_gets_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    async with puppet(tmp_path, nothing) as (lease, _), asyncio.timeout(WITHIN_S):
+        sent: list[bytes] = []
+        monkeypatch.setattr(AttachedStream, "write", lambda _, data: sent.append(data))
+        lease.kill(EndCause.OPERATOR, "first")
+        done = await finish(lease, python(code))
+        assert (done.ended.cause, done.ended.detail) == (EndCause.OPERATOR, "first")
+        assert sent == []
