@@ -320,7 +320,7 @@ class Execution:
         if collector.tree is not None:
             effect, complete = collector.tree.effect(), collected.ended.tree_complete
             return Ran(state, outcome, effect, complete=complete, tail=tuple(collected.tail))
-        # The run's streams are cut: nothing it does from here on reaches anybody. The removal may follow.
+        # Nobody hears the run any more: nothing it does from here on reaches anybody. The removal may follow.
         await self._finish(active, state, outcome, collected.tail)
         return None
 

@@ -19,7 +19,7 @@ from broker.sandbox.conversation import Conversation
 from broker.sandbox.docker_events import ContainerWatch
 from broker.sandbox.docker_witness import EngineSight, Witness
 from broker.sandbox.engine import EgressGate
-from broker.sandbox.job_frames import encode_job, listening, send_job
+from broker.sandbox.job_frames import JobFrames, encode_job, listening, send_job
 from broker.sandbox.jobs import check_job
 from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
@@ -156,15 +156,11 @@ class DockerLease:
         self._conversation.begin(self._transcript, self._connections)
         self._witness.run_begins()
         self._be_patient(STARTUP_S)
-        feeder = None
-        if self._kill:
-            pass  # its end was ordered before it began: it never gets its job
-        elif small := frames.in_one():
-            self._stream.write(small)  # before anything else has its turn: the tool waits for it
-        else:
-            feeder = asyncio.create_task(send_job(frames, self._stream))
-            feeder.add_done_callback(self._fed)
-        self._driver = asyncio.create_task(self._drive(feeder, self._transcript))
+        # What is to end before it begins never gets its job. A small one goes before anything else has its turn.
+        small = None if self._kill else frames.in_one()
+        if small:
+            self._stream.write(small)
+        self._driver = asyncio.create_task(self._drive(None if small else frames, self._transcript))
         ended = False
         try:
             while (event := await self._conversation.queue.get()) is not None:
@@ -278,8 +274,12 @@ class DockerLease:
         if self._patience:
             self._patience.run(on=not self._over.is_set() and not self._conversation.windows.scarce)
 
-    async def _drive(self, feeder: asyncio.Task[None] | None, transcript: Transcript) -> None:
+    async def _drive(self, unsent: JobFrames | None, transcript: Transcript) -> None:
         """From the first frame to the last event; whatever goes wrong ends the queue with an error."""
+        feeder = None
+        if unsent and not self._kill:
+            feeder = asyncio.create_task(send_job(unsent, self._stream))
+            feeder.add_done_callback(self._fed)
         queue = self._conversation.queue
         try:
             await self._over.wait()

@@ -40,8 +40,8 @@ class Traffic:
     def busy(self) -> Iterator[None]:
         """Somebody is, inside this block."""
         if not self._busy:
-            close = self._clock() - self._last < self._sizing.close_s
-            self._wait_s = max(self._sizing.quiet_s, self._sizing.close_s if close else 0.0)
+            quiet_s, close_s = self._sizing.quiet_s, self._sizing.close_s
+            self._wait_s = max(quiet_s, close_s) if self._clock() - self._last < close_s else quiet_s
         self._busy += 1
         try:
             yield

@@ -59,7 +59,7 @@ class LedgerEntry(Base, table=True):
 class LedgerAgent(Base, table=True):
     """A projection: the last entry of each agent's own chain. ``entry_seq`` is that entry's number in the ledger.
 
-    It has no index: each append would write one, and only a checkpoint asks which heads have moved.
+    It has no index: each append would write one, and only checkpoints and exports ask which heads have moved.
     """
 
     __tablename__ = "ledger_agent"

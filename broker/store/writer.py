@@ -272,7 +272,7 @@ class GroupWriter:
                 raise
             return
         durable: list[Told] = [(job.answer, result, None) for job, result in done]
-        tell(durable + refused if refused else durable)
+        tell(durable + refused)
 
     def _roll_back(self) -> None:
         try:

@@ -54,9 +54,10 @@ def serve() -> str:
     except InTool as begun:
         return begun.code
     try:
+        first = kind, payload
         if waits:
             inputs.answer(wire, payload)
-        first = inputs.until_job(wire) if waits else (kind, payload)
+            first = inputs.until_job(wire)
         job, came = inputs.read_job(wire, first, WORK, ARGUMENTS)
         traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
     except Refusal as refusal:

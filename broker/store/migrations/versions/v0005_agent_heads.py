@@ -1,4 +1,4 @@
-"""No index over the agents' heads any more: each append wrote it, and only a checkpoint asks, for a table of few rows."""
+"""No index over the agents' heads any more: each append wrote it, and few ask: checkpoints and exports."""
 
 from __future__ import annotations
 
