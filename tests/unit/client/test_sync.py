@@ -109,12 +109,14 @@ def test_threads_may_share_it(server: FakeBroker, client: Broker) -> None:
 
 
 def test_closing_twice_is_harmless_and_ends_the_thread(server: FakeBroker, identity: Path) -> None:
-    before = threading.active_count()
+    # Told apart by identity: threads of other tests may end meanwhile, so a count would say nothing.
+    before = set(threading.enumerate())
     broker = Broker.connect(server.address, identity=identity, ca=server.authority.pem)
-    assert threading.active_count() > before
+    own = [one for one in threading.enumerate() if one not in before and one.name == "broker-client"]
+    assert len(own) == 1
     broker.close()
     broker.close()
-    assert threading.active_count() == before
+    assert not own[0].is_alive()
     with pytest.raises(BrokerError) as caught:
         broker.status()
     assert caught.value.reason == "CLIENT_CLOSED"
