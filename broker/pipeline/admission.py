@@ -16,7 +16,7 @@ from broker.domain.events import REQUEST, REQUEST_TEXTS, CallEvent, StateChanged
 from broker.domain.identity import Caller
 from broker.domain.ids import new_id
 from broker.domain.meter import Step
-from broker.domain.ports import OBJECT_COST, CallRow, Transaction
+from broker.domain.ports import OBJECT_COST, CallRow, SealedObject, Transaction
 from broker.errors import (
     BrokerError,
     FieldViolation,
@@ -46,6 +46,7 @@ from broker.pipeline.start import Begun, Starter
 from broker.pipeline.stopwatch import Stopwatch
 from broker.pipeline.taking_back import call_inputs
 from broker.pipeline.turns import Turns
+from broker.specs.catalogue import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,23 +229,24 @@ class Admission:
         begun = Begun(plan, Hold(self._parts.sandboxes, call_id, plan.profile)) if at_once else None
 
         def work(tx: Transaction) -> Admitted:
-            admitted = self._insert(tx, caller, request, row=row, stored=stored, checked=checked)
-            if admitted.active is not None and asked is not None:
-                self._wait_for_people(tx, admitted.active, asked)
-            if admitted.active is not None and checked.requirement is not None and tool.spec.planned:
+            known = self._checks.known(tx, caller, request)  # another of the same id may have come in the meantime
+            if known is not None:
+                return Admitted(known.id, None)
+            active, sealed = self._insert(tx, request, row=row, stored=stored, tool=tool)
+            if asked is not None:
+                self._wait_for_people(tx, active, asked)
+            if checked.requirement is not None and tool.spec.planned:
                 lineage, requirement = checked.lineage, checked.requirement
-                check_askable(
-                    tx, self._parts.desk, admitted.active.row, lineage=lineage, tool=tool, requirement=requirement
-                )
-            if admitted.active is not None and request.context.runbook:
+                check_askable(tx, self._parts.desk, active.row, lineage=lineage, tool=tool, requirement=requirement)
+            if request.context.runbook:
                 arguments, agent = request.arguments_bytes, caller.identity.id
                 runbook = check_usable(
                     tx, self._parts, request.context.runbook, agent=agent, tool=tool, arguments=arguments
                 )
-                admitted.active.approval = runbook.id
-            if admitted.active is None or begun is None:
-                return admitted
-            return self._begin(tx, admitted.active, begun, checked.directory)
+                active.approval = runbook.id
+            if begun is None:
+                return Admitted(active.row.id, active)
+            return self._begin(tx, active, sealed, begun, checked.directory)
 
         try:
             return await self._parts.store.write(work)
@@ -253,9 +255,11 @@ class Admission:
                 await begun.hold.release()
             raise
 
-    def _begin(self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory) -> Admitted:
+    def _begin(
+        self, tx: Transaction, active: ActiveCall, sealed: SealedObject, begun: Begun, directory: Directory
+    ) -> Admitted:
         """Nobody waits before it: the intent goes with the admission, in one transaction."""
-        active.row, events = self._starter.write(tx, active, begun, directory)
+        active.row, events = self._starter.write(tx, active, begun, directory, sealed=sealed)
         active.feed.publish(events)
         active.waiting = False
         return Admitted(active.row.id, active, begun)
@@ -299,19 +303,10 @@ class Admission:
         active.feed.publish(events)
 
     def _insert(
-        self,
-        tx: Transaction,
-        caller: Caller,
-        request: CallRequest,
-        *,
-        row: CallRow,
-        stored: StoredRequest,
-        checked: Checked,
-    ) -> Admitted:
-        now, tool = row.created, checked.tool
-        known = self._checks.known(tx, caller, request)  # another of the same id may have come in the meantime
-        if known is not None:
-            return Admitted(known.id, None)
+        self, tx: Transaction, request: CallRequest, *, row: CallRow, stored: StoredRequest, tool: Tool
+    ) -> tuple[ActiveCall, SealedObject]:
+        """Puts a call on record; with it, what its texts are sealed with."""
+        now = row.created
         brief, texts = encode_request(stored)
         quota = self._parts.bounds.storage_quota_bytes
         check_storage(tx, row.agent, OBJECT_COST + len(brief) + len(texts), quota=quota)
@@ -342,4 +337,4 @@ class Admission:
         clock = Stopwatch(self._parts.meter)
         active = ActiveCall(row=row, request=stored, tool=tool, feed=Feed(0), clock=clock)
         active.feed.publish(events)
-        return Admitted(row.id, active)
+        return active, sealed

@@ -19,7 +19,7 @@ from broker.domain.envelope import salt_of
 from broker.domain.events import CallEvent, StateChanged, StoredRequest
 from broker.domain.identity import Caller
 from broker.domain.meter import Step
-from broker.domain.ports import CallRow, Transaction, VaultRow
+from broker.domain.ports import CallRow, SealedObject, Transaction, VaultRow
 from broker.domain.requirement import Requirement
 from broker.domain.tier import Tier
 from broker.domain.workflow import run_tier
@@ -94,14 +94,20 @@ class Starter:
         begun: Begun,
         directory: Directory,
         container: ContainerFacts | None = None,
+        *,
+        sealed: SealedObject | None = None,
     ) -> tuple[CallRow, list[CallEvent]]:
-        """``write_plan_intent`` for a call whose tool runs on a copy first, and ``write_intent`` for any other."""
+        """``write_plan_intent`` for a call whose tool runs on a copy first, and ``write_intent`` for any other.
+
+        ``sealed`` is the call's own object where this very transaction has made it; else it is opened.
+        """
+        sealed = sealed or self._parts.vault.open(tx, active.row.id)
         if active.tool.spec.planned:
-            return self.write_plan_intent(tx, active, begun, directory)
-        return self.write_intent(tx, active, begun, directory, container)
+            return self.write_plan_intent(tx, active, begun, directory, sealed)
+        return self.write_intent(tx, active, begun, directory, sealed, container=container)
 
     def write_plan_intent(
-        self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory
+        self, tx: Transaction, active: ActiveCall, begun: Begun, directory: Directory, sealed: SealedObject
     ) -> tuple[CallRow, list[CallEvent]]:
         """The same for a run on a copy, which changes nothing: nobody has to agree to it, and it is on record all the same.
 
@@ -115,7 +121,6 @@ class Starter:
         decision = self.decide_again(tx, active, directory)
         begun.hold.begin_soon()
         move(active.row, CallState.PLANNING)
-        sealed = parts.vault.open(tx, active.row.id)
         body = {
             **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),
             **journal.decision_body(decision, active.row.agent),
@@ -134,6 +139,8 @@ class Starter:
         active: ActiveCall,
         begun: Begun,
         directory: Directory,
+        sealed: SealedObject,
+        *,
         container: ContainerFacts | None = None,
     ) -> tuple[CallRow, list[CallEvent]]:
         """Recomputes the envelope, decides again and writes the intent, as a part of a transaction.
@@ -143,6 +150,7 @@ class Starter:
             active: the call.
             begun: what it runs.
             directory: the registry as it was a moment ago.
+            sealed: what its texts are sealed with.
             container: what the engine reports of the very container; ``None`` where nobody had to agree to the call.
 
         Returns:
@@ -170,7 +178,6 @@ class Starter:
             used = {"approvals": [self.use_approval(tx, active, requirement, same, envelope).body()]}
         begun.hold.begin_soon()  # nothing speaks against it any more; what follows only writes
         move(active.row, CallState.RUNNING)
-        sealed = parts.vault.open(tx, active.row.id)
         body = {
             **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),
             **journal.decision_body(decision, active.row.agent),

@@ -66,24 +66,33 @@ class Relay:
         Raises:
             EOFError: the broker has gone while the tool ran: the tool ends with us, nobody keeps its limits any more.
         """
-        ending = None
-        while ending is None:
-            self._watch_pipes()
-            patience = self._traffic.watch(self._poll)
-            self._wire.flush()
-            for descriptor, events in self._poll.poll(patience):
-                if descriptor == self._wake:
-                    _drop(self._wake)
-                    ending = self._reap()
-                elif descriptor == self._wire.source:
-                    self._hear()
-                elif descriptor in self._pipes:
-                    self._forward(descriptor)
-                else:
-                    self._traffic.ready(descriptor, events)
+        while (ending := self.turn()) is None:
+            pass
         _end_all()
         self._traffic.close()
         self._traffic = Traffic()
+        return ending
+
+    def turn(self) -> Ending | None:
+        """Waits until something happens, and forwards it; how the main process has ended, once it has.
+
+        Raises:
+            EOFError: as ``until_exit``.
+        """
+        self._watch_pipes()
+        patience = self._traffic.watch(self._poll)
+        self._wire.flush()
+        ending = None
+        for descriptor, events in self._poll.poll(patience):
+            if descriptor == self._wake:
+                _drop(self._wake)
+                ending = self._reap()
+            elif descriptor == self._wire.source:
+                self._hear()
+            elif descriptor in self._pipes:
+                self._forward(descriptor)
+            else:
+                self._traffic.ready(descriptor, events)
         return ending
 
     def rest(self, files: Iterator[tuple[int, int, bytes]]) -> None:

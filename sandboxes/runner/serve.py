@@ -5,7 +5,6 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum
 import os
 import resource  # noqa: F401  # os.wait4 would load it when there is a hurry
-import time
 
 from runner import frames, inputs
 from runner.frames import Refusal, Wire
@@ -22,13 +21,10 @@ ARGUMENTS = "/job/arguments.json"
 RESULT = "/job/result.json"
 WATCHED = ("/work", "/tmp")  # noqa: S108  # the sandbox's own, gone with it
 MAX_RESULT = 4 * 2**20
-_LINGER_S = 60
-"""How long a runner whose job is done waits to be removed once the broker has cut the stream: its end would keep the
-engine busy just when the next call comes."""
 
 
 def serve() -> str:
-    """Runs one job, then waits to be destroyed.
+    """Runs one job, then waits until the broker hangs up.
 
     Returns:
         Only in the forked child of a ``python`` job: the code to run.
@@ -50,12 +46,15 @@ def serve() -> str:
         preload()
     settle()
     try:
-        running = Tool(WORK)
+        running = Tool(WORK, at_leisure=waits)
     except InTool as begun:
         return begun.code
     try:
         first = kind, payload
         if waits:
+            from runner.rehearsal import rehearse  # noqa: PLC0415  # there is time for it only here
+
+            rehearse(WORK, wake, woken, _report)
             inputs.answer(wire, payload)
             first = inputs.until_job(wire)
         job, came = inputs.read_job(wire, first, WORK, ARGUMENTS)
@@ -63,8 +62,7 @@ def serve() -> str:
     except Refusal as refusal:
         wire.send(frames.REFUSED, frames.as_text(str(refusal)))
         wire.flush()
-        _wait_for_end(wire)
-        raise EOFError from None
+        raise _hung_up(wire) from None
     argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the same
     env = {str(key): str(value) for key, value in job["env"].items()}  # type: ignore[attr-defined]  # the same
     wire.send(frames.STARTED)
@@ -78,8 +76,7 @@ def serve() -> str:
     relay.rest(_hand_back(job, came))
     wire.send(frames.END)
     wire.flush()
-    _wait_for_end(wire)
-    raise EOFError
+    raise _hung_up(wire)
 
 
 def _listen(wire: Wire, ports: list[int]) -> Traffic:
@@ -90,13 +87,13 @@ def _listen(wire: Wire, ports: list[int]) -> Traffic:
     return Egress(wire, ports)
 
 
-def _wait_for_end(wire: Wire) -> None:
-    """Returns a while after the broker has closed its side; what still comes is dropped."""
+def _hung_up(wire: Wire) -> EOFError:
+    """Drops what still comes until the broker hangs up; the error that says so."""
     try:
         while True:
             wire.received()
-    except EOFError:
-        time.sleep(_LINGER_S)
+    except EOFError as error:
+        return error
 
 
 def _report(running: Tool, ending: Ending) -> bytes:

@@ -21,26 +21,52 @@ CODE_NAME = "<tool>"
 _NOT_FLUSHED = 120
 """The interpreter's own exit code where the standard streams can't be written out."""
 _WRITERS = (_io.TextIOWrapper, _io.BufferedWriter, _io.BufferedRandom)
-_PYTHON = "/usr/libexec/broker/tool-python"
+_HOME = "/usr/libexec/broker"
+_PYTHON = f"{_HOME}/tool-python"
+_REHEARSAL = """\
+def work(items):
+    return {name: f"{value}" for name, value in items}
+
+try:
+    work([("a", 1)])["b"]
+except KeyError:
+    print(end="")
+"""
 
 _libc = ctypes.CDLL(None)
 
 
 def prepare() -> None:
-    """Does what can be done before the code is known; touches, and so copies, the pages that it will need."""
+    """Does what can be done before the code is known."""
     # The runner's own interpreter can't be read; what the tool starts as "this Python" is the ordinary one.
     sys.executable = sys._base_executable = os.readlink(_PYTHON)  # type: ignore[attr-defined]  # noqa: PTH115, SLF001  # pathlib is slow to import; venv and multiprocessing read the private name
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a line is seen when it is written
-    exec(compile("pass", CODE_NAME, "exec", dont_inherit=True), {})
-    gc.get_objects()
-    gc.collect()
+    # The tool finds nothing of the runner.
+    sys.path.remove(_HOME)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "runner"]:
+        del sys.modules[name]
+
+
+def rehearse() -> None:
+    """Goes the whole way, but for the end of the process, with a tool that does nothing to speak of: touches, and so
+    copies, the pages that every tool needs. There are some two hundred, and each costs microseconds when it is first
+    written to.
+    """
+    shared = _make_main()
+    _run(_REHEARSAL)
+    _wind_up(shared)
 
 
 def be_tool(code: str) -> None:
     """Runs code as ``__main__``, and ends the process as an interpreter would. In the child of a ``python`` job only."""
-    sys.modules["__main__"] = type(sys)("__main__")
-    shared = sys.modules.keys() - {"__main__"}
+    shared = _make_main()
     _leave(_run(code), shared)
+
+
+def _make_main() -> set[str]:
+    """Puts a fresh ``__main__`` in place; the names of the modules that aren't the tool's own."""
+    sys.modules["__main__"] = type(sys)("__main__")
+    return sys.modules.keys() - {"__main__"}
 
 
 def _run(code: str) -> int:
@@ -100,6 +126,12 @@ def _leave(status: int, shared: set[str]) -> None:
     if _thread._count():  # noqa: SLF001  # daemon threads go on: only the interpreter itself can stop them
         sys.exit(status)
     atexit._run_exitfuncs()  # noqa: SLF001  # as the interpreter does
+    _wind_up(shared)
+    _libc.exit(status if _flush() else _NOT_FLUSHED)
+
+
+def _wind_up(shared: set[str]) -> None:
+    """Writes out and takes apart what the tool's own modules hold."""
     _flush()
     _write_files()
     alive = _mark(sys.modules.get("__main__"))
@@ -111,7 +143,6 @@ def _leave(status: int, shared: set[str]) -> None:
             if isinstance(holder, dict):
                 holder.update((key, None) for key in list(holder) if key != "__builtins__")
         gc.collect()
-    _libc.exit(status if _flush() else _NOT_FLUSHED)
 
 
 def _write_files() -> None:

@@ -16,7 +16,7 @@ import struct
 import sys
 
 from runner.light import as_json, read_json, suppress
-from runner.tool import prepare
+from runner.tool import prepare, rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ NOT_EXECUTABLE = 126
 _FIRST_FREE_FD = 3
 _LENGTH = struct.Struct(">I")
 _WORST_SCORE = b"1000"
+_REHEARSED = (["tool"], dict.fromkeys(("PATH", "HOME", "TMPDIR", "LANG", "BROKER_ARGUMENTS"), "/"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,11 +54,15 @@ def set_dumpable(*, on: bool) -> None:
 class Tool:
     """A tool's process, and the reading ends of its two pipes. It waits until ``begin``.
 
+    Args:
+        work: the folder that it works in.
+        at_leisure: there is no job yet, so it rehearses for one.
+
     Raises:
         InTool: in the child, once it is to run Python.
     """
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, *, at_leisure: bool) -> None:
         self.failure = ""
         """Why the program could not be executed; empty when it runs."""
         self.stdout, stdout = os.pipe()
@@ -66,7 +71,7 @@ class Tool:
         self._told, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _be_child(work, stdout, stderr, hear, tell)
+            _be_child(work, stdout, stderr, hear, tell, at_leisure=at_leisure)
         for end in (stdout, stderr, hear, tell):
             os.close(end)
 
@@ -89,10 +94,13 @@ class Tool:
         os.close(self._told)
 
 
-def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int) -> None:
+def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int, *, at_leisure: bool) -> None:
     try:
         _enter(work, stdout, stderr, hear, tell)
         prepare()
+        if at_leisure:
+            _dress(*_REHEARSED)
+            rehearse()
         length = _LENGTH.unpack(_take(hear, _LENGTH.size))[0]
         job: Any = read_json(_take(hear, length))  # begin wrote it
         kind, argv, env, code = job
@@ -103,10 +111,14 @@ def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int) -> None
     except BaseException:  # noqa: BLE001  # whatever it is, the runner's code must not go on here as the tool
         os._exit(NOT_EXECUTABLE)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _dress(argv, env)
+    raise InTool(code)
+
+
+def _dress(argv: list[str], env: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.argv[:] = argv
-    raise InTool(code)
 
 
 def _enter(work: str, stdout: int, stderr: int, hear: int, tell: int) -> None:

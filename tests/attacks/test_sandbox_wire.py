@@ -147,6 +147,23 @@ async def test_a_run_can_be_ended_at_any_point(tmp_path: Path, said_before: int,
         assert hands.removals == 1
 
 
+async def test_a_runner_that_does_not_leave_is_killed_all_the_same(tmp_path: Path) -> None:
+    over = asyncio.Event()
+
+    async def script(runner: Puppet) -> None:
+        await runner.take_job()
+        runner.say(*WHOLE, END)
+        await over.wait()
+
+    async with puppet(tmp_path, script) as (lease, hands), asyncio.timeout(WITHIN_S):
+        await finish(lease, JOB, Silent())
+        await lease.destroy()
+        await lease.removed()
+        assert hands.removals == 1
+        assert not hands.watch.died.is_set()
+        over.set()
+
+
 LIES = {
     "output_before_the_start": [STDOUT_DATA],
     "started_twice": [STARTED, STARTED],

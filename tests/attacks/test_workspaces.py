@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from broker.client import AsyncBroker
+from broker.client.first_status import FirstStatus
 from broker.domain.approval import FreezeScope
 from broker.domain.tree import TreeFile
 from broker.domain.tree_stream import Total
@@ -83,9 +84,11 @@ async def send(
             yield request
 
     async with channel(served, kind, name) as opened:
+        call = WorkspacesStub(opened).ImportWorkspace(source(), timeout=30)
+        status = FirstStatus(call)  # a message that comes too late would hide it
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await WorkspacesStub(opened).ImportWorkspace(source(), timeout=30)
-    return facts(caught.value)[:2]
+            await call
+    return facts(status.error or caught.value)[:2]
 
 
 def imported(served: Served, workspace: str) -> list[dict[str, object]]:

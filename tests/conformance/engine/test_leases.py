@@ -81,7 +81,42 @@ async def test_a_container_is_live_from_its_making_to_its_removal(engine: Engine
     assert await engine.list_owned() == []
 
 
-async def test_a_removal_that_lingers_cuts_the_stream_and_waits(engine: Engine) -> None:
+@pytest.mark.parametrize("used", [True, False])
+async def test_a_runner_with_nothing_to_do_ends_by_itself_and_needs_no_kill(engine: Engine, *, used: bool) -> None:
+    before = time.time()
+    lease = await engine.create(await profile(engine))
+    if used:
+        await finish(lease, python("print(1)"))
+    else:
+        assert await lease.ready()
+    await lease.destroy()
+    await asyncio.wait_for(lease.removed(), WITHIN_S)
+    assert _exit_codes(lease.container_id, before) == ["0"]
+
+
+async def test_a_runner_whose_tool_still_runs_is_killed(engine: Engine) -> None:
+    before = time.time()
+    lease = await engine.create(await profile(engine))
+    async for event in lease.run(python("print(1)\nimport time\ntime.sleep(600)")):
+        if isinstance(event, Output):
+            break
+    await lease.destroy()
+    await asyncio.wait_for(lease.removed(), WITHIN_S)
+    assert _exit_codes(lease.container_id, before) == ["137"]
+
+
+def _exit_codes(container_id: str, since: float) -> list[str]:
+    """How process 1 of a container ended, by the engine's own record."""
+    client = docker.APIClient(base_url=engine_address(), version="auto")
+    wanted = {"container": container_id, "event": "die"}
+    try:
+        told = client.events(since=f"{since:.6f}", until=f"{time.time():.6f}", filters=wanted, decode=True)
+        return [event["Actor"]["Attributes"]["exitCode"] for event in told]
+    finally:
+        client.close()
+
+
+async def test_a_removal_that_lingers_waits(engine: Engine) -> None:
     lease = await engine.create(await profile(engine))
     await finish(lease, python("print(1)"))
     await lease.destroy(linger_s=LONG_S)

@@ -260,3 +260,37 @@ async def test_a_job_that_waits_for_its_container_lets_it_import_nothing_first(e
     finally:
         await lease.destroy()
         await lease.removed()
+
+
+FOUND = """\
+import gc, os, sys, threading
+print({
+    "names": sorted(vars(sys.modules["__main__"])),
+    "environment": sorted(os.environ.items()),
+    "arguments": sys.argv,
+    "path": sys.path,
+    "runner": [name for name in sys.modules if name.startswith("runner")],
+    "finders": [name for item in sys.meta_path if (name := getattr(item, "__name__", "")) != ""],
+    "files": [sorted(os.listdir(place)) for place in ("/work", "/tmp", "/job", "/dev/shm", "/proc/self/fd")],
+    "streams": [str(sys.stdout), str(sys.stderr), sys.stdout.line_buffering],
+    "threads": threading.active_count(),
+    "garbage": gc.garbage,
+    "folder": os.getcwd(),
+    "mask": os.umask(0),
+    "group": os.getpgid(0) == os.getsid(0) == os.getpid(),
+})
+"""
+
+
+async def test_a_tool_finds_the_same_in_a_container_that_waited_as_in_one_made_for_it(engine: Engine) -> None:
+    async with warm_pool(engine) as world, world.pool.lease("call_warm", world.profile) as lease:
+        warm = (await finish(lease, python(FOUND))).text
+        fresh = await engine.create(world.profile)
+        try:
+            cold = (await finish(fresh, python(FOUND))).text
+        finally:
+            await fresh.destroy()
+            await fresh.removed()
+    assert warm == cold
+    assert "'runner': []" in warm
+    assert "'files': [[], [], ['arguments.json'], []," in warm
