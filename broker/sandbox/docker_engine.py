@@ -38,6 +38,9 @@ T = TypeVar("T")
 _THREADS = 16
 _REMOVE_ATTEMPTS = 4
 _REMEMBERED = 1024
+_AT_ONCE_PER_PROCESSOR = 2
+"""Containers that are made at the same time, for each of the engine's processors: more of them only get in each other's
+way, so that all are there later."""
 _CLOSE_S = 20.0
 """At the end, how long removals may take in all; an engine that hangs must not keep the broker from ending."""
 
@@ -62,6 +65,7 @@ class DockerEngine:
         self._background: set[asyncio.Task[None]] = set()
         self._live: set[str] = set()
         self._making: set[asyncio.Future[str]] = set()
+        self._turns = asyncio.Semaphore(_AT_ONCE_PER_PROCESSOR)
         self._leases: dict[str, DockerLease] = {}
         self._info: Mapping[str, object] = {}
         self._image_configs: dict[str, Mapping[str, object]] = {}
@@ -78,6 +82,7 @@ class DockerEngine:
             await ping(self._endpoint)
             self._client = client = await self._call(self._connect)
             self._info = await self._call(client.info)
+            self._turns = asyncio.Semaphore(_AT_ONCE_PER_PROCESSOR * _processors(self._info))
             self._follower = EventFollower(self._endpoint, client.api_version, self._instance)
             await self._follower.start()
         except BaseException:
@@ -95,8 +100,11 @@ class DockerEngine:
         """See ``broker.sandbox.engine.Engine.create``."""
         capabilities = await self.capabilities(profile.runtime)
         check_profile(capabilities, profile)
-        body = self._body(profile, capabilities)
-        container_id = await self._make(profile, body)
+        async with self._turns:
+            return await self._start(profile, capabilities)
+
+    async def _start(self, profile: Profile, capabilities: Capabilities) -> DockerLease:
+        container_id = await self._make(profile, self._body(profile, capabilities))
         stream = None
         try:
             watch = self._events.watch(container_id)
@@ -299,6 +307,12 @@ class DockerEngine:
                 reason="ENGINE_FAILED",
                 hint="is it running, and may this user reach it? see `broker doctor`",
             ) from error
+
+
+def _processors(info: Mapping[str, object]) -> int:
+    """How many the engine says it has; one where it doesn't say."""
+    number = info.get("NCPU")
+    return number if isinstance(number, int) and number > 0 else 1
 
 
 def _image_missing(image: str) -> FailedPreconditionError:

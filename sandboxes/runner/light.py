@@ -67,7 +67,7 @@ def _json(value: object) -> str:
 
 
 def preload() -> None:
-    """Imports what tools mostly use, and what the runner itself may need later."""
+    """Imports what tools mostly use, and what the runner itself may need later; collects what that has left behind."""
     import contextlib  # noqa: F401, PLC0415  # for the tool
     import json  # noqa: F401, PLC0415  # for the tool
     import signal  # noqa: F401, PLC0415  # for the tool
@@ -75,8 +75,9 @@ def preload() -> None:
 
     from runner import outputs  # noqa: F401, PLC0415  # for the runner
 
+    gc.collect()
+
 
 def settle() -> None:
     """What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages."""
-    gc.collect()
     gc.freeze()

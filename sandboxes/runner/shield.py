@@ -5,10 +5,11 @@ no network namespace holds back, the kernel's ciphers, io_uring. A runtime with 
 engine's filter: there a user namespace would lift the limit on processes.
 """
 
-import ctypes
 import errno
 import os
 import struct
+
+from runner import libc
 
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _AND, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
@@ -65,15 +66,10 @@ def raise_shield() -> None:
     Raises:
         OSError: the kernel refuses, or the machine isn't known: then no tool may run here.
     """
-    program = assemble(os.uname().machine)
-    code = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    libc = ctypes.CDLL(None, use_errno=True)
-    refused = libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(
-        _SET_SECCOMP, _FILTER, ctypes.c_char_p(head), 0, 0
-    )
-    if refused:
-        raise OSError(ctypes.get_errno(), "the system call filter can't be installed")
+    program = libc.FilterProgram(assemble(os.uname().machine))
+    prctl = libc.function("prctl")
+    if prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or prctl(_SET_SECCOMP, _FILTER, program.head, 0, 0):
+        raise libc.failure("the system call filter can't be installed")
 
 
 def assemble(machine: str) -> bytes:

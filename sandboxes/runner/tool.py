@@ -5,12 +5,12 @@ from __future__ import annotations
 import _io
 import _thread
 import atexit
-import ctypes
 import gc
 import os
 import sys
 from _weakref import ref
 
+from runner import libc
 from runner.light import suppress
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ except KeyError:
     print(end="")
 """
 
-_libc = ctypes.CDLL(None)
+_end = libc.function("exit")
 
 
 def prepare() -> None:
@@ -127,7 +127,7 @@ def _leave(status: int, shared: set[str]) -> None:
         sys.exit(status)
     atexit._run_exitfuncs()  # noqa: SLF001  # as the interpreter does
     _wind_up(shared)
-    _libc.exit(status if _flush() else _NOT_FLUSHED)
+    _end(status if _flush() else _NOT_FLUSHED)
 
 
 def _wind_up(shared: set[str]) -> None:

@@ -9,12 +9,12 @@ own ``/proc/self``.
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # signal itself imports enum
-import ctypes
 import errno
 import os
 import struct
 import sys
 
+from runner import libc
 from runner.light import as_json, read_json, suppress
 from runner.tool import prepare, rehearse
 
@@ -30,7 +30,7 @@ _LENGTH = struct.Struct(">I")
 _WORST_SCORE = b"1000"
 _REHEARSED = (["tool"], dict.fromkeys(("PATH", "HOME", "TMPDIR", "LANG", "BROKER_ARGUMENTS"), "/"))
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = libc.function("prctl")
 
 
 class InTool(Exception):  # noqa: N818  # no error: it unwinds the runner's stack in the forked child
@@ -47,8 +47,8 @@ def set_dumpable(*, on: bool) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    if _libc.prctl(PR_SET_DUMPABLE, int(on), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    if _prctl(PR_SET_DUMPABLE, int(on), 0, 0, 0) != 0:
+        raise libc.failure("prctl(PR_SET_DUMPABLE)")
 
 
 class Tool:

@@ -8,10 +8,12 @@ import time
 import docker
 import pytest
 
-from broker.domain.run import EndCause, Limits, Output
-from broker.errors import InternalError, UnavailableError
+from broker.domain.run import EndCause, Limits, Output, Profile
+from broker.errors import FailedPreconditionError, InternalError, UnavailableError
 from broker.sandbox.address import engine_address
-from broker.sandbox.engine import Engine
+from broker.sandbox.docker_engine import DockerEngine
+from broker.sandbox.docker_lease import DockerLease
+from broker.sandbox.engine import Capabilities, Engine
 from tests.sandbox_support import LIMITS, docker_engine, finish, leased, new_instance, profile, python
 
 pytestmark = pytest.mark.docker
@@ -161,3 +163,33 @@ async def test_many_at_once_keep_apart(engine: Engine) -> None:
             return (await finish(lease, python(f"print({number})"))).text
 
     assert await asyncio.gather(*map(one, range(6))) == [f"{number}\n" for number in range(6)]
+
+
+class CountingEngine(DockerEngine):
+    """Knows how many containers it made at the same time."""
+
+    now = most = 0
+
+    async def _start(self, profile: Profile, capabilities: Capabilities) -> DockerLease:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return await super()._start(profile, capabilities)
+        finally:
+            self.now -= 1
+
+
+async def test_no_more_containers_are_made_at_once_than_the_engine_can_work_at() -> None:
+    client = docker.APIClient(base_url=engine_address(), version="auto")
+    bound = 2 * client.info()["NCPU"]
+    client.close()
+    async with CountingEngine(new_instance()) as engine, asyncio.timeout(WITHIN_S * bound):
+        chosen = await profile(engine)
+        missing = Profile(f"sha256:{'0' * 64}", chosen.limits)
+        for _ in range(bound + 1):  # one that can't be made gives its turn back
+            with pytest.raises(FailedPreconditionError):
+                await engine.create(missing)
+        leases = await asyncio.gather(*(engine.create(chosen) for _ in range(bound + 3)))
+        assert engine.most == bound
+        for lease in leases:
+            await lease.destroy()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,28 +24,9 @@ from broker.sandbox.transcript import ExitReport
 from broker.sandbox.verdict import Kill, decide
 from broker.sandbox.wire import FrameKind
 
-SANDBOXES = Path(__file__).parents[3] / "sandboxes"
 OK = ExitReport(exit_code=0, signal=None, detail="", cpu_s=0.1, disk_full=False, inodes_full=False)
 BAD = ExitReport(exit_code=1, signal=None, detail="", cpu_s=0.1, disk_full=False, inodes_full=False)
 SANDBOX_FULL = ExitReport(exit_code=1, signal=None, detail="", cpu_s=0.1, disk_full=True, inodes_full=True)
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[dict[str, ModuleType]]:
-    """The runner's own modules, loaded under a name that nothing else uses."""
-    loaded = {}
-    for name in ("", ".frames", ".light", ".inputs", ".outputs", ".tree"):
-        path = SANDBOXES / "runner" / f"{name.lstrip('.') or '__init__'}.py"
-        spec = importlib.util.spec_from_file_location(f"runner{name}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[f"runner{name}"] = module
-        spec.loader.exec_module(module)
-        loaded[name.lstrip(".")] = module
-    yield loaded
-    for name in [name for name in sys.modules if name.partition(".")[0] == "runner"]:
-        del sys.modules[name]
 
 
 @pytest.mark.parametrize(
