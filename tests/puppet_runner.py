@@ -76,10 +76,14 @@ class Hands:
         self.tasks: set[asyncio.Task[None]] = set()
         self.writer: asyncio.StreamWriter | None = None
         self.removals = 0
+        self.stuck: asyncio.Event | None = None
+        """Where it is set, no removal ends before it does."""
 
     async def remove(self, container_id: str) -> None:
         del container_id
         self.removals += 1
+        if self.stuck:
+            await self.stuck.wait()
         if self.writer:
             self.writer.close()
 
@@ -102,7 +106,7 @@ class Hands:
 
 @asynccontextmanager
 async def puppet(
-    folder: Path, script: Script, limits: Limits | None = None
+    folder: Path, script: Script, limits: Limits | None = None, *, isolated: bool = True
 ) -> AsyncIterator[tuple[DockerLease, Hands]]:
     """A lease whose runner follows a script, and hangs up at its end."""
     hands = Hands()
@@ -122,7 +126,9 @@ async def puppet(
     try:
         stream = await attach(Endpoint(path=str(path)), "1.41", "c1")
         profile = Profile("sha256:00", limits or Limits())
-        lease = DockerLease(hands, container_id="c1", profile=profile, stream=stream, watch=hands.watch)
+        lease = DockerLease(
+            hands, container_id="c1", profile=profile, stream=stream, watch=hands.watch, isolated=isolated
+        )
         try:
             yield lease, hands
         finally:

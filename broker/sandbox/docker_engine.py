@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -41,6 +41,8 @@ _REMEMBERED = 1024
 _AT_ONCE_PER_PROCESSOR = 2
 """Containers that are made at the same time, for each of the engine's processors: more of them only get in each other's
 way, so that all are there later."""
+_TURN_S = 2.0
+"""How long the others may let one wait."""
 _CLOSE_S = 20.0
 """At the end, how long removals may take in all; an engine that hangs must not keep the broker from ending."""
 
@@ -100,8 +102,21 @@ class DockerEngine:
         """See ``broker.sandbox.engine.Engine.create``."""
         capabilities = await self.capabilities(profile.runtime)
         check_profile(capabilities, profile)
-        async with self._turns:
+        async with self._turn():
             return await self._start(profile, capabilities)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Waits until few enough others make containers, but not for long: a runtime that hangs holds up nobody else."""
+        taken = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN_S):
+                taken = await self._turns.acquire()
+        try:
+            yield
+        finally:
+            if taken:
+                self._turns.release()
 
     async def _start(self, profile: Profile, capabilities: Capabilities) -> DockerLease:
         container_id = await self._make(profile, self._body(profile, capabilities))

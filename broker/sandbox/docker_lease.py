@@ -37,7 +37,7 @@ COLLECT_S = 60.0
 """How long in all a runner may let us wait after the tool's end; while a reader lets it wait, nothing counts."""
 DRAIN_S = 1.0
 """After a kill, how long what is still on its way may take to arrive."""
-LEAVE_S = 0.5
+LEAVE_S = 0.3
 """How long a runner that has nothing to do any more may take to end by itself before it is killed."""
 
 log = structlog.get_logger(__name__)
@@ -93,6 +93,7 @@ class DockerLease:
         self._failure: Exception | None = None
         self._over = asyncio.Event()
         """The runner has said its last, in one way or another."""
+        self._isolated = isolated
         self._witness = Witness(hands, container_id, watch, isolated=isolated)
         self._started_at = 0.0
         self._ended_at = 0.0
@@ -193,14 +194,17 @@ class DockerLease:
 
     async def destroy(self, *, linger_s: float = 0.0) -> None:
         """See ``broker.sandbox.engine.Lease.destroy``."""
-        self._stream.hush()
+        if self._idle:
+            self._stream.hush()  # cut when it is removed
+        else:  # whatever the engine does with the container: the tool ends with its runner
+            self._stream.cut()
+            linger_s = 0.0
         self._conversation.queue.close(error=_engine_failed("the container was destroyed in the middle of its run"))
         self._conversation.over()
         self._stop_timers()
         if self._connections:
             self._connections.cut()
-        has_ended = self._transcript is None or self._transcript.exit is not None
-        if not has_ended or not linger_s:
+        if not linger_s:
             self._now.set()
         self._start_removal(linger_s)
         if self._driver:
@@ -355,26 +359,36 @@ class DockerLease:
         if self._removal is None:
             self._removal = self._hands.background(self._remove(linger_s))
 
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing but its runner is in the container, which has nothing to do any more. Where a tool can speak in
+        the runner's place, nobody knows.
+        """
+        if self._kill or self._failure:
+            return False
+        if self._transcript is None:
+            return True
+        return self._isolated and self._transcript.phase in {Phase.DONE, Phase.REFUSED}
+
     async def _remove(self, linger_s: float) -> None:
-        if not self._now.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._now.wait(), linger_s)
         try:
-            await self._part()
+            if not self._now.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._now.wait(), linger_s)
+            if self._idle:
+                await self._part()
             await self._hands.remove(self._id)
         finally:
             self._stream.cut()
             self._hands.gone(self._id)
 
     async def _part(self) -> None:
-        """Lets a runner that has nothing to do end by itself: for an engine, a kill costs as much as a seventh of all
-        else that it does for a container.
+        """Lets the runner end by itself: to kill a container costs an engine as much as a seventh of all else that it does
+        for it.
         """
-        idle = self._transcript is None or self._transcript.phase in {Phase.DONE, Phase.REFUSED}
-        if idle and not self._kill and not self._failure:
-            self._stream.cut()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._watch.died.wait(), LEAVE_S)
+        self._stream.cut()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._watch.died.wait(), LEAVE_S)
 
 
 def _succeeded(task: asyncio.Task[None] | None) -> bool:

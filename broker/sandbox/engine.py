@@ -140,11 +140,12 @@ class Lease(Protocol):
         """Ends the run from outside, at any time, in any state; the first cause given is the one that ``Ended`` names."""
 
     async def destroy(self, *, linger_s: float = 0.0) -> None:
-        """Cuts all streams at once and has the container killed and removed; may be called again.
+        """Hears no more and has the container removed; may be called again. While something may still run in it, all
+        streams are cut and it is killed at once; a runner that has nothing to do any more may end by itself before.
 
         Args:
-            linger_s: by how much the removal may wait for a quieter moment: the tool's processes have ended, and nothing
-                reaches the container any more.
+            linger_s: by how much the removal may wait for a quieter moment, where the tool's processes have ended for
+                sure.
         """
 
     async def removed(self) -> None:

@@ -55,6 +55,7 @@ def serve() -> str:
             from runner.rehearsal import rehearse  # noqa: PLC0415  # there is time for it only here
 
             rehearse(WORK, wake, woken, _report)
+            running.await_rehearsal()
             inputs.answer(wire, payload)
             first = inputs.until_job(wire)
         job, came = inputs.read_job(wire, first, WORK, ARGUMENTS)

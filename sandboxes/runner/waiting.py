@@ -27,6 +27,7 @@ NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _FIRST_FREE_FD = 3
 _LENGTH = struct.Struct(">I")
+_READY = b"\n"
 _WORST_SCORE = b"1000"
 _REHEARSED = (["tool"], dict.fromkeys(("PATH", "HOME", "TMPDIR", "LANG", "BROKER_ARGUMENTS"), "/"))
 
@@ -75,6 +76,15 @@ class Tool:
         for end in (stdout, stderr, hear, tell):
             os.close(end)
 
+    def await_rehearsal(self) -> None:
+        """Returns once the process has rehearsed, where it was made at leisure: only then it is known to be there.
+
+        Raises:
+            EOFError: it has ended instead.
+        """
+        if not os.read(self._told, len(_READY)):
+            raise EOFError
+
     def begin(self, kind: str, argv: list[str], env: dict[str, str], code: str) -> None:
         """Lets the tool begin.
 
@@ -101,6 +111,7 @@ def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int, *, at_l
         if at_leisure:
             _dress(*_REHEARSED)
             rehearse()
+            os.write(tell, _READY)
         length = _LENGTH.unpack(_take(hear, _LENGTH.size))[0]
         job: Any = read_json(_take(hear, length))  # begin wrote it
         kind, argv, env, code = job

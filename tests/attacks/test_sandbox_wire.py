@@ -33,6 +33,7 @@ from tests.puppet_runner import EXIT, Puppet, Script, puppet, said
 from tests.sandbox_support import finish, python, wanted
 
 WITHIN_S = 20
+NEVER_S = 3600.0
 PORT = 5000
 JOB = python("", outputs=wanted("*.out"), wants_result=True, forwards=(PORT,))
 
@@ -147,21 +148,55 @@ async def test_a_run_can_be_ended_at_any_point(tmp_path: Path, said_before: int,
         assert hands.removals == 1
 
 
-async def test_a_runner_that_does_not_leave_is_killed_all_the_same(tmp_path: Path) -> None:
-    over = asyncio.Event()
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_runner_may_leave_before_it_is_killed_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, leaves: bool
+) -> None:
+    monkeypatch.setattr(docker_lease, "LEAVE_S", NEVER_S if leaves else 0.01)
+    removed, kills_when_left = asyncio.Event(), []
 
     async def script(runner: Puppet) -> None:
         await runner.take_job()
         runner.say(*WHOLE, END)
-        await over.wait()
+        await runner.gone()
+        kills_when_left.append(hands.removals)
+        if not leaves:
+            await removed.wait()
 
     async with puppet(tmp_path, script) as (lease, hands), asyncio.timeout(WITHIN_S):
         await finish(lease, JOB, Silent())
         await lease.destroy()
         await lease.removed()
         assert hands.removals == 1
-        assert not hands.watch.died.is_set()
-        over.set()
+        assert hands.watch.died.is_set() is leaves
+        assert kills_when_left == [0]
+        removed.set()
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+async def test_a_tool_that_may_still_run_loses_its_runner_though_the_engine_removes_nothing(
+    tmp_path: Path, *, isolated: bool
+) -> None:
+    told, hung_up, stuck = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def script(runner: Puppet) -> None:
+        await runner.take_job()
+        runner.say(*WHOLE, *([] if isolated else [END]))  # a tool that can speak for its runner says it is over
+        told.set()
+        await runner.gone()
+        hung_up.set()
+
+    async with puppet(tmp_path, script, isolated=isolated) as (lease, hands), asyncio.timeout(WITHIN_S):
+        hands.stuck = stuck
+        run = asyncio.create_task(finish(lease, JOB, Silent()))
+        if isolated:
+            await told.wait()
+            lease.kill(EndCause.OPERATOR, "enough")
+        await run
+        await lease.destroy(linger_s=NEVER_S)
+        await hung_up.wait()
+        stuck.set()
+        await lease.removed()
 
 
 LIES = {
