@@ -192,10 +192,12 @@ async def test_a_tool_that_may_still_run_loses_its_runner_though_the_engine_remo
         if isolated:
             await told.wait()
             lease.kill(EndCause.OPERATOR, "enough")
-        await run
-        await lease.destroy(linger_s=NEVER_S)
-        await hung_up.wait()
-        stuck.set()
+        try:
+            await run
+            await lease.destroy(linger_s=NEVER_S)
+            await hung_up.wait()
+        finally:
+            stuck.set()
         await lease.removed()
 
 
