@@ -35,7 +35,7 @@ from broker.pipeline.parts import Parts
 from broker.pipeline.tree_inputs import TreeInputs, select_inputs
 from broker.pipeline.undoing_outside import acting, check_compensable, check_doubts, outside_undo_inputs
 from broker.rollback.artifact import unpack
-from broker.rollback.back import Difference, Done, dependents, differences, taking_back
+from broker.rollback.back import Difference, Done, dependents, differences, moved_bases, taking_back
 from broker.rollback.restore import CHANGES, UNDO_TOOL, changes_file, restore_entries
 from broker.specs.catalogue import Tool
 from broker.workspace.objects import Objects
@@ -132,6 +132,7 @@ def look(tx: Transaction, parts: Parts, workspace: str, call: str, *, cascade: b
 
     Raises:
         BrokerError: as ``find_chain``, but for ``UNDO_DEPENDENTS``.
+        FailedPreconditionError: an earlier change of the same paths was taken back, or brought back, since (``UNDO_CONFLICT``).
     """
     row = tx.trees.effect(call)
     if row is None or row.workspace != workspace:
@@ -150,6 +151,9 @@ def look(tx: Transaction, parts: Parts, workspace: str, call: str, *, cascade: b
     later = tuple(item for item in known if item is not None)
     others = dependents(target, later)
     chain = (target, *(others if cascade else ()))
+    moved = moved_bases(chain, later, lambda one: undoes_of(tx, one))
+    if moved:
+        raise _moved(call, moved)
     found = [rows.get(item.call, row) for item in chain]
     tiers = [tx.calls.get(item.call) for item in found]
     tier = max((Tier(item.tier) for item in tiers if item is not None), default=Tier.AUTONOMOUS)
@@ -228,6 +232,17 @@ def _dependents(call: str, ids: Sequence[str]) -> FailedPreconditionError:
         f"{len(ids)} later call(s) changed what {call} had changed: {', '.join(ids[:_LISTED])}",
         reason="UNDO_DEPENDENTS",
         hint=f"Take them back together, all or nothing: broker undo {call} --cascade",
+        metadata={"calls": ",".join(ids[:_LISTED]), "count": str(len(ids))},
+    )
+
+
+def _moved(call: str, ids: Sequence[str]) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"{call} was made upon an earlier change of the same paths, or where there was none; {', '.join(ids[:_LISTED])} took"
+        " that change back, or brought it back, since: what has to be there without it isn't what it found",
+        reason="UNDO_CONFLICT",
+        violations=(FieldViolation(_FIELD, f"stands on what {ids[-1]} has changed since"),),
+        hint=f"Undo that one first: broker undo {ids[-1]}",
         metadata={"calls": ",".join(ids[:_LISTED]), "count": str(len(ids))},
     )
 

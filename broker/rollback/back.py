@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from broker.domain.taken_back import Undoes
 from broker.domain.tree import Change, Effect, Entry
 
 
@@ -56,6 +57,46 @@ def dependents(target: Done, others: Iterable[Done]) -> tuple[Done, ...]:
             touched |= item.effect.paths
             found.append(item)
     return tuple(found)
+
+
+def moved_bases(chain: Sequence[Done], later: Iterable[Done], undoes: Undoes) -> tuple[str, ...]:
+    """The takings back because of which something else lies under a change than when it was made, oldest first: an earlier
+    change of its paths that was in effect then and isn't now, or the other way round. What the change found there is not
+    what has to be there without it, then.
+
+    Args:
+        chain: what is to be taken back.
+        later: the effects since the oldest of it, in any order.
+        undoes: tells what a call took back.
+    """
+    since = sorted(later, key=lambda item: item.seq)
+    order = {item.call: item.seq for item in (*chain, *since)}
+    found: dict[str, int] = {}
+    for made in chain:
+        turned: dict[str, list[Done]] = {}
+        for item in since:
+            if item.undoes and item.seq > made.seq:
+                for root in _roots(item.call, undoes):
+                    if order.get(root, -1) < made.seq:
+                        turned.setdefault(root, []).append(item)
+        touched = set(made.effect.paths)
+        for items in turned.values():
+            # Each of them turns it off or on again: an even number leaves it as it was.
+            if len(items) % 2 and any(_touches(path, touched) for item in items for path in item.effect.paths):
+                found[items[-1].call] = items[-1].seq
+    return tuple(sorted(found, key=lambda call: found[call]))
+
+
+def _roots(call: str, undoes: Undoes) -> set[str]:
+    """The changes that a taking back is about in the end."""
+    roots, waiting = set(), [call]
+    while waiting:
+        which = waiting.pop()
+        others = undoes(which)
+        waiting += others
+        if not others:
+            roots.add(which)
+    return roots
 
 
 def _touches(path: str, touched: set[str]) -> bool:

@@ -85,6 +85,28 @@ async def test_who_built_on_it_is_listed_and_taken_back_with_it(state: Path) -> 
     assert rebuilt.returncode == 0, rebuilt.stdout
 
 
+async def test_what_stood_on_something_else_is_not_taken_back_to_it(state: Path) -> None:
+    with serving(state) as served:
+        async with served.client() as agent:
+            await change(agent, "open('x', 'w').write('0')")
+            first = await change(agent, "import os; os.unlink('x')")
+            first_undo = which((await undo(agent, first)).name)
+            second = await change(agent, "import os; os.unlink('x')")
+            second_undo = which((await undo(agent, second)).name)
+            first_again = which((await undo(agent, first_undo)).name)
+            await change(agent, "open('x', 'w').write('1')")
+            # As it is now, the second change would find no file: without it there would be none either.
+            error = await refused(agent, second_undo, cascade=True)
+            assert (error.reason, type(error)) == ("UNDO_CONFLICT", FailedPreconditionError)
+            assert error.metadata["calls"] == first_again
+            assert f"broker undo {first_again}" in error.hint
+            assert (await undo(agent, first_again, cascade=True)).state is CallState.SUCCEEDED
+            assert (await undo(agent, second_undo)).state is CallState.SUCCEEDED
+            assert "x" not in content(state)
+            assert await state_in(agent, second) is CallState.SUCCEEDED
+    assert command(state, "ledger", "verify").returncode == 0
+
+
 async def test_an_import_that_replaced_the_files_is_in_the_way_and_named_by_its_paths(
     state: Path, tmp_path: Path
 ) -> None:

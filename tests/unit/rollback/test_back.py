@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker.domain.taken_back import marks, taken_back_by
 from broker.domain.tree import Change, Effect, Entry, TreeFile, TreeLink
-from broker.rollback.back import Done, dependents, differences, taking_back
+from broker.rollback.back import Done, dependents, differences, moved_bases, taking_back
 from tests.tree_values import address, applied, entries, paths
 
 
@@ -47,6 +47,9 @@ class World:
         if others and not cascade:
             return False
         chain = (self.done[call], *others)
+        since = tuple(item for item in self.done.values() if item.seq > chain[0].seq)
+        if moved_bases(chain, since, self.undoes):
+            return False
         back = taking_back(chain)
         if not back.changes or differences(back, self.tree, tuple(self.done.values())):
             return False
@@ -98,6 +101,23 @@ def test_the_tree_is_always_what_the_calls_in_effect_make_of_it(plan: Sequence[t
                 assert world.tree == tree
                 assert {name: world.done[name].undone_by for name in then} == then
         assert world.tree == world.replayed()
+
+
+def test_a_change_that_stood_on_something_else_is_not_taken_back_to_it() -> None:
+    world = World()
+    world.change("a", None)
+    assert world.undo("call_0", cascade=False)  # by call_1
+    world.change("a", None)  # call_2
+    assert world.undo("call_2", cascade=False)  # by call_3
+    assert world.undo("call_1", cascade=False)  # by call_4: call_0 is in effect again, and lies below call_2 now
+    world.change("a", TreeLink("1"))
+    since = tuple(world.done.values())
+    assert moved_bases((world.done["call_3"],), since, world.undoes) == ("call_4",)
+    assert not world.undo("call_3", cascade=True)
+    assert world.undo("call_4", cascade=True)
+    assert moved_bases((world.done["call_3"],), tuple(world.done.values()), world.undoes) == ()
+    assert world.undo("call_3", cascade=False)
+    assert world.tree == world.replayed()
 
 
 @given(st.lists(st.tuples(paths, entries | st.none()), max_size=12), st.integers(0, 11))
