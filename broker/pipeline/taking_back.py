@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.approvals.freezing import check_frozen
-from broker.domain.call import CallContext, Lineage
+from broker.domain.call import CallContext, CallState, Lineage
 from broker.domain.canonical import JsonObject
 from broker.domain.envelope import salt_of
 from broker.domain.identity import Caller, IdentityKind
@@ -151,9 +151,11 @@ def look(tx: Transaction, parts: Parts, workspace: str, call: str, *, cascade: b
     later = tuple(item for item in known if item is not None)
     others = dependents(target, later)
     chain = (target, *(others if cascade else ()))
-    moved = moved_bases(chain, later, lambda one: undoes_of(tx, one))
-    if moved:
-        raise _moved(call, moved)
+    if cascade or not others:
+        history = _History(tx, parts, {item.call: item for item in (target, *later)}, rows)
+        turns = [Done(item.call, item.seq, Effect(()), item.undoes) for item in rows.values() if _turned(tx, item)]
+        if moved := moved_bases(chain, turns, history):
+            raise _moved(call, moved)
     found = [rows.get(item.call, row) for item in chain]
     tiers = [tx.calls.get(item.call) for item in found]
     tier = max((Tier(item.tier) for item in tiers if item is not None), default=Tier.AUTONOMOUS)
@@ -236,13 +238,54 @@ def _dependents(call: str, ids: Sequence[str]) -> FailedPreconditionError:
     )
 
 
-def _moved(call: str, ids: Sequence[str]) -> FailedPreconditionError:
+class _History:
+    """Implements ``broker.rollback.back.History``, with what has been read already."""
+
+    def __init__(self, tx: Transaction, parts: Parts, known: Mapping[str, Done], rows: Mapping[str, EffectRow]) -> None:
+        self._tx = tx
+        self._parts = parts
+        self._done: dict[str, Done | None] = {**dict.fromkeys(rows), **known}
+        self._rows = dict(rows)
+
+    def undoes(self, call: str) -> Sequence[str]:
+        row = self._row(call)
+        return () if row is None else row.undoes
+
+    def effect(self, call: str) -> Done | None:
+        if call not in self._done:
+            row = self._row(call)
+            self._done[call] = None if row is None else _known(self._tx, self._parts, row)
+        return self._done[call]
+
+    def _row(self, call: str) -> EffectRow | None:
+        if call not in self._rows and (row := self._tx.trees.effect(call)) is not None:
+            self._rows[call] = row
+        return self._rows.get(call)
+
+
+def _turned(tx: Transaction, row: EffectRow) -> bool:
+    """Whether a call took others back; one whose end isn't known has done so for none of them."""
+    if not row.undoes:
+        return False
+    call = tx.calls.get(row.call)
+    return call is None or call.state is not CallState.UNKNOWN
+
+
+def _moved(call: str, below: Sequence[Done]) -> FailedPreconditionError:
+    last = below[-1]
+    if last.undone_by:
+        text = f"{last.call}, which has been taken back by {last.undone_by} since"
+        hint = f"Bring it back first: broker undo {last.undone_by}"
+    else:
+        text = f"{last.call} was taken back, which is in effect again"
+        hint = f"Undo that one first: broker undo {last.call}"
+    upon = "upon what was changed by" if last.undone_by else "while"
+    ids = [item.call for item in below]
     return FailedPreconditionError(
-        f"{call} was made upon an earlier change of the same paths, or where there was none; {', '.join(ids[:_LISTED])} took"
-        " that change back, or brought it back, since: what has to be there without it isn't what it found",
+        f"{call} was made {upon} {text}: what it found isn't what has to be there without it",
         reason="UNDO_CONFLICT",
-        violations=(FieldViolation(_FIELD, f"stands on what {ids[-1]} has changed since"),),
-        hint=f"Undo that one first: broker undo {ids[-1]}",
+        violations=(FieldViolation(_FIELD, f"stands on {last.call}, which isn't as it was then"),),
+        hint=hint,
         metadata={"calls": ",".join(ids[:_LISTED]), "count": str(len(ids))},
     )
 

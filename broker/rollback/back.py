@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Protocol
 
 from broker.domain.taken_back import Undoes
 from broker.domain.tree import Change, Effect, Entry
@@ -59,44 +60,57 @@ def dependents(target: Done, others: Iterable[Done]) -> tuple[Done, ...]:
     return tuple(found)
 
 
-def moved_bases(chain: Sequence[Done], later: Iterable[Done], undoes: Undoes) -> tuple[str, ...]:
-    """The takings back because of which something else lies under a change than when it was made, oldest first: an earlier
-    change of its paths that was in effect then and isn't now, or the other way round. What the change found there is not
-    what has to be there without it, then.
+class History(Protocol):
+    """What is known of the effects on a workspace."""
+
+    def undoes(self, call: str) -> Sequence[str]:
+        """The calls that a call took back."""
+
+    def effect(self, call: str) -> Done | None:
+        """An effect; ``None`` where what is kept of it has been erased."""
+
+
+def moved_bases(chain: Sequence[Done], turns: Sequence[Done], history: History) -> tuple[Done, ...]:
+    """The earlier changes of the same paths that were in effect when a call was made and aren't now, or the other way
+    round, oldest first: what the call found there isn't what has to be there without it, then. An erased one isn't seen.
 
     Args:
         chain: what is to be taken back.
-        later: the effects since the oldest of it, in any order.
-        undoes: tells what a call took back.
+        turns: what took others back since the oldest of the chain, and did so for sure, oldest first.
+        history: all effects on the workspace.
     """
-    since = sorted(later, key=lambda item: item.seq)
-    order = {item.call: item.seq for item in (*chain, *since)}
-    found: dict[str, int] = {}
+    roots: dict[str, frozenset[str]] = {}
+    for item in turns:
+        roots[item.call] = _roots(item.call, history.undoes, roots)
+    found: dict[str, Done] = {}
     for made in chain:
-        turned: dict[str, list[Done]] = {}
-        for item in since:
-            if item.undoes and item.seq > made.seq:
-                for root in _roots(item.call, undoes):
-                    if order.get(root, -1) < made.seq:
-                        turned.setdefault(root, []).append(item)
-        touched = set(made.effect.paths)
-        for items in turned.values():
-            # Each of them turns it off or on again: an even number leaves it as it was.
-            if len(items) % 2 and any(_touches(path, touched) for item in items for path in item.effect.paths):
-                found[items[-1].call] = items[-1].seq
-    return tuple(sorted(found, key=lambda call: found[call]))
+        # What cancels out in the effect of a taking back is in no path of it, but in those of what it took back.
+        about = (history.effect(root) for root in _roots(made.call, history.undoes, roots))
+        touched = set(made.effect.paths).union(*(item.effect.paths for item in about if item is not None))
+        turned: frozenset[str] = frozenset()
+        for item in turns:
+            if item.seq > made.seq:
+                turned ^= roots[item.call]  # it turns each of them off or on again
+        for root in turned:
+            below = history.effect(root)
+            if below is not None and below.seq < made.seq and any(_touches(one, touched) for one in below.effect.paths):
+                found[root] = below
+    return tuple(sorted(found.values(), key=lambda item: item.seq))
 
 
-def _roots(call: str, undoes: Undoes) -> set[str]:
-    """The changes that a taking back is about in the end."""
-    roots, waiting = set(), [call]
+def _roots(call: str, undoes: Undoes, known: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """The changes that a call is about in the end: what it took back, or itself."""
+    roots: set[str] = set()
+    waiting = [call]
     while waiting:
         which = waiting.pop()
-        others = undoes(which)
-        waiting += others
-        if not others:
+        if which in known:
+            roots |= known[which]
+        elif others := undoes(which):
+            waiting += others
+        else:
             roots.add(which)
-    return roots
+    return frozenset(roots)
 
 
 def _touches(path: str, touched: set[str]) -> bool:

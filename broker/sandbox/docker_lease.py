@@ -327,7 +327,10 @@ class DockerLease:
             elif transcript.phase is not Phase.DONE:
                 died_of_memory = await self._witness.died_of_memory()
                 error = None if died_of_memory or self._kill else self._vanished(transcript)
-        self._stream.hush()  # cut when it is removed: its caller waits for the outcome now
+        if self._idle:
+            self._stream.hush()  # cut when it is removed: its caller waits for the outcome now
+        else:
+            self._stream.cut()
         if error:
             self._conversation.queue.close(error=error)
         else:

@@ -28,13 +28,19 @@ class World:
         self.done[call] = Done(call, len(self.done), effect, undoes)
         return call
 
-    def change(self, path: str, entry: Entry | None) -> None:
-        effect = Effect.of([Change(path, self.tree.get(path), entry)])
-        if effect.changes[0].before != entry:
-            self._add(effect)
+    def change(self, *changes: tuple[str, Entry | None]) -> None:
+        made = [Change(path, self.tree.get(path), entry) for path, entry in dict(changes).items()]
+        if found := [change for change in made if change.before != change.after]:
+            self._add(Effect.of(found))
+
+    def turns(self, since: int) -> list[Done]:
+        return [item for item in self.done.values() if item.undoes and item.seq > since]
 
     def undoes(self, call: str) -> tuple[str, ...]:
         return self.done[call].undoes
+
+    def effect(self, call: str) -> Done | None:
+        return self.done[call]
 
     def in_effect(self, call: str) -> bool:
         return not taken_back_by(call, self.undoes, lambda one: self.done[one].undone_by)
@@ -47,8 +53,7 @@ class World:
         if others and not cascade:
             return False
         chain = (self.done[call], *others)
-        since = tuple(item for item in self.done.values() if item.seq > chain[0].seq)
-        if moved_bases(chain, since, self.undoes):
+        if moved_bases(chain, self.turns(chain[0].seq), self):
             return False
         back = taking_back(chain)
         if not back.changes or differences(back, self.tree, tuple(self.done.values())):
@@ -73,8 +78,9 @@ class World:
 
 few = st.sampled_from(("a", "b", "d/e"))
 values = st.none() | st.sampled_from((TreeLink("0"), TreeLink("1"), TreeLink("2")))
+several = st.lists(st.tuples(few, values), min_size=1, max_size=2)
 steps = st.lists(
-    st.tuples(st.just("change"), few, values) | st.tuples(st.just("undo"), st.integers(0, 20), st.booleans()),
+    st.tuples(st.just("change"), several, st.none()) | st.tuples(st.just("undo"), st.integers(0, 20), st.booleans()),
     max_size=30,
 )
 
@@ -85,7 +91,7 @@ def test_the_tree_is_always_what_the_calls_in_effect_make_of_it(plan: Sequence[t
     world = World()
     for what, one, other in plan:
         if what == "change":
-            world.change(one, other)  # type: ignore[arg-type]  # drawn so
+            world.change(*one)  # type: ignore[misc]  # drawn so
         elif world.done:
             call = list(world.done)[one % len(world.done)]  # type: ignore[operator]  # drawn so
             before = dict(world.tree)
@@ -103,21 +109,60 @@ def test_the_tree_is_always_what_the_calls_in_effect_make_of_it(plan: Sequence[t
         assert world.tree == world.replayed()
 
 
+def below(world: World, call: str, *, cascade: bool = False) -> list[str]:
+    """The changes that keep a call from being taken back since they aren't below it as they were."""
+    target = world.done[call]
+    chain = (target, *(dependents(target, world.done.values()) if cascade else ()))
+    return [item.call for item in moved_bases(chain, world.turns(target.seq), world)]
+
+
 def test_a_change_that_stood_on_something_else_is_not_taken_back_to_it() -> None:
     world = World()
-    world.change("a", None)
+    world.change(("a", None))
     assert world.undo("call_0", cascade=False)  # by call_1
-    world.change("a", None)  # call_2
+    world.change(("a", None))  # call_2
     assert world.undo("call_2", cascade=False)  # by call_3
     assert world.undo("call_1", cascade=False)  # by call_4: call_0 is in effect again, and lies below call_2 now
-    world.change("a", TreeLink("1"))
-    since = tuple(world.done.values())
-    assert moved_bases((world.done["call_3"],), since, world.undoes) == ("call_4",)
+    world.change(("a", TreeLink("1")))
+    assert below(world, "call_3", cascade=True) == ["call_0"]
     assert not world.undo("call_3", cascade=True)
-    assert world.undo("call_4", cascade=True)
-    assert moved_bases((world.done["call_3"],), tuple(world.done.values()), world.undoes) == ()
+    assert world.undo("call_0", cascade=True)
+    assert below(world, "call_3") == []
     assert world.undo("call_3", cascade=False)
     assert world.tree == world.replayed()
+
+
+def test_what_cancels_out_in_a_taking_back_counts_all_the_same() -> None:
+    world = World()
+    world.change(("a", TreeLink("1")))
+    world.change(("a", TreeLink("2")))
+    assert world.undo("call_1", cascade=False)  # by call_2
+    world.change(("a", TreeLink("0")), ("b", TreeLink("9")))  # call_3
+    assert world.undo("call_0", cascade=True)  # by call_4, which leaves `a` as it is
+    assert world.done["call_4"].effect.paths == {"b"}
+    world.change(("a", TreeLink("1")))
+    assert below(world, "call_2", cascade=True) == ["call_0"]
+
+
+def test_what_a_taking_back_is_about_counts_though_it_cancels_out_there() -> None:
+    world = World()
+    world.change(("a", TreeLink("2")))
+    world.change(("b", TreeLink("1")), ("a", None))
+    world.change(("d/e", None), ("a", TreeLink("2")))
+    assert world.undo("call_1", cascade=True)  # by call_3, which leaves `a` as it is
+    assert world.undo("call_0", cascade=False)
+    assert below(world, "call_3") == ["call_0"]
+
+
+def test_a_taking_back_of_other_paths_is_in_nobodys_way() -> None:
+    world = World()
+    world.change(("a", TreeLink("1")))
+    world.change(("b", TreeLink("1")))
+    world.change(("a", TreeLink("2")), ("b", TreeLink("2")))
+    assert world.undo("call_0", cascade=True)
+    assert below(world, "call_1") == []
+    assert world.undo("call_1", cascade=False)
+    assert world.tree == world.start
 
 
 @given(st.lists(st.tuples(paths, entries | st.none()), max_size=12), st.integers(0, 11))
@@ -170,7 +215,7 @@ def test_who_builds_on_a_call_is_told_through_others_and_through_folders() -> No
 
 def test_hundreds_of_undos_of_undos_are_followed_to_the_first() -> None:
     world = World()
-    world.change("b", TreeLink("1"))
+    world.change(("b", TreeLink("1")))
     for count in range(600):
         assert world.undo(f"call_{count}", cascade=False)
     assert world.in_effect("call_0")
@@ -180,8 +225,8 @@ def test_hundreds_of_undos_of_undos_are_followed_to_the_first() -> None:
 
 def test_what_was_brought_back_and_taken_back_by_another_is_not_taken_back_twice() -> None:
     world = World()
-    world.change("a", TreeLink("1"))  # 0
-    world.change("a", TreeLink("0"))  # 1
+    world.change(("a", TreeLink("1")))  # 0
+    world.change(("a", TreeLink("0")))  # 1
     assert world.undo("call_1", cascade=False)  # 2
     assert world.undo("call_2", cascade=False)  # 3: 1 is in effect again
     by = "call_9"
