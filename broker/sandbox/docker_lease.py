@@ -37,8 +37,10 @@ COLLECT_S = 60.0
 """How long in all a runner may let us wait after the tool's end; while a reader lets it wait, nothing counts."""
 DRAIN_S = 1.0
 """After a kill, how long what is still on its way may take to arrive."""
-LEAVE_S = 0.3
-"""How long a runner that has nothing to do any more may take to end by itself before it is killed."""
+LEAVE_S = 0.8
+"""How long a runner that has nothing to do any more may take to end by itself before it is killed; under full load the
+engine takes 0.3 s and more to say that it has.
+"""
 
 log = structlog.get_logger(__name__)
 
