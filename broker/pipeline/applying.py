@@ -29,11 +29,11 @@ from broker.identity.directory import Directory
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
 from broker.pipeline.approving import call_requirement, same_effect
+from broker.pipeline.effect_history import check_still, undoes_of
 from broker.pipeline.ending import write_end
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.start import Starter, tool_as_admitted
-from broker.pipeline.taking_back import check_in_effect, undoes_of
 from broker.pipeline.undoing_outside import check_acting
 from broker.rollback.artifact import Manifest, unpack
 
@@ -161,7 +161,7 @@ class Applying:
             BrokerError: as ``write_intent``.
         """
         self._starter.decide_again(tx, active, directory)
-        self._check_undone(tx, planned)
+        check_still(tx, self._parts, planned.undoes)
         self._check_acting(tx, active, planned)
 
     def write_intent(
@@ -176,7 +176,7 @@ class Applying:
         decision = self._starter.decide_again(tx, active, directory)
         bound = planned.bound(salt_of(active.request.envelope))
         used = self._use(tx, active, bound)
-        self._check_undone(tx, planned)
+        check_still(tx, self._parts, planned.undoes)
         self._check_acting(tx, active, planned)
         move(active.row, CallState.APPLYING)
         sealed = parts.vault.open(tx, active.row.id)
@@ -215,11 +215,6 @@ class Applying:
         if outside is None or not planned.undoes:
             return
         check_acting(tx, self._parts, active.row, outside)
-
-    def _check_undone(self, tx: Transaction, planned: Planned) -> None:
-        """What is to be taken back is still in effect: another may have taken it back since."""
-        for call in planned.undoes:
-            check_in_effect(tx, call)
 
 
 def planned_of(tx: Transaction, parts: Parts, call: str) -> Planned:

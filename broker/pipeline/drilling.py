@@ -12,9 +12,9 @@ from broker.domain.outside import of_outside
 from broker.domain.ports import Transaction
 from broker.domain.tree_ports import EffectRow
 from broker.errors import BrokerError, FieldViolation, InvalidArgumentError
+from broker.pipeline.effect_history import done_of
 from broker.pipeline.parts import Parts
 from broker.pipeline.rehearsing import opened, rehearse
-from broker.pipeline.taking_back import done_of
 
 MOST = 1000
 """Artifacts of one drill, at the most."""

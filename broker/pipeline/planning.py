@@ -30,6 +30,7 @@ from broker.pipeline.applying import applied, write_applied
 from broker.pipeline.approving import Asked, ask, call_requirement, file_request, shown_files
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.claims import Claims
+from broker.pipeline.effect_history import check_in_effect
 from broker.pipeline.ending import finish
 from broker.pipeline.outside_plan import read_plan
 from broker.pipeline.outside_steps import Steps
@@ -38,7 +39,6 @@ from broker.pipeline.plan import Plan
 from broker.pipeline.ran import Ran
 from broker.pipeline.rehearsing import rehearse
 from broker.pipeline.start import input_blobs, wire_request
-from broker.pipeline.taking_back import check_in_effect
 from broker.pipeline.workflows import approved_workflow
 from broker.rollback.artifact import KIND, Manifest, pack
 from broker.rollback.shown import MAX_TEXT, shown_changes, summary

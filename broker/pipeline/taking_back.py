@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.approvals.freezing import check_frozen
-from broker.domain.call import CallContext, CallState, Lineage
+from broker.domain.call import CallContext, Lineage
 from broker.domain.canonical import JsonObject
-from broker.domain.envelope import salt_of
 from broker.domain.identity import Caller, IdentityKind
 from broker.domain.outside import tool_of
-from broker.domain.planned import PLANNED, decode_planned
 from broker.domain.ports import Transaction
 from broker.domain.requirement import Requirement
 from broker.domain.run import TreeRules
-from broker.domain.taken_back import taken_back_by
 from broker.domain.tier import Tier
 from broker.domain.tree import Effect, Entry, TreeFile
-from broker.domain.tree_ports import EffectRow
 from broker.errors import (
-    DataLossError,
     FailedPreconditionError,
     FieldViolation,
     InvalidArgumentError,
@@ -29,19 +24,16 @@ from broker.errors import (
 )
 from broker.identity.directory import Directory
 from broker.identity.lineage import prove, prove_human
-from broker.pipeline.kept import read_request
+from broker.pipeline.effect_history import FIELD, LISTED, History, built_upon, check_in_effect
 from broker.pipeline.outside_inputs import plan_inputs
 from broker.pipeline.parts import Parts
 from broker.pipeline.tree_inputs import TreeInputs, select_inputs
 from broker.pipeline.undoing_outside import acting, check_compensable, check_doubts, outside_undo_inputs
 from broker.rollback.artifact import unpack
-from broker.rollback.back import Difference, Done, dependents, differences, moved_bases, taking_back
+from broker.rollback.back import Difference, Done, dependents, differences, taking_back
 from broker.rollback.restore import CHANGES, UNDO_TOOL, changes_file, restore_entries
 from broker.specs.catalogue import Tool
 from broker.workspace.objects import Objects
-
-_FIELD = "arguments/call"
-_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +109,7 @@ def find_chain(tx: Transaction, parts: Parts, workspace: str, arguments: JsonObj
     call = str(arguments["call"])
     chain = look(tx, parts, workspace, call, cascade=arguments.get("cascade") is True)
     if chain.left:
-        raise _dependents(call, chain.left)
+        raise built_upon(call, chain.left)
     if chain.named:
         # Its programs look before anybody is asked: a freeze of the tool holds them up too.
         check_frozen(tx, agent="", tool=chain.named, workspace=workspace, known=parts.desk.agreement.frozen())
@@ -140,154 +132,21 @@ def look(tx: Transaction, parts: Parts, workspace: str, call: str, *, cascade: b
         raise NotFoundError(
             why,
             reason="EFFECT_NOT_FOUND",
-            violations=(FieldViolation(_FIELD, why),),
+            violations=(FieldViolation(FIELD, why),),
             hint="What a call changed stands in its outcome: broker calls show CALL.",
         )
     check_in_effect(tx, call)
-    rows = {item.call: item for item in tx.trees.effects(workspace, row.seq)}
-    target = done_of(tx, parts, row)
-    # A call whose content is erased doesn't stand in the way of others: what it left is compared path by path all the same.
-    known = (_known(tx, parts, item) for item in rows.values() if item.call != call)
-    later = tuple(item for item in known if item is not None)
+    history = History(tx, parts, row)
+    target, later = history.first, history.later
     others = dependents(target, later)
     chain = (target, *(others if cascade else ()))
     if cascade or not others:
-        history = _History(tx, parts, {item.call: item for item in (target, *later)}, rows)
-        turns = [Done(item.call, item.seq, Effect(()), item.undoes) for item in rows.values() if _turned(tx, item)]
-        if moved := moved_bases(chain, turns, history):
-            raise _moved(call, moved)
-    found = [rows.get(item.call, row) for item in chain]
+        history.check_bases(chain)
+    found = [history.row(item.call) for item in chain]
     tiers = [tx.calls.get(item.call) for item in found]
     tier = max((Tier(item.tier) for item in tiers if item is not None), default=Tier.AUTONOMOUS)
     left = () if cascade else tuple(item.call for item in others)
     return Chain(chain, later, tuple(item.artifact for item in found if item.artifact), tier, left)
-
-
-def _known(tx: Transaction, parts: Parts, row: EffectRow) -> Done | None:
-    """An effect as it was applied; ``None`` where what is kept of it has been erased."""
-    try:
-        return done_of(tx, parts, row)
-    except NotFoundError:
-        return None
-    except DataLossError as error:
-        if error.reason != "EFFECT_ERASED":
-            raise
-        return None
-
-
-def undoes_of(tx: Transaction, call: str) -> tuple[str, ...]:
-    """The calls that a call took back."""
-    row = tx.trees.effect(call)
-    return () if row is None else row.undoes
-
-
-def check_in_effect(tx: Transaction, call: str) -> None:
-    """Lets pass a call that has changed something and is in effect.
-
-    Raises:
-        FailedPreconditionError: it isn't, or isn't any more (``ALREADY_UNDONE``, with the call that took it back).
-    """
-
-    def undone_by(which: str) -> str:
-        row = tx.trees.effect(which)
-        return which if row is None else row.undone_by
-
-    by = taken_back_by(call, lambda one: undoes_of(tx, one), undone_by)
-    if by == call:
-        raise FailedPreconditionError(
-            f"{call} was taken back by itself, as its end was not known",
-            reason="ALREADY_UNDONE",
-            hint="Nothing is left to take back.",
-            metadata={"undone_by": by},
-        )
-    if by:
-        raise FailedPreconditionError(
-            f"{call} has been taken back by {by}",
-            reason="ALREADY_UNDONE",
-            hint=f"To bring its changes back, undo that one: broker undo {by}",
-            metadata={"undone_by": by},
-        )
-
-
-def done_of(tx: Transaction, parts: Parts, row: EffectRow) -> Done:
-    """An effect as it was applied, read out of what is kept with its call.
-
-    Raises:
-        DataLossError: that is gone (``EFFECT_ERASED``), or isn't what was applied (``EFFECT_CHANGED``).
-    """
-    sealed = parts.vault.open(tx, row.call)
-    found = dict(sealed.read(tx, PLANNED, 1)).get(PLANNED)
-    if found is None:
-        raise DataLossError(
-            f"what {row.call} changed is no longer kept",
-            reason="EFFECT_ERASED",
-            hint="Its retention is over, or it was erased: what came after it can be undone, and this can't.",
-        )
-    effect = decode_planned(found).effect
-    if effect.digest(salt_of(read_request(tx, sealed).envelope)) != row.digest:
-        raise DataLossError(f"what is kept of {row.call} is not what was applied", reason="EFFECT_CHANGED")
-    return Done(row.call, row.seq, effect, row.undoes, row.undone_by)
-
-
-def _dependents(call: str, ids: Sequence[str]) -> FailedPreconditionError:
-    return FailedPreconditionError(
-        f"{len(ids)} later call(s) changed what {call} had changed: {', '.join(ids[:_LISTED])}",
-        reason="UNDO_DEPENDENTS",
-        hint=f"Take them back together, all or nothing: broker undo {call} --cascade",
-        metadata={"calls": ",".join(ids[:_LISTED]), "count": str(len(ids))},
-    )
-
-
-class _History:
-    """Implements ``broker.rollback.back.History``, with what has been read already."""
-
-    def __init__(self, tx: Transaction, parts: Parts, known: Mapping[str, Done], rows: Mapping[str, EffectRow]) -> None:
-        self._tx = tx
-        self._parts = parts
-        self._done: dict[str, Done | None] = {**dict.fromkeys(rows), **known}
-        self._rows = dict(rows)
-
-    def undoes(self, call: str) -> Sequence[str]:
-        row = self._row(call)
-        return () if row is None else row.undoes
-
-    def effect(self, call: str) -> Done | None:
-        if call not in self._done:
-            row = self._row(call)
-            self._done[call] = None if row is None else _known(self._tx, self._parts, row)
-        return self._done[call]
-
-    def _row(self, call: str) -> EffectRow | None:
-        if call not in self._rows and (row := self._tx.trees.effect(call)) is not None:
-            self._rows[call] = row
-        return self._rows.get(call)
-
-
-def _turned(tx: Transaction, row: EffectRow) -> bool:
-    """Whether a call took others back; one whose end isn't known has done so for none of them."""
-    if not row.undoes:
-        return False
-    call = tx.calls.get(row.call)
-    return call is None or call.state is not CallState.UNKNOWN
-
-
-def _moved(call: str, below: Sequence[Done]) -> FailedPreconditionError:
-    last = below[-1]
-    if last.undone_by:
-        text = f"{last.call}, which has been taken back by {last.undone_by} since"
-        hint = f"Bring it back first: broker undo {last.undone_by}"
-    else:
-        text = f"{last.call} was taken back, which is in effect again"
-        hint = f"Undo that one first: broker undo {last.call}"
-    upon = "upon what was changed by" if last.undone_by else "while"
-    ids = [item.call for item in below]
-    return FailedPreconditionError(
-        f"{call} was made {upon} {text}: what it found isn't what has to be there without it",
-        reason="UNDO_CONFLICT",
-        violations=(FieldViolation(_FIELD, f"stands on {last.call}, which isn't as it was then"),),
-        hint=hint,
-        metadata={"calls": ",".join(ids[:_LISTED]), "count": str(len(ids))},
-    )
 
 
 def check_unchanged(chain: Chain, back: Effect, present: Mapping[str, Entry]) -> None:
@@ -302,7 +161,7 @@ def check_unchanged(chain: Chain, back: Effect, present: Mapping[str, Entry]) ->
         raise FailedPreconditionError(
             f"{len(found)} path(s) are not as {chain.ids[-1]} left them: {', '.join(repr(d.path) for d in found[:3])}",
             reason="UNDO_CONFLICT",
-            violations=tuple(FieldViolation(item.path, _told(item)) for item in found[:_LISTED]),
+            violations=tuple(FieldViolation(item.path, _told(item)) for item in found[:LISTED]),
             hint="Look at what differs; undo the later call first, or bring these files back by hand.",
             metadata={"paths": str(len(found))},
         )
@@ -368,7 +227,7 @@ async def undo_inputs(parts: Parts, chain: Chain, base: str) -> TreeInputs:
         raise InvalidArgumentError(
             f"together, {', '.join(chain.ids)} changed nothing",
             reason="UNDO_EMPTY",
-            violations=(FieldViolation(_FIELD, "names calls that cancel each other out"),),
+            violations=(FieldViolation(FIELD, "names calls that cancel each other out"),),
         )
     check_unchanged(chain, back, await parts.trees.entries(base, back.paths))
     objects = parts.objects
@@ -424,7 +283,7 @@ async def call_inputs(
         raise FailedPreconditionError(
             "other calls would be taken back with it now than when it was asked for",
             reason="UNDO_DEPENDENTS",
-            metadata={"calls": ",".join(chain.ids[:_LISTED])},
+            metadata={"calls": ",".join(chain.ids[:LISTED])},
             hint="Ask for it again.",
         )
     back = chain.back

@@ -84,13 +84,15 @@ def moved_bases(chain: Sequence[Done], turns: Sequence[Done], history: History) 
         roots[item.call] = _roots(item.call, history.undoes, roots)
     found: dict[str, Done] = {}
     for made in chain:
-        # What cancels out in the effect of a taking back is in no path of it, but in those of what it took back.
-        about = (history.effect(root) for root in _roots(made.call, history.undoes, roots))
-        touched = set(made.effect.paths).union(*(item.effect.paths for item in about if item is not None))
         turned: frozenset[str] = frozenset()
         for item in turns:
             if item.seq > made.seq:
                 turned ^= roots[item.call]  # it turns each of them off or on again
+        if not turned:
+            continue
+        # What cancels out in the effect of a taking back is in no path of it, but in those of what it took back.
+        about = (history.effect(root) for root in _roots(made.call, history.undoes, roots))
+        touched = set(made.effect.paths).union(*(item.effect.paths for item in about if item is not None))
         for root in turned:
             below = history.effect(root)
             if below is not None and below.seq < made.seq and any(_touches(one, touched) for one in below.effect.paths):

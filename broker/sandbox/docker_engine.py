@@ -166,7 +166,7 @@ class DockerEngine:
         return facts
 
     async def observe(self, container_id: str) -> ContainerFacts:
-        """See ``broker.sandbox.docker_lease.EngineHands.observe``."""
+        """See ``broker.sandbox.engine_hands.EngineHands.observe``."""
         return read_facts(await self._requests.inspect(container_id))
 
     async def image(self, name: str) -> SandboxImage:
@@ -206,13 +206,13 @@ class DockerEngine:
                 await self._requests.remove(container_id)
 
     async def state(self, container_id: str) -> tuple[int, bool]:
-        """See ``broker.sandbox.docker_lease.EngineHands.state``."""
+        """See ``broker.sandbox.engine_hands.EngineHands.state``."""
         state = await self._requests.state(container_id)
         pid = state.get("Pid")
         return pid if isinstance(pid, int) else 0, bool(state.get("OOMKilled"))
 
     def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """See ``broker.sandbox.docker_lease.EngineHands.background``."""
+        """See ``broker.sandbox.engine_hands.EngineHands.background``."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._settle)
@@ -229,7 +229,7 @@ class DockerEngine:
         return self._client
 
     def gone(self, container_id: str) -> None:
-        """See ``broker.sandbox.docker_lease.EngineHands.gone``."""
+        """See ``broker.sandbox.engine_hands.EngineHands.gone``."""
         self._events.forget(container_id)
         self._leases.pop(container_id, None)
         self._live.discard(container_id)

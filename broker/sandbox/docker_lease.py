@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any, Protocol
 
 import structlog
 
@@ -17,8 +16,9 @@ from broker.sandbox.attached import AttachedStream
 from broker.sandbox.connections import Connections
 from broker.sandbox.conversation import Conversation
 from broker.sandbox.docker_events import ContainerWatch
-from broker.sandbox.docker_witness import EngineSight, Witness
+from broker.sandbox.docker_witness import Witness
 from broker.sandbox.engine import EgressGate
+from broker.sandbox.engine_hands import EngineHands
 from broker.sandbox.job_frames import JobFrames, encode_job, listening, send_job
 from broker.sandbox.jobs import check_job
 from broker.sandbox.patience import Patience
@@ -43,22 +43,6 @@ engine takes 0.3 s and more to say that it has.
 """
 
 log = structlog.get_logger(__name__)
-
-
-class EngineHands(EngineSight, Protocol):
-    """What a lease needs of its engine."""
-
-    async def remove(self, container_id: str) -> None:
-        """Kills and removes a container."""
-
-    async def observe(self, container_id: str) -> ContainerFacts:
-        """What the engine reports of a container now."""
-
-    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs something beside; the engine waits for it when it closes."""
-
-    def gone(self, container_id: str) -> None:
-        """Nobody holds this container any more: it was removed, or couldn't be."""
 
 
 class DockerLease:
@@ -196,10 +180,8 @@ class DockerLease:
 
     async def destroy(self, *, linger_s: float = 0.0) -> None:
         """See ``broker.sandbox.engine.Lease.destroy``."""
-        if self._idle:
-            self._stream.hush()  # cut when it is removed
-        else:  # whatever the engine does with the container: the tool ends with its runner
-            self._stream.cut()
+        self._hear_no_more()
+        if not self._idle:
             linger_s = 0.0
         self._conversation.queue.close(error=_engine_failed("the container was destroyed in the middle of its run"))
         self._conversation.over()
@@ -329,10 +311,7 @@ class DockerLease:
             elif transcript.phase is not Phase.DONE:
                 died_of_memory = await self._witness.died_of_memory()
                 error = None if died_of_memory or self._kill else self._vanished(transcript)
-        if self._idle:
-            self._stream.hush()  # cut when it is removed: its caller waits for the outcome now
-        else:
-            self._stream.cut()
+        self._hear_no_more()
         if error:
             self._conversation.queue.close(error=error)
         else:
@@ -363,6 +342,12 @@ class DockerLease:
     def _start_removal(self, linger_s: float) -> None:
         if self._removal is None:
             self._removal = self._hands.background(self._remove(linger_s))
+
+    def _hear_no_more(self) -> None:
+        if self._idle:
+            self._stream.hush()  # cut when it is removed: that is work for the engine, and somebody waits for the outcome
+        else:
+            self._stream.cut()  # whatever the engine does with the container: the tool ends with its runner
 
     @property
     def _idle(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Protocol
 
 from broker.domain.run import EndCause, Ended, Limits
 from broker.errors import FailedPreconditionError, UnavailableError
 from broker.sandbox.docker_events import ContainerWatch
+from broker.sandbox.engine_hands import EngineSight
 from broker.sandbox.evidence import Counters, HostEvidence, find_process
 from broker.sandbox.transcript import Transcript
 from broker.sandbox.verdict import Kill, decide
@@ -21,13 +21,6 @@ _NOT_ISOLATED = (
     "this container runtime doesn't keep the tool from the runner: exit code, output and files are the sandbox's word"
 )
 _UNCONFIRMED = "the engine had not confirmed the removal of the container yet"
-
-
-class EngineSight(Protocol):
-    """What a witness needs of the engine."""
-
-    async def state(self, container_id: str) -> tuple[int, bool]:
-        """Process id of a container's process 1 (0: none), and whether the engine calls it killed for memory."""
 
 
 class Witness:

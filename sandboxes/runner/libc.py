@@ -1,6 +1,6 @@
 """The few functions of the C library that Python has no names for.
 
-``ctypes`` has them too, but its import takes as long as half of all the runner's own modules; this is what it stands on.
+``ctypes`` has them too, but its import is half of all that the runner would import; this is what it stands on.
 """
 
 from __future__ import annotations

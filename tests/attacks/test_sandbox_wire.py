@@ -173,31 +173,34 @@ async def test_a_runner_may_leave_before_it_is_killed_and_no_longer(
         removed.set()
 
 
-@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("how", ["killed", "destroyed", "forged end"])
 async def test_a_tool_that_may_still_run_loses_its_runner_though_the_engine_removes_nothing(
-    tmp_path: Path, *, isolated: bool
+    tmp_path: Path, how: str
 ) -> None:
     told, hung_up, stuck = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    forged = how == "forged end"  # by a tool that can speak in the runner's place
 
     async def script(runner: Puppet) -> None:
         await runner.take_job()
-        runner.say(*WHOLE, *([] if isolated else [END]))  # a tool that can speak for its runner says it is over
+        runner.say(*WHOLE, *([END] if forged else []))
         told.set()
         await runner.gone()
         hung_up.set()
 
-    async with puppet(tmp_path, script, isolated=isolated) as (lease, hands), asyncio.timeout(WITHIN_S):
+    async with puppet(tmp_path, script, isolated=not forged) as (lease, hands), asyncio.timeout(WITHIN_S):
         hands.stuck = stuck
         run = asyncio.create_task(finish(lease, JOB, Silent()))
-        if isolated:
-            await told.wait()
-            lease.kill(EndCause.OPERATOR, "enough")
         try:
-            await run
+            await told.wait()
+            if how == "killed":
+                lease.kill(EndCause.OPERATOR, "enough")
+            if how != "destroyed":
+                await run
             await lease.destroy(linger_s=NEVER_S)
             await hung_up.wait()
         finally:
             stuck.set()
+            await asyncio.gather(run, return_exceptions=True)
         await lease.removed()
 
 

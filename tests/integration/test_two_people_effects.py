@@ -10,7 +10,7 @@ from broker.domain.call import CallState
 from broker.errors import ResourceExhaustedError
 from tests.approval_scene import agreed, end_of, until
 from tests.approval_world import Founded, World
-from tests.tree_world import CHANGE, CHANGE_4, content, state_of
+from tests.tree_world import CHANGE, CHANGE_4, content, state_of, which
 
 REMOVE = """
 import os
@@ -57,6 +57,33 @@ async def test_two_people_see_the_change_and_it_is_applied_and_taken_back(tree_w
             assert content(tree_world.state) == before
             async with world.agent() as agent:
                 assert (await agent.get_call(call)).state is CallState.UNDONE
+
+
+async def test_who_builds_on_a_call_while_people_look_at_its_undo_keeps_it_from_being_taken_back(
+    tree_world: Founded,
+) -> None:
+    with tree_world.serving() as serving:
+        async with serving as world:
+            call = await asked(world, "open('README.md', 'w').write('first')")
+            await agreed(world, await world.pending(call.name), "ada", "bob")
+            async with world.agent() as agent:
+                done, _ = await end_of(agent, call)
+            assert done.state is CallState.SUCCEEDED, done.outcome
+            async with world.served.connect("human", "olivia", world.context(session="", workflow="")) as person:
+                undo = await person.create_call("workspace.undo", {"call": which(call)})
+                await until(person, undo, CallState.PENDING_APPROVAL)
+                async with world.agent(workflow="", session="") as agent:
+                    # Each path is as it was shown all the same.
+                    for text in ("second", "first"):
+                        other = await agent.run(CHANGE, {"code": f"open('README.md', 'w').write('{text}')"})
+                        assert other.state is CallState.SUCCEEDED, other.outcome
+                stands = state_of(tree_world.state).state
+                await agreed(world, await world.pending(undo.name), "ada", "bob")
+                undone, _ = await end_of(person, undo)
+            assert undone.state is CallState.DENIED
+            assert undone.outcome is not None
+            assert "UNDO_DEPENDENTS" in undone.outcome.detail
+            assert state_of(tree_world.state).state == stands
 
 
 async def test_who_was_denied_is_told_at_once_and_nothing_is_planned(tree_world: Founded) -> None:
