@@ -146,3 +146,18 @@ async def test_what_is_no_longer_kept_is_said(state: Path) -> None:
             assert isinstance(error, NotFoundError | DataLossError | FailedPreconditionError), error
             assert state_of(state).state == stands
             assert (await undo(agent, other)).state is CallState.SUCCEEDED
+
+
+async def test_a_taking_back_of_what_is_erased_is_in_nobodys_way(state: Path) -> None:
+    with serving(state) as served:
+        async with served.client() as agent:
+            first = await change(agent, "open('x', 'w').write('1')")
+            second = await change(agent, "open('x', 'w').write('2')")
+            assert (await undo(agent, second)).state is CallState.SUCCEEDED
+    with open_local(state) as local:
+        local.write(lambda tx: destroy(tx, [second], clock()))
+    with serving(state) as served:
+        async with served.client() as agent:
+            done = await undo(agent, first)
+            assert done.state is CallState.SUCCEEDED, done.outcome
+    assert "x" not in content(state)
