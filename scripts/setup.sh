@@ -13,7 +13,8 @@ Usage: scripts/setup.sh [--no-images] [--no-postgres] [--no-engine] [--help]
   --no-engine    leave the Docker Engine, the sandbox images and PostgreSQL's programs out
 
 Environment:
-  PYTHON             the Python (3.11 or newer) to make the virtual environment with
+  PYTHON             the Python (3.11 or newer) to make the virtual environment with; unset takes the system's own
+                     where it fits, else the first that does on the PATH
   DOCKER_HOST        address of the Docker Engine; unset takes the default socket
   BROKER_BASE_IMAGE  base image of the sandboxes, such as debian:bookworm-slim; unset tries to pull the default one, and
                      makes a base from Debian's packages where there is no registry
@@ -66,7 +67,9 @@ find_python() {
         command -v "$PYTHON"
         return 0
     fi
-    for candidate in python3 python3.11 python3.12 python3.13 python3.14 /usr/bin/python3; do
+    # The system's own first: its updates come with the system's, and what version managers build is mostly built
+    # without profiles, and a tenth slower.
+    for candidate in /usr/bin/python3 python3 python3.11 python3.12 python3.13 python3.14; do
         if python_fits "$candidate"; then
             command -v "$candidate"
             return 0
@@ -87,12 +90,10 @@ make_venv() {
             "Install Python 3.11 or newer with its venv module, then run this again."
         python="$(find_python)" || die "Debian's Python is older than 3.11" "Install Python 3.11 or newer."
     fi
-    # A stamp means that another lock file was installed here: start afresh, so that nothing of it stays behind.
-    local clear=()
-    if [ -e "$stamps/venv" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then clear=(--clear); fi
+    # Afresh, so that nothing stays behind of another lock file, another Python or an interrupted run.
     rm -f "$stamps/venv" "$stamps/project"
     say "making .venv with $("$python" --version) ($python)"
-    logged .state/venv.log "$python" -m venv ${clear[@]+"${clear[@]}"} .venv || die "the virtual environment could not be made"
+    logged .state/venv.log "$python" -m venv --clear .venv || die "the virtual environment could not be made"
     say "installing $(grep -c '^[a-z0-9].*==' requirements.lock) locked packages (about a minute)"
     logged .state/pip.log .venv/bin/python -m pip install --require-hashes --no-deps --no-compile \
         --disable-pip-version-check -r requirements.lock ||

@@ -63,6 +63,7 @@ class DockerEngine:
         self._endpoint = Endpoint.parse(self._address)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="engine")
         self._client: docker.APIClient | None = None
+        self._api_requests: EngineApi | None = None
         self._follower: EventFollower | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._live: set[str] = set()
@@ -83,6 +84,7 @@ class DockerEngine:
         try:
             await ping(self._endpoint)
             self._client = client = await self._call(self._connect)
+            self._api_requests = EngineApi(self._endpoint, client.api_version)
             self._info = await self._call(client.info)
             self._turns = asyncio.Semaphore(_AT_ONCE_PER_PROCESSOR * _processors(self._info))
             self._follower = EventFollower(self._endpoint, client.api_version, self._instance)
@@ -220,7 +222,9 @@ class DockerEngine:
 
     @property
     def _requests(self) -> EngineApi:
-        return EngineApi(self._endpoint, self._api.api_version)
+        if self._api_requests is None:
+            raise InternalError("the engine is used outside its `async with`")
+        return self._api_requests
 
     @property
     def _api(self) -> docker.APIClient:
@@ -289,6 +293,8 @@ class DockerEngine:
             stack.callback(self._threads.shutdown, wait=False)
             if self._client:
                 stack.callback(self._client.close)
+            if self._api_requests:
+                stack.push_async_callback(self._api_requests.close)
             if self._follower:
                 stack.push_async_callback(self._follower.stop)
             limit = asyncio.get_running_loop().time() + _CLOSE_S

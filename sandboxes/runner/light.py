@@ -79,5 +79,8 @@ def preload() -> None:
 
 
 def settle() -> None:
-    """What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages."""
+    """What is here now is never looked at by a collection again, neither here nor in a fork, which so shares its pages.
+    From now on garbage is collected.
+    """
     gc.freeze()
+    gc.enable()

@@ -75,6 +75,7 @@ class Intruder:
 
     async def clear(self) -> None:
         """Removes what was made."""
+        await self.requests.close()
         for container in self._made:
             await self.engine.remove(container)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +12,9 @@ from hypothesis import strategies as st
 
 from broker.domain.paths import check_path, matches
 from broker.domain.run import EndCause, EvidenceSource, Limits, Profile
-from broker.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from broker.errors import FailedPreconditionError, InvalidArgumentError
 from broker.sandbox import wire
 from broker.sandbox.address import Endpoint, engine_address
-from broker.sandbox.docker_api import EngineApi
 from broker.sandbox.docker_config import container_config, tool_environment
 from broker.sandbox.evidence import Counters, HostEvidence, find_process
 from broker.sandbox.images import CURRENT_TAG, WIRE_VERSION, choose, from_listing
@@ -254,20 +252,6 @@ def test_engine_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     with pytest.raises(InvalidArgumentError):
         engine_address()
-
-
-@pytest.mark.parametrize("body", [b"{}", b'{"Id": ""}', b'{"Id": 7}', b"nonsense"])
-async def test_an_engine_that_names_no_container_has_failed(tmp_path: Path, body: bytes) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        writer.close()
-
-    path = str(tmp_path / "engine.sock")
-    async with await asyncio.start_unix_server(answer, path):
-        with pytest.raises(UnavailableError) as caught:
-            await EngineApi(Endpoint(path=path), "1.41").create({})
-    assert caught.value.reason == "ENGINE_FAILED"
 
 
 def frame(kind: FrameKind, body: bytes) -> bytes:
