@@ -71,7 +71,6 @@ def preload() -> None:
     import contextlib  # noqa: F401, PLC0415  # for the tool
     import json  # noqa: F401, PLC0415  # for the tool
     import signal  # noqa: F401, PLC0415  # for the tool
-    import traceback  # noqa: F401, PLC0415  # for the tool
 
     from runner import outputs  # noqa: F401, PLC0415  # for the runner
 

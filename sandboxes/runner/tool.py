@@ -52,9 +52,11 @@ def rehearse() -> None:
     copies, the pages that every tool needs. There are some two hundred, and each costs microseconds when it is first
     written to.
     """
+    finders = sys.meta_path[:]
     shared = _make_main()
     _run(_REHEARSAL)
     _wind_up(shared)
+    sys.meta_path[:] = finders
 
 
 def be_tool(code: str) -> None:
