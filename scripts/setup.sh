@@ -13,8 +13,8 @@ Usage: scripts/setup.sh [--no-images] [--no-postgres] [--no-engine] [--help]
   --no-engine    leave the Docker Engine, the sandbox images and PostgreSQL's programs out
 
 Environment:
-  PYTHON             the Python (3.11 or newer) to make the virtual environment with; unset takes the system's own
-                     where it fits, else the first that does on the PATH
+  PYTHON             the Python (3.11 or newer) to make the virtual environment with; unset takes, on
+                     Linux, the system's own where it fits, else the first that does on the PATH
   DOCKER_HOST        address of the Docker Engine; unset takes the default socket
   BROKER_BASE_IMAGE  base image of the sandboxes, such as debian:bookworm-slim; unset tries to pull the default one, and
                      makes a base from Debian's packages where there is no registry
@@ -67,9 +67,11 @@ find_python() {
         command -v "$PYTHON"
         return 0
     fi
-    # The system's own first: its updates come with the system's, and what version managers build is mostly built
-    # without profiles, and a tenth slower.
-    for candidate in /usr/bin/python3 python3 python3.11 python3.12 python3.13 python3.14; do
+    # On Linux the system's own first: its updates come with the system's, and what version managers build is mostly built
+    # without profiles, and a tenth slower. Elsewhere it may be a stub that asks to install something.
+    local candidates=(python3 python3.11 python3.12 python3.13 python3.14 /usr/bin/python3)
+    if [ "$(uname)" = Linux ]; then candidates=(/usr/bin/python3 "${candidates[@]}"); fi
+    for candidate in "${candidates[@]}"; do
         if python_fits "$candidate"; then
             command -v "$candidate"
             return 0

@@ -22,7 +22,11 @@ from broker.sandbox.address import Endpoint
 ANSWER_S = 60
 """An engine that leaves a request unanswered for so long is away."""
 _MAX_ANSWER = 4 * 2**20
-_UNWANTED_HEADERS = ("Accept", "Accept-Encoding", "User-Agent")
+_KEEP_S = 2.0
+"""How long a connection is kept that nobody uses. Only one that engine or proxy closes in the very moment in which it is
+used again breaks a request, and none may be made twice.
+"""
+_UNWANTED_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class EngineApi:
@@ -114,12 +118,14 @@ class EngineApi:
         self, method: str, target: str, body: bytes | None = None, *, fine: tuple[HTTPStatus, ...] = ()
     ) -> Mapping[str, object]:
         headers = {"Content-Type": "application/json"} if body else None
+        if self._session.closed:
+            raise self._failed("its connections are closed")
         asked = self._session.request(method, target, data=body, headers=headers, allow_redirects=False)
         try:
             async with asked as response:
                 status, answer = response.status, await _read(response)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise self._failed(str(error) or f"no answer within {ANSWER_S} s") from error
+            raise self._failed(str(error.__cause__ or error) or f"no answer within {ANSWER_S} s") from error
         if status < HTTPStatus.BAD_REQUEST:
             return _object(answer)
         if status in fine:
@@ -139,7 +145,9 @@ class EngineApi:
 
 def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
     # No limit: a request that waits for another's connection would wait for as long as the engine takes for that.
-    return aiohttp.UnixConnector(endpoint.path, limit=0) if endpoint.path else aiohttp.TCPConnector(limit=0)
+    if endpoint.path:
+        return aiohttp.UnixConnector(endpoint.path, limit=0, keepalive_timeout=_KEEP_S)
+    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_S)
 
 
 def _host(endpoint: Endpoint) -> str:

@@ -205,6 +205,9 @@ def _show(error: BaseException) -> None:
     if sys.excepthook is not sys.__excepthook__:
         sys.excepthook(type(error), error, error.__traceback__)
         return
-    import traceback  # noqa: PLC0415  # the interpreter's own printer doesn't know code that is in no file
+    try:
+        import traceback  # noqa: PLC0415  # the interpreter's own printer doesn't know code that is in no file
 
-    traceback.print_exception(error)
+        traceback.print_exception(error)
+    except Exception:  # noqa: BLE001  # the tool has left no descriptor, or nothing to import with
+        sys.__excepthook__(type(error), error, error.__traceback__)

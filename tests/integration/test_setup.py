@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,36 @@ def test_an_unknown_option_is_refused(repository: Path) -> None:
     done = subprocess.run(["scripts/setup.sh", "--nonsense"], cwd=repository, check=False, capture_output=True)
     assert done.returncode == 2
     assert b"Usage: scripts/setup.sh" in done.stderr
+
+
+def test_the_systems_python_is_taken_where_it_fits(repository: Path, tmp_path: Path) -> None:
+    own = Path("/usr/bin/python3")
+    check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"
+    fits = sys.platform == "linux" and subprocess.run([own, "-c", check], check=False).returncode == 0
+    other = tmp_path / "python3"
+    program(other, f'exec {sys.executable} "$@"\n')
+    copy = tmp_path / "clone"
+    (copy / "scripts").mkdir(parents=True)
+    (copy / "protos").mkdir()
+    for name in ("scripts/setup.sh", "scripts/lib.sh"):
+        (copy / name).write_bytes((repository / name).read_bytes())
+    (copy / "requirements.lock").write_text("nothing==0\n", "utf-8")
+    (copy / "pyproject.toml").touch()
+    (copy / ".venv").mkdir()
+    (copy / ".venv" / "left").touch()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    done = subprocess.run(
+        ["bash", "scripts/setup.sh", "--no-engine"],
+        cwd=copy,
+        env=environment | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PIP_NO_INDEX": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "the locked packages could not be installed" in done.stderr
+    assert f"({own if fits else other})" in done.stdout
+    assert not (copy / ".venv" / "left").exists()
 
 
 def test_a_python_without_venv_is_refused_by_name(repository: Path, tmp_path: Path) -> None:

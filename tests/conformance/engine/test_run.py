@@ -60,6 +60,28 @@ async def test_a_traceback_shows_the_tools_lines_and_none_of_ours(engine: Engine
     assert "runner" not in text
 
 
+@pytest.mark.parametrize(
+    ("code", "last"),
+    [
+        (
+            "import os\nheld = [os.open('/dev/null', os.O_RDONLY) for _ in range(4096)]\n",
+            "Too many open files: '/dev/null'",
+        ),
+        ("import sys\nsys.meta_path.clear()\n1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("import sys\nsys.path.clear()\nsys.meta_path[:] = [None]\n1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+async def test_a_failure_that_leaves_nothing_to_import_with_is_the_tools_alone(
+    engine: Engine, code: str, last: str
+) -> None:
+    done = await run(engine, python(code))
+    text = done.stderr.decode()
+    assert done.ended.exit_code == 1
+    assert text.endswith(f"{last}\n")
+    assert text.count("Traceback") == 1
+    assert "runner" not in text
+
+
 async def test_code_that_does_not_compile_is_the_tools_failure(engine: Engine) -> None:
     done = await run(engine, python("def"))
     assert done.ended.exit_code == 1

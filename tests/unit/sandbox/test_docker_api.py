@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,11 @@ from broker.sandbox.address import Endpoint
 from broker.sandbox.docker_api import EngineApi
 
 MADE = b'{"Id": "c1"}'
+
+
+def answer(body: bytes, status: str = "201 Created") -> bytes:
+    """The bytes of a response."""
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
 
 
 class Engine:
@@ -26,27 +31,33 @@ class Engine:
     """
 
     def __init__(self, body: bytes, *, status: str = "201 Created", requests: int = 100) -> None:
-        self.answer = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
+        self.answer = answer(body, status)
         self.requests = requests
         self.heads: list[bytes] = []
         self.connections = 0
+        self.was_asked = asyncio.Event()
         self.hung_up = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
-        for _ in range(self.requests):
+        served = 0
+        while served < self.requests:
+            served += 1
             try:
                 head = await reader.readuntil(b"\r\n\r\n")
             except asyncio.IncompleteReadError:
                 break
             self.heads.append(head)
+            self.was_asked.set()
             length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
             await reader.readexactly(int(length or 0))
             writer.write(self.answer)
-            await writer.drain()
+            with suppress(ConnectionError):
+                await writer.drain()
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
         self.hung_up.set()
 
 
@@ -78,7 +89,7 @@ async def test_requests_go_over_one_connection_and_say_no_more_than_they_must(tm
         b"POST /v1.41/containers/c1/start",
         b"DELETE /v1.41/containers/c1?force=1&v=1",
     ]
-    assert not any(b"agent" in head.lower() or b"cookie" in head.lower() for head in engine.heads)
+    assert engine.heads[1].split(b"\r\n")[1:] == [b"Host: engine", b"Content-Length: 0", b"", b""]
 
 
 async def test_an_engine_that_hung_up_meanwhile_is_asked_over_a_new_connection(tmp_path: Path) -> None:
@@ -94,9 +105,13 @@ async def test_an_engine_that_hung_up_meanwhile_is_asked_over_a_new_connection(t
 
 
 async def test_an_answer_without_end_is_read_only_so_far(tmp_path: Path) -> None:
-    async with asked(Engine(b" " * (4 * 2**20 + 1)), tmp_path) as api:
+    engine = Engine(b" " * (8 * 2**20))
+    async with asked(engine, tmp_path) as api:
         with pytest.raises(UnavailableError, match="too long"):
             await api.create({})
+        engine.answer = answer(MADE)
+        assert await api.create({}) == "c1"
+    assert engine.connections == 2  # what was left of the long one is read by nobody
 
 
 async def test_an_engine_that_sends_elsewhere_isnt_followed(tmp_path: Path) -> None:
@@ -119,6 +134,51 @@ async def test_a_refusal_says_what_the_engine_said(
     async with asked(Engine(b'{"message": "no such thing\\nmore"}', status=status), tmp_path) as api:
         with pytest.raises(kind, match=said):
             await api.start("c1")
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["new connection", "kept connection"])
+async def test_what_the_engine_may_have_done_is_never_asked_for_again(tmp_path: Path, *, warm: bool) -> None:
+    engine = Engine(MADE)
+    async with asked(engine, tmp_path) as api:
+        if warm:
+            await api.create({})
+        engine.heads.clear()
+        engine.answer = b""
+        engine.requests = 1 + warm  # it hangs up instead of answering
+        with pytest.raises(UnavailableError) as caught:
+            await api.create({})
+    assert len(engine.heads) == 1
+    assert caught.value.reason == "ENGINE_FAILED"
+
+
+async def test_a_request_that_was_given_up_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    engine = Engine(MADE)
+    engine.answer = b""
+    async with asked(engine, tmp_path) as api:
+        given_up = asyncio.create_task(api.create({}))
+        await engine.was_asked.wait()
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        engine.answer = answer(b'{"Id": "c2"}')
+        assert await api.create({}) == "c2"
+    assert engine.connections == 2
+
+
+async def test_after_its_end_it_refuses(tmp_path: Path) -> None:
+    async with asked(Engine(MADE), tmp_path) as api:
+        pass
+    with pytest.raises(UnavailableError, match="closed"):
+        await api.create({})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_engine_is_reached_by_its_port(host: str) -> None:
+    engine = Engine(MADE)
+    async with await asyncio.start_server(engine.serve, host) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with EngineApi(Endpoint(host=host, port=port), "1.41") as api:
+            assert await api.create({}) == "c1"
 
 
 async def test_where_nobody_answers_the_engine_has_failed(tmp_path: Path) -> None:
