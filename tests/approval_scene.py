@@ -135,7 +135,7 @@ class EngineBetween:
         engine = None
         self.tasks.add(asyncio.current_task())  # nobody else holds it
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
+            head = _last(await reader.readuntil(b"\r\n\r\n"))
             if head.startswith(b"POST") and b"/containers/create" in head.split(b"\r\n", 1)[0]:
                 head = await self._changed(head, reader)
             if head.startswith(b"GET") and b"/json HTTP" in head and b"/containers/" in head:
@@ -162,6 +162,15 @@ class EngineBetween:
         data = json.dumps(body).encode()
         kept = [line for line in lines if line and not line.lower().startswith(b"content-length")]
         return b"\r\n".join([*kept, b"Content-Length: %d" % len(data), b"", b""]) + data
+
+
+def _last(head: bytes) -> bytes:
+    """A request's head that asks the engine to hang up after its answer: so the next request is seen here too."""
+    lines = head.split(b"\r\n")[:-2]
+    if any(line.lower().startswith(b"upgrade:") for line in lines):
+        return head
+    kept = [line for line in lines if not line.lower().startswith(b"connection:")]
+    return b"\r\n".join([*kept, b"Connection: close", b"", b""])
 
 
 async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

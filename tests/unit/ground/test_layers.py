@@ -30,6 +30,7 @@ PLANTED = {
     "broker.app": ("prometheus_client", "prometheus"),
     "broker.approvals": ("broker.identity", "layers"),
     "broker.signing": ("slack_sdk", "bolt"),
+    "broker.sandbox.egress": ("aiohttp", "aiohttp"),
     "broker.tlog": ("scramp", "scram"),
     "broker.slack": ("broker.pipeline", "slack"),
     "broker.rollback": ("scramp", "scram"),
