@@ -31,8 +31,6 @@ _FLOOR_S = 8.0
 _IDLE = 4
 _IDLE_S = 30.0
 _BURSTS = 7
-_FIRST_BURSTS = 5
-"""That don't count: while a new broker's log of the database grows, for some forty calls, each commit takes longer."""
 _SUSTAINED_S = 60.0
 _FILL_S = 60.0
 _POLL_S = 0.05
@@ -171,11 +169,8 @@ class _Warm:
         """All measures with the pool."""
         async with self._served.client() as client, self._served.human() as operator:
             self._operator = operator
-            await _call(client, "python.run")  # the pool keeps what has been called for
-            for _ in range(_FIRST_BURSTS):
-                await self._burst(client)
-            bursts = [await self._burst(client) for _ in range(_BURSTS)]
             warm = await self._paced(client, "python.run", _WARM)
+            bursts = [await self._burst(client) for _ in range(_BURSTS)]
             idle = [await self._after_rest(client) for _ in range(_IDLE)]
             idle_mib = await self._memory()
             argv = await self._paced(client, "bench.argv", _WARM)
