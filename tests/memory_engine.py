@@ -85,6 +85,8 @@ class MemoryLease:
         """What the wait for its removal ends with."""
         self.observed = engine.expected_facts(profile)
         """What the engine reports of it."""
+        self.handed: Job | None = None
+        """What it has been made ready for."""
         self.lingers: list[float] = []
         """Of each call of ``destroy``."""
 
@@ -93,8 +95,9 @@ class MemoryLease:
         """See ``Lease``."""
         return self._id
 
-    async def ready(self) -> bool:
+    async def ready(self, job: Job | None = None) -> bool:
         """See ``Lease``."""
+        self.handed = job
         assert not self.lingers, "asked after its end"
         self._engine.checks += 1
         self._engine.bell.ring()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from broker.domain.run import Profile
+from broker.domain.run import Job, Profile
 from broker.errors import InternalError
 from broker.sandbox.engine import Lease
 from broker.sandbox.pool import Pool
@@ -18,12 +18,14 @@ class Hold:
         pool: gives the container.
         call_id: the call.
         profile: what the decision resolved to.
+        job: what is going to run there, where the container may be made ready for it before the intent is durable.
     """
 
-    def __init__(self, pool: Pool, call_id: str, profile: Profile) -> None:
+    def __init__(self, pool: Pool, call_id: str, profile: Profile, job: Job | None = None) -> None:
         self._pool = pool
         self._call_id = call_id
         self._profile = profile
+        self._job = job
         self._stack = AsyncExitStack()
         self._task: asyncio.Task[Lease] | None = None
         self._released = False
@@ -35,7 +37,7 @@ class Hold:
 
     def _begin(self) -> None:
         if self._task is None and not self._released:
-            claim = self._pool.lease(self._call_id, self._profile)
+            claim = self._pool.lease(self._call_id, self._profile, self._job)
             self._task = asyncio.create_task(self._stack.enter_async_context(claim))
             self._task.add_done_callback(_heard)
 

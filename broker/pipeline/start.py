@@ -71,7 +71,9 @@ class Starter:
             await self._parts.folders.look(active.row.workspace)
         plan = await self.plan(active)
         directory = await self._parts.directory.current()
-        begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile))
+        # What people agreed to goes out only when all is checked, and is compared once more then.
+        ahead = None if active.approval else plan.job
+        begun = Begun(plan, Hold(self._parts.sandboxes, active.row.id, plan.profile, ahead))
         try:
             # What people agreed to runs in a container that is there and has been looked at before the intent is written.
             container = await (await begun.hold.lease()).observe() if active.approval else None

@@ -56,11 +56,14 @@ class Conversation:
         self._transcript = transcript
         self._connections = connections
 
-    def ping(self) -> asyncio.Future[bool]:
-        """Asks a waiting runner for a sign of life; the result is true once it came, false once it can't come."""
+    def ping(self, ahead: bytes = b"") -> asyncio.Future[bool]:
+        """Asks a waiting runner for a sign of life; the result is true once it came, false once it can't come.
+
+        ``ahead`` are frames that follow in the same write.
+        """
         number = next(self._numbers).to_bytes(_PING_BYTES, "big")
         answer = self._pings[number] = asyncio.get_running_loop().create_future()
-        self._send(encode(FrameKind.PING, number))
+        self._send(encode(FrameKind.PING, number) + ahead)
         return answer
 
     def over(self) -> None:

@@ -19,11 +19,10 @@ from broker.sandbox.docker_events import ContainerWatch
 from broker.sandbox.docker_witness import Witness
 from broker.sandbox.engine import EgressGate
 from broker.sandbox.engine_hands import EngineHands
-from broker.sandbox.job_frames import JobFrames, encode_job, listening, send_job
-from broker.sandbox.jobs import check_job
+from broker.sandbox.handover import Handover
+from broker.sandbox.job_frames import JobFrames, listening, send_job
 from broker.sandbox.patience import Patience
 from broker.sandbox.transcript import Phase, Transcript, visible
-from broker.sandbox.tree_changes import TreeChanges
 from broker.sandbox.verdict import Kill
 from broker.sandbox.wire import ProtocolViolation
 
@@ -74,6 +73,8 @@ class DockerLease:
         self._watch = watch
         self._conversation = Conversation(stream.write, self._moved)
         self._transcript: Transcript | None = None
+        self._handed: Handover | None = None
+        """What the runner has already, and may not start yet."""
         self._connections: Connections | None = None
         self._kill: Kill | None = None
         self._failure: Exception | None = None
@@ -105,11 +106,11 @@ class DockerLease:
         """What it was made under."""
         return self._profile
 
-    async def ready(self) -> bool:
+    async def ready(self, job: Job | None = None) -> bool:
         """See ``broker.sandbox.engine.Lease.ready``."""
-        if self._driver or self._removal or self._over.is_set() or self._watch.died.is_set():
+        if self._driver or self._handed or self._removal or self._over.is_set() or self._watch.died.is_set():
             return False
-        answer = self._conversation.ping()
+        answer = self._conversation.ping(self._hand_ahead(job) if job else b"")
         try:
             async with asyncio.timeout(READY_S if self._has_answered else FIRST_READY_S):
                 self._has_answered = await answer
@@ -125,31 +126,25 @@ class DockerLease:
         self, job: Job, egress: EgressGate | None = None, *, frame_digest: str = ""
     ) -> AsyncIterator[RunEvent]:
         """See ``broker.sandbox.engine.Lease.run``."""
-        if self._driver or (self._removal and not self._kill):
+        if self._driver or (self._removal and not self._kill) or (self._handed and self._handed.job is not job):
             raise InternalError("a lease runs one job, once", reason="LEASE_USED")
-        limits = self._profile.limits
-        check_job(job, limits)
-        frames = encode_job(job)
-        frames.check(frame_digest)
+        handover = self._handed or Handover(job, self._profile.limits)
+        handover.frames.check(frame_digest)
         ports = listening(job)
         if ports and egress is None:
             raise InternalError("a job whose tool may open connections needs somebody who serves them")
-        self._transcript = Transcript(
-            job.outputs,
-            output_limit=limits.output_bytes,
-            wants_result=job.wants_result,
-            tree=TreeChanges.of(job),
-        )
+        transcript = self._transcript = handover.transcript
         if egress is not None and ports:
             self._connections = Connections(egress, ports, self._stream.write)
-        self._conversation.begin(self._transcript, self._connections)
+        self._conversation.begin(transcript, self._connections)
         self._witness.run_begins()
         self._be_patient(STARTUP_S)
         # What is to end before it begins never gets its job. A small one goes before anything else has its turn.
-        small = None if self._kill else frames.in_one()
-        if small:
-            self._stream.write(small)
-        self._driver = asyncio.create_task(self._drive(None if small else frames, self._transcript))
+        rest = b"" if self._kill else handover.rest(handed=self._handed is not None)
+        transcript.let_start()
+        if rest:
+            self._stream.write(rest)
+        self._driver = asyncio.create_task(self._drive(None if rest else handover.frames, transcript))
         ended = False
         try:
             while (event := await self._conversation.queue.get()) is not None:
@@ -158,6 +153,14 @@ class DockerLease:
         finally:
             if not ended:
                 self.kill(EndCause.CLIENT, "the reader of the events went away")
+
+    def _hand_ahead(self, job: Job) -> bytes:
+        """What is sent of a job before it may start; from now on the runner can only refuse it."""
+        handover = Handover(job, self._profile.limits)
+        if handover.ahead:
+            self._handed, self._transcript = handover, handover.transcript
+            self._conversation.begin(handover.transcript, None)
+        return handover.ahead
 
     def taken(self, event: RunEvent) -> None:
         """See ``broker.sandbox.engine.Lease.taken``."""
@@ -358,7 +361,7 @@ class DockerLease:
             return False
         if self._transcript is None:
             return True
-        return self._isolated and self._transcript.phase in {Phase.DONE, Phase.REFUSED}
+        return self._isolated and self._transcript.phase in {Phase.HELD, Phase.DONE, Phase.REFUSED}
 
     async def _remove(self, linger_s: float) -> None:
         try:

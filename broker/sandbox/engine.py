@@ -97,10 +97,17 @@ class Lease(Protocol):
     def profile(self) -> Profile:
         """What it was made under."""
 
-    async def ready(self) -> bool:
+    async def ready(self, job: Job | None = None) -> bool:
         """Whether the runner answers now: within ten seconds where it may be starting, within one once it has answered.
 
         A lease that isn't ready can only be destroyed.
+
+        Args:
+            job: the one that ``run`` is going to be given, so that the sandbox can make ready for it. Nothing of its tool
+                runs before ``run``. Who hands a job over asks no more and runs no other.
+
+        Raises:
+            InvalidArgumentError: as ``run``.
         """
 
     async def observe(self) -> ContainerFacts:

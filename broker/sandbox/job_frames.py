@@ -14,6 +14,8 @@ from broker.sandbox.docker_config import tool_environment
 from broker.sandbox.engine import PROXY_PORT
 from broker.sandbox.wire import PIECE, FrameKind, encode
 
+LET_START = encode(FrameKind.END_OF_INPUT)
+"""The last frame of every job: before it nothing of the tool runs."""
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 PROXY_ENVIRONMENT: Mapping[str, str] = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
@@ -89,11 +91,11 @@ class JobFrames:
         for at in range(0, len(self.arguments), PIECE):
             yield encode(FrameKind.ARGUMENTS, self.arguments[at : at + PIECE])
 
-    def in_one(self) -> bytes | None:
-        """All of a job without files that goes in one write; ``None`` for any other."""
+    def ahead(self) -> bytes:
+        """All but ``LET_START`` of a job without files that goes in one write; empty for any other."""
         if self.files or self.links or len(self.head) + len(self.arguments) >= PIECE:
-            return None
-        return b"".join((self.head, *self.argument_frames(), encode(FrameKind.END_OF_INPUT)))
+            return b""
+        return b"".join((self.head, *self.argument_frames()))
 
     def check(self, expected: str) -> None:
         """Lets these frames pass where they have the digest that was approved; an empty one asks for nothing.
@@ -139,7 +141,7 @@ async def send_job(frames: JobFrames, stream: AttachedStream) -> None:
         await joined.put(encode(FrameKind.FILE_END))
     for link in frames.links:
         await joined.put(link)
-    await joined.put(encode(FrameKind.END_OF_INPUT))
+    await joined.put(LET_START)
     await joined.send()
 
 

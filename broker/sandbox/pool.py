@@ -23,7 +23,7 @@ import structlog
 
 from broker.domain.container_facts import ContainerFacts
 from broker.domain.meter import Claim, Meter, NoMeter, Step
-from broker.domain.run import Profile
+from broker.domain.run import Job, Profile
 from broker.errors import InternalError
 from broker.sandbox.engine import Engine, Lease
 from broker.sandbox.fingerprint import fingerprint
@@ -111,12 +111,13 @@ class Pool:
         await self._works.close()
 
     @asynccontextmanager
-    async def lease(self, call_id: str, profile: Profile) -> AsyncIterator[Lease]:
+    async def lease(self, call_id: str, profile: Profile, job: Job | None = None) -> AsyncIterator[Lease]:
         """A container for one call; at the end of the block it is destroyed, whatever happened.
 
         Args:
             call_id: the call; it can hold one container at a time.
             profile: what the present decision resolves to.
+            job: what is going to run there, if the container may be made ready for it; nothing starts it here.
 
         Raises:
             FailedPreconditionError: as ``Engine.create``.
@@ -133,7 +134,7 @@ class Pool:
         shelf.users += 1
         try:
             with self._traffic.busy():
-                lease = await self._claim(shelf)
+                lease = await self._claim(shelf, job)
                 self._meter.took(Step.CLAIM, perf_counter() - began)
                 self._calls[call_id] = lease.container_id
                 shelf.leased += 1
@@ -186,7 +187,7 @@ class Pool:
             shelf = self._shelves[key] = Shelf(key, profile, Demand.fresh(self._sizing, self._clock()))
         return shelf
 
-    async def _claim(self, shelf: Shelf) -> Lease:
+    async def _claim(self, shelf: Shelf, job: Job | None) -> Lease:
         """The newest that is fit, or one that is made; whoever took one from the shelf has it alone."""
         missed = shelf.known and not shelf.idle
         left = max(0, len(shelf.idle) - 1)
@@ -194,7 +195,7 @@ class Pool:
         unfit = 0
         while shelf.idle and unfit < _UNFIT_MAX:
             lease = shelf.idle.pop().lease
-            if await self._fit(lease, shelf.profile):
+            if await self._fit(lease, shelf.profile, job):
                 self._count(shelf, Claim.WARM)
                 return lease
             unfit += 1
@@ -206,13 +207,13 @@ class Pool:
         self._count(shelf, Claim.COLD)
         return await self._cold(shelf)
 
-    async def _fit(self, lease: Lease, profile: Profile) -> bool:
+    async def _fit(self, lease: Lease, profile: Profile, job: Job | None) -> bool:
         """Whether a waiting container may be used; where it may not, it is destroyed."""
         fit = False
         try:
             if lease.profile != profile:
                 log.error("sandbox.pool_profile_mismatch", container=lease.container_id)
-            elif not (fit := await lease.ready()):
+            elif not (fit := await lease.ready(job)):
                 log.warning("sandbox.pool_unfit", container=lease.container_id)
         finally:
             if not fit:

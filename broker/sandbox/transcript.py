@@ -38,6 +38,8 @@ _MAX_CPU_S = 1e9
 class Phase(enum.Enum):
     """How far a run is."""
 
+    HELD = "held"
+    """The job is there, and may not start yet."""
     WAITING = "waiting"
     RUNNING = "running"
     COLLECTING = "collecting"
@@ -90,12 +92,15 @@ class _Tally:
 
 
 class Transcript:
-    """Takes frames in the order in which they come; ``phase``, ``exit`` and the rest say what is known so far."""
+    """Takes frames in the order in which they come; ``phase``, ``exit`` and the rest say what is known so far.
+
+    The tool may not start before ``let_start``: until then a runner can only refuse the job.
+    """
 
     def __init__(
         self, rules: OutputRules, *, output_limit: int, wants_result: bool, tree: TreeChanges | None = None
     ) -> None:
-        self.phase = Phase.WAITING
+        self.phase = Phase.HELD
         self.exit: ExitReport | None = None
         self.over = False
         """Whether a limit on results struck."""
@@ -131,6 +136,7 @@ class Transcript:
                 (Phase.COLLECTING, FrameKind.TREE_PARTIAL, CONTROL): self._on_tree_partial(tree),
             }
         self._handlers: Mapping[tuple[Phase, FrameKind, int], Callable[[bytes], Iterator[RunEvent]]] = {
+            (Phase.HELD, FrameKind.REFUSED, CONTROL): self._on_refused,
             (Phase.WAITING, FrameKind.STARTED, CONTROL): self._on_started,
             (Phase.WAITING, FrameKind.REFUSED, CONTROL): self._on_refused,
             (Phase.RUNNING, FrameKind.DATA, STDOUT): self._stdout.take,
@@ -138,6 +144,11 @@ class Transcript:
             (Phase.RUNNING, FrameKind.EXIT, CONTROL): self._on_exit,
             **collecting,
         }
+
+    def let_start(self) -> None:
+        """From now on the tool may start, where the job wasn't refused."""
+        if self.phase is Phase.HELD:
+            self.phase = Phase.WAITING
 
     def take(self, frame: Frame) -> Iterator[RunEvent]:
         """The events that a frame stands for, one at most; must be exhausted.

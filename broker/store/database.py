@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -18,6 +18,7 @@ from broker.domain.ports import Transaction
 from broker.errors import ConflictError, FailedPreconditionError, UnavailableError
 from broker.store.base import SqlStore
 from broker.store.connection import engine_for, is_busy, prepare, raw_connection, translate, vacuum, without_waiting
+from broker.store.log_room import make_room
 from broker.store.prepared import sqlite_driver_of
 from broker.store.schema import APPLICATION_ID, check_schema, create_schema
 from broker.store.session import SqliteSession
@@ -40,6 +41,7 @@ class Database(SqlStore):
         self._readers: list[Connection] = []
         self._readers_gate = threading.Lock()
         self._mark = UseMark(path)
+        self._serves = False
         try:
             self._connection = _open_connection(self._engine, read_only=False)
             try:
@@ -131,9 +133,19 @@ class Database(SqlStore):
         deletions = self._writer.deletions  # all committed or rolled back: this runs between two transactions
         _empty_log(connection)
         self._scrubbed = deletions
+        if self._serves:
+            self._make_room(connection)
 
     async def serve_alone(self) -> None:
-        """Needs nothing here: the lock on the state directory, where the file lies, lets one broker alone serve it."""
+        """The lock on the state directory, where the file lies, lets one broker alone serve it. What serves commits often,
+        and so gets a log that need not grow.
+        """
+        self._serves = True
+        await asyncio.wrap_future(self._writer.submit_alone(self._make_room))
+
+    def _make_room(self, connection: Connection) -> None:
+        with suppress(DBAPIError, OSError):  # another process writes, say: then commits take a little longer
+            make_room(connection, self._path)
 
     def close(self) -> None:
         """Finishes what is queued and closes the file; blocks. ``open`` and ``open_sync`` call it."""

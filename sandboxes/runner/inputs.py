@@ -54,20 +54,26 @@ def answer(wire: Wire, ping: bytes) -> None:
     wire.flush()
 
 
-def read_job(
-    wire: Wire, first: tuple[int, bytes], work: str, arguments_path: str
-) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
-    """Takes frames up to the end of input, after the first; returns the job's header once all its files lie in place,
-    and the header of every file and link by its path.
+def read_header(kind: int, payload: bytes) -> dict[str, object]:
+    """The job's header, from the first frame of a job.
+
+    Raises:
+        Refusal: it is another frame.
+    """
+    if kind != frames.JOB:
+        raise Refusal(f"frame {kind:#x} where the job was due")
+    job: dict[str, object] = read_json(payload)  # type: ignore[assignment]  # the broker made this JSON
+    return job
+
+
+def read_inputs(wire: Wire, work: str, arguments_path: str) -> dict[str, dict[str, object]]:
+    """Takes frames up to the end of input; returns the header of every file and link by its path, once all of them lie in
+    place.
 
     Raises:
         Refusal: a frame that has no place here, or a file that can't be put into the working folder.
         EOFError: the broker has gone.
     """
-    kind, payload = first
-    if kind != frames.JOB:
-        raise Refusal(f"frame {kind:#x} where the job was due")
-    job: dict[str, object] = read_json(payload)  # type: ignore[assignment]  # the broker made this JSON
     came: dict[str, dict[str, object]] = {}
     linked = False
     root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -87,7 +93,7 @@ def read_job(
                 came[str(header["path"])] = header
                 linked = True
             elif kind == frames.END_OF_INPUT:
-                return job, came
+                return came
             else:
                 raise Refusal(f"frame {kind:#x} where a file was due")
     finally:

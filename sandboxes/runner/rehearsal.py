@@ -59,7 +59,8 @@ def rehearse(work: str, wake: int, woken: int, report: Callable[[Tool, Ending], 
     script.send(frames.END_OF_INPUT)
     script.flush()
     kind, _, payload = wire.receive()
-    inputs.read_job(wire, (kind, payload), work, _ARGUMENTS)
+    inputs.read_header(kind, payload)
+    inputs.read_inputs(wire, work, _ARGUMENTS)
     os.unlink(_ARGUMENTS)  # noqa: PTH108  # pathlib is slow to import
     wire.send(frames.STARTED)
     os.write(woken, b"\0")

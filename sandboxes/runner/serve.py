@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runner.tool import Program
+
 WORK = "/work"
 ARGUMENTS = "/job/arguments.json"
 RESULT = "/job/result.json"
@@ -23,11 +25,11 @@ WATCHED = ("/work", "/tmp")  # noqa: S108  # the sandbox's own, gone with it
 MAX_RESULT = 4 * 2**20
 
 
-def serve() -> str:
+def serve() -> Program:
     """Runs one job, then waits until the broker hangs up.
 
     Returns:
-        Only in the forked child of a ``python`` job: the code to run.
+        Only in the forked child of a ``python`` job: what to run.
 
     Raises:
         EOFError: the broker went away.
@@ -48,7 +50,7 @@ def serve() -> str:
     try:
         running = Tool(WORK, at_leisure=waits)
     except InTool as begun:
-        return begun.code
+        return begun.program
     try:
         first = kind, payload
         if waits:
@@ -58,17 +60,20 @@ def serve() -> str:
             running.await_rehearsal()
             inputs.answer(wire, payload)
             first = inputs.until_job(wire)
-        job, came = inputs.read_job(wire, first, WORK, ARGUMENTS)
-        traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the broker made this JSON
+        job = inputs.read_header(*first)
+        argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the broker made this JSON
+        env = {str(key): str(value) for key, value in job["env"].items()}  # type: ignore[attr-defined]  # the same
+        # The last frame of the input may keep us waiting: it comes once the intent is on the broker's record.
+        running.prepare(str(job["kind"]), argv, env, str(job["code"]))
+        came = inputs.read_inputs(wire, WORK, ARGUMENTS)
+        traffic = _listen(wire, job["listen"])  # type: ignore[arg-type]  # the same
     except Refusal as refusal:
         wire.send(frames.REFUSED, frames.as_text(str(refusal)))
         wire.flush()
         raise _hung_up(wire) from None
-    argv = [str(item) for item in job["argv"]]  # type: ignore[attr-defined]  # the same
-    env = {str(key): str(value) for key, value in job["env"].items()}  # type: ignore[attr-defined]  # the same
     wire.send(frames.STARTED)
     wire.flush()  # said before it is so: who never hears of it may be sure that nothing began
-    running.begin(str(job["kind"]), argv, env, str(job["code"]))
+    running.begin()
     relay = Relay(wire, running, wake, traffic)
     ending = relay.until_exit()
     wire.send(frames.EXIT, _report(running, ending))

@@ -14,9 +14,9 @@ from runner.tool import be_tool  # noqa: E402  # likewise
 
 raise_shield()
 try:
-    CODE = serve()
+    PROGRAM = serve()
 except EOFError:
     os._exit(0)  # what an interpreter does at its end is of use to nobody here
 
 # Only the forked child of a `python` job comes here: from now on this process is the tool.
-be_tool(CODE)
+be_tool(PROGRAM)

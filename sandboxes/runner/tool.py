@@ -53,28 +53,41 @@ def rehearse() -> None:
     written to.
     """
     finders = sys.meta_path[:]
-    shared = _make_main()
-    _run(_REHEARSAL)
-    _wind_up(shared)
+    program = Program(_REHEARSAL)
+    _run(program)
+    _wind_up(program.shared)
     sys.meta_path[:] = finders
 
 
-def be_tool(code: str) -> None:
-    """Runs code as ``__main__``, and ends the process as an interpreter would. In the child of a ``python`` job only."""
-    shared = _make_main()
-    _leave(_run(code), shared)
+class Program:
+    """A tool's code, ready to run as a fresh ``__main__``. To make one runs nothing of it."""
+
+    def __init__(self, code: str) -> None:
+        sys.modules["__main__"] = type(sys)("__main__")
+        self.shared = sys.modules.keys() - {"__main__"}
+        """The names of the modules that aren't the tool's own."""
+        self.code: Any = None
+        """Compiled; ``None`` where that failed."""
+        self.error: BaseException | None = None
+        """Why it can't be compiled."""
+        _lend_lines(code)
+        try:
+            self.code = compile(code, CODE_NAME, "exec", dont_inherit=True)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the tool fails with it once it may begin
+            self.error = error.with_traceback(None)
 
 
-def _make_main() -> set[str]:
-    """Puts a fresh ``__main__`` in place; the names of the modules that aren't the tool's own."""
-    sys.modules["__main__"] = type(sys)("__main__")
-    return sys.modules.keys() - {"__main__"}
+def be_tool(program: Program) -> None:
+    """Runs a program, and ends the process as an interpreter would. In the child of a ``python`` job only."""
+    _leave(_run(program), program.shared)
 
 
-def _run(code: str) -> int:
-    _lend_lines(code)
+def _run(program: Program) -> int:
+    if program.error:
+        _show(program.error)
+        return 1
     try:
-        exec(compile(code, CODE_NAME, "exec", dont_inherit=True), vars(sys.modules["__main__"]))
+        exec(program.code, vars(sys.modules["__main__"]))
     except SystemExit as request:
         return _exit_code(request.code)
     except BaseException as error:  # noqa: BLE001  # the interpreter's own last resort: print it and exit with 1

@@ -16,7 +16,7 @@ import sys
 
 from runner import libc
 from runner.light import as_json, read_json, suppress
-from runner.tool import prepare, rehearse
+from runner.tool import Program, prepare, rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ NOT_EXECUTABLE = 126
 _FIRST_FREE_FD = 3
 _LENGTH = struct.Struct(">I")
 _READY = b"\n"
+_GO = b"\n"
 _WORST_SCORE = b"1000"
 _REHEARSED = (["tool"], dict.fromkeys(("PATH", "HOME", "TMPDIR", "LANG", "BROKER_ARGUMENTS"), "/"))
 
@@ -35,11 +36,11 @@ _prctl = libc.function("prctl")
 
 
 class InTool(Exception):  # noqa: N818  # no error: it unwinds the runner's stack in the forked child
-    """Raised in the child of a ``python`` job: the stack of the runner ends here, the tool's begins. Holds its code."""
+    """Raised in the child of a ``python`` job: the stack of the runner ends here, the tool's begins. Holds what it runs."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, program: Program) -> None:
         super().__init__()
-        self.code = code
+        self.program = program
 
 
 def set_dumpable(*, on: bool) -> None:
@@ -53,7 +54,7 @@ def set_dumpable(*, on: bool) -> None:
 
 
 class Tool:
-    """A tool's process, and the reading ends of its two pipes. It waits until ``begin``.
+    """A tool's process, and the reading ends of its two pipes. It waits: for ``prepare``, and then for ``begin``.
 
     Args:
         work: the folder that it works in.
@@ -69,6 +70,7 @@ class Tool:
         self.stdout, stdout = os.pipe()
         self.stderr, stderr = os.pipe()
         hear, self._go = os.pipe()
+        self._executes = False
         self._told, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -85,12 +87,13 @@ class Tool:
         if not os.read(self._told, len(_READY)):
             raise EOFError
 
-    def begin(self, kind: str, argv: list[str], env: dict[str, str], code: str) -> None:
-        """Lets the tool begin.
+    def prepare(self, kind: str, argv: list[str], env: dict[str, str], code: str) -> None:
+        """Lets the process do all that it can before the tool may begin: nothing of the tool's own runs.
 
         Raises:
-            EOFError: its process has ended while it waited: the sandbox is broken.
+            EOFError: the process has ended while it waited: the sandbox is broken.
         """
+        self._executes = kind == "argv"
         job = as_json([kind, argv, env, code])
         view = memoryview(_LENGTH.pack(len(job)) + job)
         try:
@@ -98,8 +101,13 @@ class Tool:
                 view = view[os.write(self._go, view) :]
         except BrokenPipeError:
             raise EOFError from None
+
+    def begin(self) -> None:
+        """Lets the tool begin, once it is prepared."""
+        with suppress(BrokenPipeError):  # to compile its code was too much for it: it has ended as a tool ends
+            os.write(self._go, _GO)
         os.close(self._go)
-        if kind == "argv":  # the pipe closes once the program is executed
+        if self._executes:  # the pipe closes once the program is executed
             self.failure = os.read(self._told, 4096).decode(errors="replace")
         os.close(self._told)
 
@@ -115,15 +123,19 @@ def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int, *, at_l
         length = _LENGTH.unpack(_take(hear, _LENGTH.size))[0]
         job: Any = read_json(_take(hear, length))  # begin wrote it
         kind, argv, env, code = job
-        if kind == "argv":
+        program = None
+        if kind != "argv":
+            _dress(argv, env)
+            program = Program(code)
+        _take(hear, len(_GO))
+        if program is None:
             _execute(argv, env, tell)
         os.close(hear)
         os.close(tell)
     except BaseException:  # noqa: BLE001  # whatever it is, the runner's code must not go on here as the tool
         os._exit(NOT_EXECUTABLE)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _dress(argv, env)
-    raise InTool(code)
+    raise InTool(program)
 
 
 def _dress(argv: list[str], env: dict[str, str]) -> None:

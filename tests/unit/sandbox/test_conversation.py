@@ -56,6 +56,7 @@ class Told:
         rules = OutputRules(("*.out",), max_files=3, max_bytes=1000)
         self.connections = Connections(Silent(), (PORT,), self.sent.append)
         transcript = Transcript(rules, output_limit=100, wants_result=True, tree=TreeChanges.of(TREE))
+        transcript.let_start()
         self.conversation.begin(transcript, self.connections)
 
     def feed(self, pieces: Sequence[bytes]) -> list[RunEvent] | None:

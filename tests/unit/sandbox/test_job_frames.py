@@ -10,7 +10,7 @@ import pytest
 
 from broker.domain.run import Job, JobFile, JobLink
 from broker.sandbox.attached import AttachedStream
-from broker.sandbox.job_frames import encode_job, send_job
+from broker.sandbox.job_frames import LET_START, encode_job, send_job
 from broker.sandbox.wire import PIECE
 
 JOB = Job(kind="python", argv=("<code>",), code="print(1)", env={"A": "b"}, arguments=b'{"code":"print(1)"}')
@@ -39,7 +39,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 async def test_a_small_job_is_the_same_in_one(arguments: bytes) -> None:
     frames, sent = encode_job(replace(JOB, arguments=arguments)), Written()
     await send_job(frames, cast("AttachedStream", sent))
-    assert frames.in_one() == sent.data
+    assert frames.ahead() + LET_START == sent.data
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ async def test_a_small_job_is_the_same_in_one(arguments: bytes) -> None:
     ids=["arguments", "code", "file", "link"],
 )
 def test_any_other_job_goes_in_pieces(job: Job) -> None:
-    assert encode_job(job).in_one() is None
+    assert encode_job(job).ahead() == b""

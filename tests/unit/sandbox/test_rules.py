@@ -286,14 +286,13 @@ def test_the_runner_writes_nothing_through_a_link(
     os.write(sink, frames + frame(FrameKind.END_OF_INPUT, b""))
     os.close(sink)
     try:
-        take = runner["inputs"].read_job
+        take = runner["inputs"].read_inputs
         run = runner["frames"].Wire(source, source)
-        first = (FrameKind.JOB, b"{}")
         if refused:
             with pytest.raises(runner["frames"].Refusal, match=refused):
-                take(run, first, str(work), str(tmp_path / "arguments"))
+                take(run, str(work), str(tmp_path / "arguments"))
         else:
-            _, came = take(run, first, str(work), str(tmp_path / "arguments"))
+            came = take(run, str(work), str(tmp_path / "arguments"))
             assert set(came) == {"d/f", "d/l"}
             assert (work / "d/f").stat().st_mode & 0o777 == 0o600
             assert (work / "d/l").readlink() == Path("/etc")

@@ -65,6 +65,7 @@ def mode(path: object = "d/b", bits: object = 0o700) -> Said:
 
 def hear(*frames: Said, job: Job = JOB) -> tuple[Transcript, list[RunEvent]]:
     run = Transcript(job.outputs, output_limit=10, wants_result=True, tree=TreeChanges.of(job))
+    run.let_start()
     events: list[RunEvent] = []
     for kind, payload in frames:
         data = json.dumps(payload).encode() if isinstance(payload, dict) else payload

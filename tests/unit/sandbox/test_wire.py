@@ -162,7 +162,9 @@ def test_any_bytes_are_channels_or_a_violation(data: bytes) -> None:
 
 def transcript(**values: object) -> Transcript:
     rules = OutputRules(("*.out", "d/**"), max_files=2, max_bytes=100)
-    return Transcript(rules, **{"output_limit": 10, "wants_result": True, **values})  # type: ignore[arg-type]  # by name
+    run = Transcript(rules, **{"output_limit": 10, "wants_result": True, **values})  # type: ignore[arg-type]  # by name
+    run.let_start()
+    return run
 
 
 Said = tuple[FrameKind, bytes | dict[str, object]] | tuple[FrameKind, bytes | dict[str, object], int]
