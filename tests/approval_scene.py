@@ -123,6 +123,8 @@ class EngineBetween:
     """While it isn't set, nobody is told what a container is."""
     asked: threading.Event = field(default_factory=threading.Event)
     """Set as soon as somebody asks what a container is."""
+    said: Callable[[bytes], None] = lambda _: None
+    """Is told of each piece of bytes before it goes into a container."""
     tasks: set[asyncio.Task[Any] | None] = field(default_factory=set)
 
     @property
@@ -143,8 +145,9 @@ class EngineBetween:
                 await asyncio.to_thread(self.held.wait)
             there, engine = await asyncio.open_unix_connection(engine_address("").removeprefix("unix://"))
             engine.write(head)
+            attached = b"/attach?" in head.split(b"\r\n", 1)[0]
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pass(reader, engine))
+                both.create_task(_pass(reader, engine, self.said if attached else None))
                 both.create_task(_pass(there, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -173,9 +176,13 @@ def _last(head: bytes) -> bytes:
     return b"\r\n".join([*kept, b"Connection: close", b"", b""])
 
 
-async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _pass(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, tell: Callable[[bytes], None] | None = None
+) -> None:
     with suppress(OSError):
         while data := await source.read(65536):
+            if tell is not None:
+                tell(data)
             target.write(data)
             await target.drain()
         target.write_eof()

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from broker.domain.run import Limits, Profile
+from broker.domain.run import Job, Limits, Profile
 from broker.sandbox.pool import Pool
 from broker.sandbox.pool_sizing import Sizing
 from tests.memory_engine import Bell, Clock, Counting, MemoryEngine
 
 PROFILE = Profile("sha256:1", Limits())
+JOB = Job("argv", ("true",), "", {}, b"{}")
 OTHER = Profile("sha256:2", Limits())
 NEVER_S = 3600.0
 SIZING = Sizing(quiet_s=0.001, retry_s=0.001, retry_max_s=0.002)

@@ -20,6 +20,7 @@ async def main(path: Path, appenders: int, entries: int) -> None:
     """Each appender waits for one entry before the next."""
     ledger = Ledger("brk_power", "boot_power", lambda: datetime.now(UTC))
     async with Database.open(path) as store:
+        await store.serve_alone()  # as a broker does: its log has room then
 
         async def append(number: int) -> None:
             for count in range(entries):

@@ -58,6 +58,14 @@ class Puppet:
         while (await self.hear())[0] is not FrameKind.END_OF_INPUT:
             pass
 
+    async def rest(self) -> bytes:
+        """All that the broker still writes until it hangs up."""
+        data = b""
+        with suppress(OSError):
+            while more := await self._reader.read(65536):
+                data += more
+        return data
+
     async def gone(self) -> None:
         """Returns once the broker has hung up."""
         with suppress(OSError):

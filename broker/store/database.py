@@ -144,7 +144,7 @@ class Database(SqlStore):
         await asyncio.wrap_future(self._writer.submit_alone(self._make_room))
 
     def _make_room(self, connection: Connection) -> None:
-        with suppress(DBAPIError, OSError):  # another process writes, say: then commits take a little longer
+        with suppress(DBAPIError, OSError):  # another process writes, say: then commits wait longer until the next time
             make_room(connection, self._path)
 
     def close(self) -> None:

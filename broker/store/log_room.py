@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from broker.store.connection import without_waiting
+
 _ROOM_PAGES = 1100
 """A checkpoint comes after 1000 (SQLite's ``wal_autocheckpoint``), and the transaction that brings it about goes beyond."""
 _FRAME_HEAD = 24
@@ -29,11 +31,13 @@ def make_room(connection: Connection, path: Path) -> None:
         path: the database file.
 
     Raises:
-        DBAPIError: another process writes.
+        DBAPIError: another process writes; said at once.
+        OSError: the log can't be opened.
     """
     page_size = int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
     wanted = _LOG_HEAD + _ROOM_PAGES * (_FRAME_HEAD + page_size)
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    with without_waiting(connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         _lengthen(path.with_name(f"{path.name}-wal"), wanted)
     finally:

@@ -7,7 +7,7 @@ A sandbox that waits for its job imports what tools mostly use; one whose job is
 from __future__ import annotations
 
 import gc
-from _json import encode_basestring_ascii, make_scanner
+from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ class _Rules:
 
 
 _scan = make_scanner(_Rules)  # type: ignore[arg-type]  # it wants these names, of whatever they are
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(type(value).__name__)
+
+
+_pieces = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)  # noqa: FBT003  # it takes no names
 
 
 class suppress:  # noqa: N801  # named as that of contextlib
@@ -51,19 +58,7 @@ def read_json(data: bytes) -> object:
 
 def as_json(value: object) -> bytes:
     """A value of dictionaries, lists, texts, numbers, truth values and nothing as JSON."""
-    return _json(value).encode("ascii")
-
-
-def _json(value: object) -> str:
-    if isinstance(value, str):
-        return str(encode_basestring_ascii(value))
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_json(str(key))}:{_json(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_json, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return "".join(_pieces(value, 0)).encode("ascii")
 
 
 def preload() -> None:

@@ -57,6 +57,8 @@ def rehearse() -> None:
     _run(program)
     _wind_up(program.shared)
     sys.meta_path[:] = finders
+    del program
+    gc.freeze()  # what is here now is no tool's: the end of one looks at its own objects alone
 
 
 class Program:

@@ -6,12 +6,19 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from broker.domain.run import EndCause, Ended, Exited, Job, JobFile, Limits, Output, OutputRules, RunEvent, Started
-from broker.errors import BrokerError, UnavailableError
+from broker.errors import (
+    BrokerError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 from broker.sandbox import docker_lease
 from broker.sandbox.address import Endpoint
 from broker.sandbox.attached import AttachedStream
@@ -390,6 +397,112 @@ async def test_any_other_runner_is_not_ready(tmp_path: Path, monkeypatch: pytest
         if script is not nothing:
             with pytest.raises(BrokerError):
                 await finish(lease, JOB, Silent())
+
+
+class Held:
+    """A runner that has a job which may not start, and keeps what else it is sent."""
+
+    def __init__(self) -> None:
+        self.rest = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, runner: Puppet) -> None:
+        await takes_ahead(runner)
+        self.rest.set_result(await runner.rest())
+
+
+async def takes_ahead(runner: Puppet) -> None:
+    """Answers, and hears all of a small job but the frame that lets it start."""
+    await answers(runner)
+    assert [(await runner.hear())[0] for _ in range(2)] == [FrameKind.JOB, FrameKind.ARGUMENTS]
+
+
+async def test_a_job_that_is_handed_over_is_let_start_when_it_is_run(tmp_path: Path) -> None:
+    async def script(runner: Puppet) -> None:
+        await takes_ahead(runner)
+        assert (await runner.hear())[0] is FrameKind.END_OF_INPUT
+        runner.say(*WHOLE, END)
+
+    async with puppet(tmp_path, script) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert await lease.ready(JOB)
+        assert not await lease.ready()
+        assert (await finish(lease, JOB, Silent())).stdout == b"x"
+
+
+@pytest.mark.parametrize(
+    "said_ahead", [STARTED, STDOUT_DATA, OPEN, ENDED, END], ids=["start", "data", "open", "exit", "end"]
+)
+async def test_a_runner_that_starts_a_job_by_itself_is_our_failure(tmp_path: Path, said_ahead: bytes) -> None:
+    async def script(runner: Puppet) -> None:
+        await takes_ahead(runner)
+        runner.say(said_ahead)
+        await runner.gone()
+
+    async with puppet(tmp_path, script) as (lease, _):
+        async with asyncio.timeout(WITHIN_S):
+            assert await lease.ready(JOB)
+            await lease._over.wait()
+        assert "spoke nonsense" in (await failure(lease)).message
+
+
+async def test_a_runner_that_refuses_a_job_beforehand_is_heard_when_it_is_run(tmp_path: Path) -> None:
+    async def script(runner: Puppet) -> None:
+        await takes_ahead(runner)
+        runner.say(said(FrameKind.REFUSED, b"no room"))
+        await runner.gone()
+
+    async with puppet(tmp_path, script) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert await lease.ready(JOB)
+        await lease._over.wait()
+        with pytest.raises(InvalidArgumentError, match="no room"):
+            await finish(lease, JOB, Silent())
+
+
+async def test_what_was_handed_over_is_the_only_job_that_can_be_run(tmp_path: Path) -> None:
+    held = Held()
+    async with puppet(tmp_path, held) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert await lease.ready(JOB)
+        for other in (replace(JOB), replace(JOB, code="print(2)")):
+            with pytest.raises(InternalError, match="once"):
+                await finish(lease, other, Silent())
+    assert await held.rest == b""
+
+
+@pytest.mark.parametrize("how", ["kill", "destroy"])
+async def test_a_job_that_is_handed_over_and_ended_before_it_is_run_is_never_let_start(
+    tmp_path: Path, how: str
+) -> None:
+    held = Held()
+    async with puppet(tmp_path, held) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert await lease.ready(JOB)
+        if how == "kill":
+            lease.kill(EndCause.OPERATOR, "enough")
+            assert (await finish(lease, JOB, Silent())).ended.cause is EndCause.OPERATOR
+        else:
+            await lease.destroy()
+        assert await held.rest == b""
+
+
+async def test_a_job_whose_frames_are_not_those_that_were_approved_is_never_let_start(tmp_path: Path) -> None:
+    held = Held()
+    async with puppet(tmp_path, held) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert await lease.ready(JOB)
+        with pytest.raises(FailedPreconditionError) as caught:
+            await anext(lease.run(JOB, Silent(), frame_digest=f"sha256:{'0' * 64}"))
+        assert caught.value.reason == "ENVELOPE_CHANGED"
+    assert await held.rest == b""
+
+
+async def test_a_large_job_is_not_handed_over_before_it_is_run(tmp_path: Path) -> None:
+    async def script(runner: Puppet) -> None:
+        await answers(runner)
+        await answers(runner)
+        await tells(*WHOLE, END)(runner)
+
+    large = replace(JOB, code="#" * PIECE)
+    async with puppet(tmp_path, script) as (lease, _), asyncio.timeout(WITHIN_S):
+        assert await lease.ready(large)
+        assert await lease.ready(large)  # it has been given nothing
+        assert (await finish(lease, large, Silent())).stdout == b"x"
 
 
 async def test_an_engine_that_refuses_or_hangs_up_gives_no_stream(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from broker.domain.meter import Claim, Step
 from broker.domain.run import Limits
 from broker.errors import FailedPreconditionError, InternalError, UnavailableError
 from tests.memory_engine import Clock, Counting
-from tests.pool_world import BUSY, NEVER_S, OTHER, PROFILE, SIZING, pool_of
+from tests.pool_world import BUSY, JOB, NEVER_S, OTHER, PROFILE, SIZING, pool_of
 
 
 async def test_a_prewarmed_profile_waits_at_its_floor_before_any_call() -> None:
@@ -318,3 +318,16 @@ async def test_an_unexpected_error_of_the_keeper_is_not_its_last_look(monkeypatc
         world.pool.prewarm([PROFILE])
         await world.filled(1)
         assert not broken
+
+
+async def test_a_container_is_made_ready_for_the_job_of_the_call_that_claims_it() -> None:
+    async with pool_of(BUSY, [PROFILE]) as world:
+        first, newest = world.engine.made
+        async with world.pool.lease("call-1", PROFILE, JOB) as lease:
+            assert lease.container_id == newest.container_id
+            assert (first.handed, newest.handed) == (None, JOB)
+
+
+async def test_a_container_that_is_made_for_a_call_gets_its_job_when_it_runs() -> None:
+    async with pool_of() as world, world.pool.lease("call-1", PROFILE, JOB):
+        assert world.engine.made[0].handed is None

@@ -183,6 +183,27 @@ STARTED = (FrameKind.STARTED, b"")
 ENDED = (FrameKind.EXIT, EXIT)
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [STARTED, ENDED, (FrameKind.DATA, b"x", STDOUT), (FrameKind.END, b"")],
+    ids=["start", "exit", "data", "end"],
+)
+def test_a_job_that_may_not_start_yet_says_nothing(frame: Said) -> None:
+    run = Transcript(OutputRules(), output_limit=10, wants_result=False)
+    with pytest.raises(ProtocolViolation, match="while held"):
+        tell(run, frame)
+    assert run.phase is Phase.HELD
+
+
+def test_a_job_may_be_refused_before_it_may_start_and_never_starts_then() -> None:
+    run = Transcript(OutputRules(), output_limit=10, wants_result=False)
+    tell(run, (FrameKind.REFUSED, b"no"))
+    run.let_start()
+    assert (run.phase, run.refusal) == (Phase.REFUSED, "no")
+    with pytest.raises(ProtocolViolation):
+        tell(run, STARTED)
+
+
 def test_a_whole_run_becomes_events() -> None:
     run = transcript()
     events = tell(
