@@ -1,6 +1,6 @@
 """From a call's turn to its outcome: decide again, write the intent, run, write how it ended.
 
-The intent is durable before the container exists; the outcome is durable before anybody is told of it. What went wrong
+The intent is durable before anything of the tool runs; the outcome is durable before anybody is told of it. What went wrong
 on our side is never shown as the tool's doing.
 """
 

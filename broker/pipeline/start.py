@@ -1,7 +1,7 @@
 """The moment in which a call begins: decided again, and its intent written, in one transaction.
 
-Nothing comes between the two. While the intent is being made durable the call's container is looked for already; nothing
-reaches it before.
+Nothing comes between the two. While the intent is being made durable the call's container is looked for already, and a small
+job that nobody has to agree to is made ready there; nothing of its tool runs before.
 """
 
 from __future__ import annotations

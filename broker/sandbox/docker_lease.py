@@ -137,14 +137,16 @@ class DockerLease:
         if egress is not None and ports:
             self._connections = Connections(egress, ports, self._stream.write)
         self._conversation.begin(transcript, self._connections)
-        self._witness.run_begins()
+        if not self._handed:
+            self._witness.run_begins()
         self._be_patient(STARTUP_S)
-        # What is to end before it begins never gets its job. A small one goes before anything else has its turn.
-        rest = b"" if self._kill else handover.rest(handed=self._handed is not None)
-        transcript.let_start()
-        if rest:
-            self._stream.write(rest)
-        self._driver = asyncio.create_task(self._drive(None if rest else handover.frames, transcript))
+        unsent = None
+        if not self._kill and not self._over.is_set():  # else it never gets its job, or isn't let start
+            transcript.let_start()
+            rest = handover.rest(handed=self._handed is not None)
+            self._stream.write(rest)  # a small one goes before anything else has its turn
+            unsent = None if rest else handover.frames
+        self._driver = asyncio.create_task(self._drive(unsent, transcript))
         ended = False
         try:
             while (event := await self._conversation.queue.get()) is not None:
@@ -156,10 +158,13 @@ class DockerLease:
 
     def _hand_ahead(self, job: Job) -> bytes:
         """What is sent of a job before it may start; from now on the runner can only refuse it."""
+        if job.files or job.links:  # there may be thousands, and none goes ahead
+            return b""
         handover = Handover(job, self._profile.limits)
         if handover.ahead:
             self._handed, self._transcript = handover, handover.transcript
             self._conversation.begin(handover.transcript, None)
+            self._witness.run_begins()
         return handover.ahead
 
     def taken(self, event: RunEvent) -> None:
@@ -231,6 +236,7 @@ class DockerLease:
         if failure and not self._kill:  # a stream that breaks when its container is killed is no failure
             log.warning("sandbox.runner_failed", container=self._id, error=str(failure))
             self._failure = failure
+            self._stream.cut()  # whoever speaks so is heard no more, and told no more
         self._over.set()
         self._conversation.over()
 
@@ -270,7 +276,7 @@ class DockerLease:
     async def _drive(self, unsent: JobFrames | None, transcript: Transcript) -> None:
         """From the first frame to the last event; whatever goes wrong ends the queue with an error."""
         feeder = None
-        if unsent and not self._kill:
+        if unsent:
             feeder = asyncio.create_task(send_job(unsent, self._stream))
             feeder.add_done_callback(self._fed)
         queue = self._conversation.queue

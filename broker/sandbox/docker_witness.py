@@ -45,7 +45,7 @@ class Witness:
         self._look = asyncio.create_task(self._look_at_host())
 
     def run_begins(self) -> None:
-        """What was used before the job came isn't the job's."""
+        """The job is handed over: what was used before isn't the job's."""
         self._has_begun = True
         if self._host:
             self._cpu_before = self._host.cpu_s()

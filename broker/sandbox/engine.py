@@ -132,8 +132,8 @@ class Lease(Protocol):
             frame_digest: ``job_frames.frame_digest`` of the job as it was approved; empty where nobody had to.
 
         Raises:
-            FailedPreconditionError: the bytes that would be sent have another digest, and none was sent, or a file's
-                bytes have another than its own, and the tool didn't start (``ENVELOPE_CHANGED``). The metadata has
+            FailedPreconditionError: the bytes that would be sent have another digest, and none was sent but what ``ready``
+                was given, or a file's bytes have another than its own; the tool didn't start (``ENVELOPE_CHANGED``). The metadata has
                 ``expected``, ``found`` and ``field``: ``job_frame`` or ``files[PATH]``.
             InvalidArgumentError: the job's files or patterns don't fit the sandbox; nothing ran.
             UnavailableError: the engine or the runner failed, with reason ``ENGINE_FAILED``; what the tool did before

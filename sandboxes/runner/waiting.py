@@ -121,7 +121,7 @@ def _be_child(work: str, stdout: int, stderr: int, hear: int, tell: int, *, at_l
             rehearse()
             os.write(tell, _READY)
         length = _LENGTH.unpack(_take(hear, _LENGTH.size))[0]
-        job: Any = read_json(_take(hear, length))  # begin wrote it
+        job: Any = read_json(_take(hear, length))  # prepare wrote it
         kind, argv, env, code = job
         program = None
         if kind != "argv":

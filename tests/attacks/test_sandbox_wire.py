@@ -400,13 +400,16 @@ async def test_any_other_runner_is_not_ready(tmp_path: Path, monkeypatch: pytest
 
 
 class Held:
-    """A runner that has a job which may not start, and keeps what else it is sent."""
+    """A runner that has a job which may not start, says something, and keeps what else it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, says: bytes = b"") -> None:
         self.rest = asyncio.get_running_loop().create_future()
+        self._says = says
 
     async def __call__(self, runner: Puppet) -> None:
         await takes_ahead(runner)
+        if self._says:
+            runner.say(self._says)
         self.rest.set_result(await runner.rest())
 
 
@@ -431,30 +434,25 @@ async def test_a_job_that_is_handed_over_is_let_start_when_it_is_run(tmp_path: P
 @pytest.mark.parametrize(
     "said_ahead", [STARTED, STDOUT_DATA, OPEN, ENDED, END], ids=["start", "data", "open", "exit", "end"]
 )
-async def test_a_runner_that_starts_a_job_by_itself_is_our_failure(tmp_path: Path, said_ahead: bytes) -> None:
-    async def script(runner: Puppet) -> None:
-        await takes_ahead(runner)
-        runner.say(said_ahead)
-        await runner.gone()
-
-    async with puppet(tmp_path, script) as (lease, _):
+async def test_a_runner_that_starts_a_job_by_itself_is_our_failure_and_hears_no_more(
+    tmp_path: Path, said_ahead: bytes
+) -> None:
+    held = Held(said_ahead)
+    async with puppet(tmp_path, held) as (lease, _):
         async with asyncio.timeout(WITHIN_S):
             assert await lease.ready(JOB)
-            await lease._over.wait()
+            assert await held.rest == b""
         assert "spoke nonsense" in (await failure(lease)).message
 
 
 async def test_a_runner_that_refuses_a_job_beforehand_is_heard_when_it_is_run(tmp_path: Path) -> None:
-    async def script(runner: Puppet) -> None:
-        await takes_ahead(runner)
-        runner.say(said(FrameKind.REFUSED, b"no room"))
-        await runner.gone()
-
-    async with puppet(tmp_path, script) as (lease, _), asyncio.timeout(WITHIN_S):
+    held = Held(said(FrameKind.REFUSED, b"no room"))
+    async with puppet(tmp_path, held) as (lease, _), asyncio.timeout(WITHIN_S):
         assert await lease.ready(JOB)
         await lease._over.wait()
         with pytest.raises(InvalidArgumentError, match="no room"):
             await finish(lease, JOB, Silent())
+    assert await held.rest == b""
 
 
 async def test_what_was_handed_over_is_the_only_job_that_can_be_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import docker
@@ -14,7 +15,7 @@ from tests.sandbox_support import finish, leased, profile, python
 
 pytestmark = pytest.mark.docker
 
-_NOW = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))"
+_NOW = "import time; print(time.clock_gettime(time.CLOCK_REALTIME))"
 _HELD_S = 0.3
 _JOBS = {"python": python(_NOW), "argv": Job("argv", ("python3", "-c", _NOW), "", {"PATH": "/usr/bin"}, b"{}")}
 
@@ -25,13 +26,10 @@ async def test_nothing_of_a_tool_runs_before_it_is_let_start(engine: Engine, kin
     async with leased(engine, await profile(engine)) as lease:
         assert await lease.ready()
         assert await lease.ready(job)
-        time.sleep(_HELD_S)  # noqa: ASYNC251 - time in which a tool that began too early would be seen to have begun
-        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        await asyncio.sleep(_HELD_S)  # a tool that begins too early has begun by then
+        before = time.clock_gettime(time.CLOCK_REALTIME)
         done = await finish(lease, job)
-    if done.ended.warnings:  # a kernel of its own has a clock of its own
-        assert done.ended.exit_code == 0
-    else:
-        assert float(done.text) >= before
+    assert float(done.text) > before - _HELD_S / 2  # a kernel of its own has a clock of its own
 
 
 async def test_a_tool_that_is_handed_over_is_not_among_the_processes(engine: Engine) -> None:
