@@ -1,6 +1,6 @@
 """Room in SQLite's write-ahead log: a log that is as long as it gets is written over, and need not grow with each commit.
 
-To sync a file that has grown costs the file system a commit of its own beside that of the data: about as long again.
+To sync a file that has grown costs the file system a commit of its own beside the data's.
 SQLite begins the log anew after a thousand pages and keeps the file, so that only the first calls after a start, or after
 the log was emptied, would wait for that.
 """
