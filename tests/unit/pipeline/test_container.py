@@ -12,7 +12,7 @@ import pytest
 
 from broker.domain.call import CallState
 from broker.domain.events import EventPayload, Outcome
-from broker.domain.run import EndCause, Limits, Profile
+from broker.domain.run import EndCause, Job, Limits, Profile
 from broker.errors import UnavailableError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.execution import Execution
@@ -35,8 +35,8 @@ class Pool:
         self._error = error
 
     @asynccontextmanager
-    async def lease(self, call_id: str, profile: Profile) -> AsyncIterator[str]:
-        del profile
+    async def lease(self, call_id: str, profile: Profile, job: Job | None = None) -> AsyncIterator[str]:
+        del profile, job
         self.asked.set()
         try:
             if self._error:
