@@ -68,9 +68,7 @@ class Puppet:
 
     async def gone(self) -> None:
         """Returns once the broker has hung up."""
-        with suppress(OSError):
-            while await self._reader.read(65536):
-                pass
+        await self.rest()
 
 
 Script = Callable[[Puppet], Awaitable[None]]

@@ -290,7 +290,6 @@ class DockerLease:
             if self._failure is None:
                 await self._conclude(transcript)
             else:
-                self._stream.cut()
                 queue.close(error=self._failure)
         finally:
             if feeder:
