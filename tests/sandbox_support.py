@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -35,6 +36,7 @@ from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import Capabilities, EgressGate, Engine, Lease
 
 LIMITS = Limits(wall_s=30.0)
+UNCONFIRMED = "the engine had not confirmed the removal of the container yet"
 
 
 def new_instance() -> str:
@@ -189,6 +191,13 @@ def written(*patterns: str, max_changes: int = 100, max_bytes: int = 2**20) -> T
 def wanted(*patterns: str, max_files: int = 16, max_bytes: int = 2**20) -> OutputRules:
     """Result files to fetch."""
     return OutputRules(patterns, max_files, max_bytes)
+
+
+def says_killed(ended: Ended) -> bool:
+    """Whether a run that the broker ended says so: by SIGKILL, or that a busy engine hadn't confirmed it in time."""
+    if ended.signal is None:
+        return ended.exit_code is None and ended.warnings[-1:] == (UNCONFIRMED,)
+    return ended.signal == signal.SIGKILL and UNCONFIRMED not in ended.warnings
 
 
 async def keeps(engine: Engine) -> Capabilities:

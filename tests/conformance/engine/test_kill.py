@@ -11,7 +11,18 @@ from broker.errors import UnavailableError
 from broker.sandbox.docker_engine import DockerEngine
 from broker.sandbox.engine import Engine, Lease
 from broker.sandbox.reaper import reap_all
-from tests.sandbox_support import LIMITS, argv, finish, gather, leased, new_instance, profile, python
+from tests.sandbox_support import (
+    LIMITS,
+    UNCONFIRMED,
+    argv,
+    finish,
+    gather,
+    leased,
+    new_instance,
+    profile,
+    python,
+    says_killed,
+)
 
 pytestmark = pytest.mark.docker
 
@@ -167,7 +178,8 @@ async def test_where_the_engine_does_not_answer_nobody_says_that_it_killed(
         ended = await ended_by_client(lease, "print('up')\nimport time\ntime.sleep(600)")
         answers.set()
     assert (ended.cause, ended.exit_code, ended.signal) == (EndCause.CLIENT, None, None)
-    assert ended.warnings[-1] == "the engine had not confirmed the removal of the container yet"
+    assert ended.warnings[-1] == UNCONFIRMED
+    assert says_killed(ended)
 
 
 async def test_an_engine_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
