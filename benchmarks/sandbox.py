@@ -7,12 +7,15 @@ one after the other: one with a pool of ten for all that is warm, one without a 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmarks import docker as peers
 from benchmarks.report import Measure, Report, percentile
@@ -23,6 +26,7 @@ from broker.errors import FailedPreconditionError
 from broker.sandbox.docker_engine import DockerEngine
 from tests.served import Served, make_state, serving
 
+_TOOL_SPECS = Path(__file__).parents[1] / "tool_specs"
 _POOL = 10
 _WARM = 60
 _COLD = 20
@@ -43,7 +47,8 @@ image: python
 run:
   argv: [/usr/bin/python3, -c, print(1)]
 arguments: {type: object, additionalProperties: false}
-"""
+limits: """
+"""The limits of ``python.run`` follow: both tools claim from one pool."""
 _RULE = "p, bench-argv, role:agent, demo, bench.argv, call, 1, allow, made for the benchmark\n"
 
 
@@ -80,6 +85,7 @@ def _judged(values: Mapping[str, float], *, run_p50: float, exec_p50: float, flo
     yield Measure("warm_p95_ms", values["warm_p95"], "ms")
     note = "run as a program of its own"
     yield Measure("warm_argv_p50_ms", values["argv_p50"], "ms", at_most=run_p50 / 10, note=note)
+    yield Measure("pool_misses", values["misses"], "", at_most=0, note="of those calls, such as found the pool empty")
     yield Measure("idle_p50_ms", values["idle_p50"], "ms", note=f"after {_IDLE_S:g} s without a call")
     yield Measure("burst10_ms", values["burst"], "ms", at_most=run_p50, note="ten calls at once, all results")
     note = "runner and the engine's shim, proportional set size"
@@ -150,7 +156,8 @@ def _broker(pool: int) -> Iterator[Served]:
         settings: dict[str, Any] = {"pool_floor": pool, "pool_ceiling": pool, "max_running": _POOL}
         make_state(state, settings=settings)
         (state / "tool_specs").mkdir()
-        (state / "tool_specs" / "bench.argv.yaml").write_text(_TOOL, "utf-8")
+        shipped = yaml.safe_load((_TOOL_SPECS / "python.run.yaml").read_text("utf-8"))
+        (state / "tool_specs" / "bench.argv.yaml").write_text(_TOOL + json.dumps(shipped["limits"]), "utf-8")
         with (state / "policy" / "policy.csv").open("a", encoding="utf-8") as policy:
             policy.write(_RULE)
         with serving(state) as served:
@@ -164,6 +171,7 @@ class _Warm:
         self._served = served
         self._interval_s = interval_s
         self._operator: AsyncBroker
+        self._misses = 0
 
     async def measures(self) -> dict[str, float]:
         """All measures with the pool."""
@@ -181,19 +189,26 @@ class _Warm:
             "idle_p50": percentile(idle, 50),
             "burst": percentile(bursts, 50),
             "mib": idle_mib,
+            "misses": self._misses,
         }
 
     async def _paced(self, client: AsyncBroker, tool: str, times: int) -> list[float]:
         """Calls at half the rate that the engine can follow; refill and removal go on beside."""
         await _call(client, tool)  # the pool keeps what has been called for
         await self._filled(tool)
+        misses = await self._cold_claims()
         taken: list[float] = []
         due = time.monotonic()
         for _ in range(times):
             due += self._interval_s
             await asyncio.sleep(due - time.monotonic())
             taken.append(await _timed(lambda: _call(client, tool)))
+        self._misses += await self._cold_claims() - misses
         return taken
+
+    async def _cold_claims(self) -> int:
+        """Calls so far that found no warm container that was fit."""
+        return sum(pool.cold_claims for pool in (await self._operator.sandbox_status()).pools)
 
     async def _burst(self, client: AsyncBroker) -> float:
         await self._filled("python.run")

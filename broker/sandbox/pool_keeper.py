@@ -129,7 +129,8 @@ class Keeper:
             if expired and not (shelf.users or shelf.idle or shelf.makings):
                 del self._shelves[key]
             else:
-                wants[key] = Want(wanted, shelf.demand.weight(now), shelf.prewarmed)
+                demand = shelf.demand
+                wants[key] = Want(wanted, demand.weight(now), shelf.prewarmed, demand.expected(now))
         for key, target in shares(wants, self._sizing.ceiling).items():
             self._shelves[key].target = target
         return {key: want.wanted for key, want in wants.items()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from broker.errors import InvalidArgumentError
 
 _HALF_LIFE_S = 60.0
+_EXPECTED_S = 15.0
 _UNASKED_WEIGHT = 0.01
 """Of a profile that no call has asked for: behind all others, and among its like in the order of their keys."""
 
@@ -112,6 +113,10 @@ class Demand:
             return 0.0
         return self.calls * math.pow(0.5, (now - self.last_call) / _HALF_LIFE_S)
 
+    def expected(self, now: float) -> float | None:
+        """When it was called last, if that is so short ago that the next call is likely."""
+        return self.last_call if self.last_call is not None and now - self.last_call < _EXPECTED_S else None
+
     def expires(self, sizing: Sizing) -> float | None:
         """When the profile keeps none any more; ``None``: no call has asked for it."""
         return None if self.last_call is None else self.last_call + sizing.idle_age_s
@@ -131,6 +136,8 @@ class Want:
     wanted: int
     weight: float
     prewarmed: bool
+    expected: float | None = None
+    """Of its last call, where the next one is likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +157,19 @@ class Stock:
 def shares(wants: Mapping[str, Want], ceiling: int) -> dict[str, int]:
     """How many each profile should have: never more than it wants, never more than the ceiling together.
 
-    Every prewarmed profile gets one first. The others go one by one to the profile with the greatest weight for each
-    that it would then have, so that each profile's part comes to follow its part in the calls.
+    Every prewarmed profile gets one first, then those called last, up to half of the ceiling: weight follows the calls of
+    minutes, and whoever goes over to another tool would find none for its first dozen. The others go one by one to
+    the profile with the greatest weight for each that it would then have, so that each profile's part comes to follow its
+    part in the calls.
     """
     given = dict.fromkeys(wants, 0)
+    calls = {key: want.expected for key, want in wants.items() if want.wanted and want.expected is not None}
+    called_last = set(sorted(calls, key=lambda key: (calls[key], key))[-(ceiling // 2) :] if ceiling > 1 else ())
 
-    def urgency(key: str) -> tuple[bool, float, str]:
-        want = wants[key]
-        return want.prewarmed and not given[key], max(want.weight, _UNASKED_WEIGHT) / (given[key] + 1), key
+    def urgency(key: str) -> tuple[bool, bool, float, str]:
+        want, none = wants[key], not given[key]
+        part = max(want.weight, _UNASKED_WEIGHT) / (given[key] + 1)
+        return want.prewarmed and none, key in called_last and none, part, key
 
     for _ in range(ceiling):
         short = [key for key, want in wants.items() if given[key] < want.wanted]

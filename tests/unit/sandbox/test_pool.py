@@ -250,6 +250,21 @@ async def test_room_that_another_profile_needs_is_made() -> None:
         assert all(idle <= 4 for idle, _, _ in world.meter.sizes)
 
 
+async def test_who_goes_over_to_another_tool_waits_once() -> None:
+    async with pool_of(replace(SIZING, floor=4, ceiling=4)) as world:
+        for number in range(60):
+            await world.call(f"call_{number}")
+            await world.filled(4)
+        world.meter.claims.clear()
+        for number in range(60, 66):
+            async with world.pool.lease(f"call_{number}", OTHER):
+                pass
+            await world.bell.until(
+                lambda: any(row.image == "sha256:2" and row.idle for row in world.pool.status().rows)
+            )
+        assert world.meter.claims == [Claim.COLD, *[Claim.WARM] * 5]
+
+
 async def test_a_failing_engine_is_asked_ever_more_rarely_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     async with pool_of(replace(SIZING, floor=1, retry_s=0.001, retry_max_s=0.05)) as world:
         world.engine.error = UnavailableError("the engine is down", reason="ENGINE_FAILED")

@@ -103,6 +103,30 @@ def test_who_is_called_more_gets_more_of_a_ceiling_too_small_for_all() -> None:
     assert shares(wants, 0) == {"busy": 0, "calm": 0, "never": 0}
 
 
+def test_who_was_called_last_has_one_whatever_was_called_before() -> None:
+    old = Want(10, 300.0, prewarmed=False, expected=8.0)
+    new = Want(2, 1.0, prewarmed=False, expected=9.0)
+    assert shares({"old": old, "new": new}, 10) == {"old": 9, "new": 1}
+    assert shares({"old": old, "new": replace(new, expected=None)}, 10) == {"old": 10, "new": 0}
+    assert shares({"old": old, "new": replace(new, wanted=0)}, 10) == {"old": 10, "new": 0}
+    assert shares({"old": old, "new": new}, 1) == {"old": 1, "new": 0}
+    assert shares({"old": old, "new": new}, 2) == {"old": 1, "new": 1}
+
+
+def test_those_called_last_get_half_of_the_ceiling_at_most() -> None:
+    wants = {f"new{number}": Want(2, 1.0, prewarmed=False, expected=float(number)) for number in range(20)}
+    given = shares({"old": Want(10, 300.0, prewarmed=False)} | wants, 10)
+    assert {key for key, count in given.items() if count} == {"old", "new15", "new16", "new17", "new18", "new19"}
+    assert given["old"] == 5
+
+
+def test_a_call_is_expected_for_a_while_after_the_last() -> None:
+    demand = Demand.fresh(SIZING, 0.0)
+    assert demand.expected(0.0) is None
+    demand = asked(demand, 1, now=10.0)
+    assert (demand.expected(10.0), demand.expected(24.9), demand.expected(25.0)) == (10.0, 10.0, None)
+
+
 def test_the_emptiest_shelf_is_filled_first() -> None:
     stocks = {"a": Stock(1, 0), "b": Stock(0, 0), "c": Stock(2, 1)}
     assert refills(stocks, {"a": 2, "b": 2, "c": 3}, 10) == ["b", "a", "b"]
@@ -219,7 +243,8 @@ class PoolOfNumbers(RuleBasedStateMachine):
             key: part.demand.wanted(self.sizing, self.now, prewarmed=part.prewarmed) for key, part in self.parts.items()
         }
         wants = {
-            key: Want(wanted[key], part.demand.weight(self.now), part.prewarmed) for key, part in self.parts.items()
+            key: Want(wanted[key], part.demand.weight(self.now), part.prewarmed, part.demand.expected(self.now))
+            for key, part in self.parts.items()
         }
         return wanted, shares(wants, self.sizing.ceiling)
 
