@@ -410,6 +410,12 @@ class Transaction(Protocol):
     def projections(self) -> ProjectionTable:
         """What is made anew from the ledger, as plain rows."""
 
+    def meanwhile(self, begin: Callable[[], None]) -> None:
+        """Has something begun once all is written and only the disk is waited for; never where that isn't reached.
+
+        ``begin`` runs in the writing thread, takes no time, and is no part of the transaction: that may still fail.
+        """
+
 
 class Store(Protocol):
     """Transactions on the broker's database."""

@@ -121,7 +121,7 @@ class Starter:
         if begun.plan.tree is None or (profile.egress and begun.plan.tree.step is None):
             raise InternalError("a plan runs on a copy of a workspace, and reaches no host")
         decision = self.decide_again(tx, active, directory)
-        begun.hold.begin_soon()
+        tx.meanwhile(begun.hold.begin_soon)
         move(active.row, CallState.PLANNING)
         body = {
             **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),
@@ -178,7 +178,7 @@ class Starter:
             self._check_tree(tx, active, begun.plan)
             same = partial(same_call, now=envelope)
             used = {"approvals": [self.use_approval(tx, active, requirement, same, envelope).body()]}
-        begun.hold.begin_soon()  # nothing speaks against it any more; what follows only writes
+        tx.meanwhile(begun.hold.begin_soon)  # nothing speaks against it any more; what follows only writes
         move(active.row, CallState.RUNNING)
         body = {
             **journal.request_body(active.row, active.request, profile.image, sealed, egress=profile.egress),

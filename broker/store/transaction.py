@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from sqlalchemy import Connection
 
 from broker.store.approval_table import SqlApprovalTable
@@ -32,6 +34,7 @@ class SqlTransaction:
 
     def __init__(self, connection: Connection, savepoint: Savepoint | None = None) -> None:
         self._savepoint = savepoint
+        self._begins: list[Callable[[], None]] = []
         self._ledger = SqlLedgerTable(connection, savepoint)
         self._vault = SqlVaultTable(connection)
         self._workspace_keys = SqlWorkspaceKeyTable(connection)
@@ -50,6 +53,15 @@ class SqlTransaction:
     def deletions(self) -> int:
         """How often something was deleted or overwritten that must not be readable any more; never goes down."""
         return self._vault.deletions + self._workspace_keys.deletions + self._erasure.deletions
+
+    def meanwhile(self, begin: Callable[[], None]) -> None:
+        """See ``broker.domain.ports.Transaction``."""
+        self._begins.append(begin)
+
+    def take_begins(self) -> Sequence[Callable[[], None]]:
+        """What is to begin while the disk is waited for, given since this was asked last."""
+        begins, self._begins = self._begins, []
+        return begins
 
     @property
     def ledger(self) -> SqlLedgerTable:

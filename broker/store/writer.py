@@ -199,10 +199,13 @@ class GroupWriter:
         alone = len(jobs) == 1
         done: list[tuple[_Job, Any]] = []
         refused: list[Told] = []
+        begins: list[Callable[[], None]] = []
+        session.transaction.take_begins()  # of one that was interrupted
         for position, job in enumerate(jobs):
             try:
                 result = self._run_one(job, alone=alone)
             except BaseException as error:  # noqa: BLE001 - it goes to its caller; the others of the batch go on
+                session.transaction.take_begins()
                 refusal = (job.answer, None, self._for_caller(error))
                 if not session.in_transaction():
                     # A full disk and the like roll back everything: what ran before is gone, the rest can try anew.
@@ -216,7 +219,8 @@ class GroupWriter:
                     tell([refusal])
             else:
                 done.append((job, result))
-        self._finish(done, refused)
+                begins += session.transaction.take_begins()
+        self._finish(done, refused, begins)
         return []
 
     def _run_one(self, job: _Job, *, alone: bool) -> Any:  # noqa: ANN401 - the function's own result
@@ -241,13 +245,17 @@ class GroupWriter:
         except Exception:  # noqa: BLE001 - whatever it is, what was refused may still stand in the transaction
             self._roll_back()
 
-    def _finish(self, done: list[tuple[_Job, Any]], refused: list[Told]) -> None:
-        """Commits what was done; ``refused`` may rest on it, so those are told once it is durable."""
+    def _finish(self, done: list[tuple[_Job, Any]], refused: list[Told], begins: list[Callable[[], None]]) -> None:
+        """Commits what was done, and begins meanwhile what waited for that; ``refused`` may rest on what was done, so those
+        are told once it is durable.
+        """
         if not done:
             self._roll_back()
             return
         try:
             self._session.flush()
+            for begin in begins:
+                begin()
         except BaseException as error:
             # Nothing was committed yet, and that is known: the database refused an entry, has no room, or is away.
             if self._session.in_transaction():

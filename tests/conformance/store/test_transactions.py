@@ -9,6 +9,7 @@ import pytest
 
 from broker.domain.ports import Head, Store, Transaction
 from broker.errors import BrokerError
+from broker.store.base import SqlStore
 
 
 class OwnError(Exception):
@@ -103,3 +104,49 @@ async def test_a_cancelled_caller_breaks_nobody_elses_write(store: Store) -> Non
     assert await asyncio.gather(*waiting) == [f"agt_{n}" for n in range(10)]
     assert not await _has(store, "agt_queued")
     assert await _has(store, "agt_running")
+
+
+async def test_what_may_begin_meanwhile_begins_after_the_last_write_and_before_it_is_durable(store: SqlStore) -> None:
+    told: list[object] = []
+
+    def work(tx: Transaction) -> None:
+        tx.meanwhile(lambda: told.append(store.read_sync(lambda seen: seen.ledger.agent_head("agt_1"))))
+        _set(tx, "agt_1")
+        told.append("written")
+
+    await store.write(work)
+    assert told == ["written", None]
+    assert await _has(store, "agt_1")
+
+
+async def test_what_may_begin_meanwhile_never_does_for_a_function_that_raises(store: SqlStore) -> None:
+    begun: list[str] = []
+
+    def work(tx: Transaction, agent: str, *, fails: bool) -> None:
+        tx.meanwhile(lambda: begun.append(agent))
+        _set(tx, agent)
+        if fails:
+            raise OwnError(agent)
+
+    with pytest.raises(OwnError):
+        await store.write(lambda tx: work(tx, "agt_alone", fails=True))
+    await store.write(lambda tx: _set(tx, "agt_next"))
+    assert begun == []
+    works = [store.write(lambda tx, n=n: work(tx, f"agt_{n}", fails=n % 3 == 0)) for n in range(90)]
+    await asyncio.gather(*works, return_exceptions=True)
+    assert begun == [f"agt_{n}" for n in range(90) if n % 3]
+
+
+async def test_where_nothing_can_begin_meanwhile_nothing_is_written(store: SqlStore) -> None:
+    def fail() -> None:
+        raise OwnError
+
+    def work(tx: Transaction) -> None:
+        _set(tx, "agt_1")
+        tx.meanwhile(fail)
+
+    with pytest.raises(OwnError):
+        await store.write(work)
+    assert not await _has(store, "agt_1")
+    await store.write(lambda tx: _set(tx, "agt_2"))
+    assert await _has(store, "agt_2")
