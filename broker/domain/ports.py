@@ -414,6 +414,9 @@ class Transaction(Protocol):
         """Has something begun once all is written and only the disk is waited for; never where that isn't reached.
 
         ``begin`` runs in the writing thread, takes no time, and is no part of the transaction: that may still fail.
+
+        Raises:
+            InternalError: ``STORE_READ_ONLY``: this transaction only reads.
         """
 
 

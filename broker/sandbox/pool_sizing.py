@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from heapq import nlargest
 
 from broker.errors import InvalidArgumentError
 
 _HALF_LIFE_S = 60.0
 _EXPECTED_S = 15.0
+"""So long after a call of a profile the next one is likely."""
 _UNASKED_WEIGHT = 0.01
 """Of a profile that no call has asked for: behind all others, and among its like in the order of their keys."""
 
@@ -164,7 +166,7 @@ def shares(wants: Mapping[str, Want], ceiling: int) -> dict[str, int]:
     """
     given = dict.fromkeys(wants, 0)
     calls = {key: want.expected for key, want in wants.items() if want.wanted and want.expected is not None}
-    called_last = set(sorted(calls, key=lambda key: (calls[key], key))[-(ceiling // 2) :] if ceiling > 1 else ())
+    called_last = nlargest(ceiling // 2, calls, key=lambda key: (calls[key], key))
 
     def urgency(key: str) -> tuple[bool, bool, float, str]:
         want, none = wants[key], not given[key]

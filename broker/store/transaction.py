@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
+from broker.errors import InternalError
 from broker.store.approval_table import SqlApprovalTable
 from broker.store.call_table import SqlCallTable
 from broker.store.erasure_table import SqlErasureTable
@@ -56,6 +57,8 @@ class SqlTransaction:
 
     def meanwhile(self, begin: Callable[[], None]) -> None:
         """See ``broker.domain.ports.Transaction``."""
+        if self._savepoint is None:
+            raise InternalError("nothing begins with a reading transaction", reason="STORE_READ_ONLY")
         self._begins.append(begin)
 
     def take_begins(self) -> Sequence[Callable[[], None]]:

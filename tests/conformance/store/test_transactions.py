@@ -58,6 +58,12 @@ async def test_a_reader_may_not_write(store: Store) -> None:
     assert await _has(store, "agt_1")
 
 
+async def test_nothing_begins_with_a_reader(store: Store) -> None:
+    with pytest.raises(BrokerError) as refused:
+        await store.read(lambda tx: tx.meanwhile(lambda: None))
+    assert refused.value.reason == "STORE_READ_ONLY"
+
+
 async def test_a_reader_sees_one_state_only(store: Store) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
