@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from broker.approvals.content import read_envelope
 from broker.domain.call import CallState
@@ -35,6 +36,7 @@ from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.parts import Parts
 from broker.pipeline.start import Starter, tool_as_admitted
 from broker.pipeline.undoing_outside import check_acting
+from broker.pipeline.using import use_approval
 from broker.rollback.artifact import Manifest, unpack
 
 _TRIES = 5
@@ -206,7 +208,8 @@ class Applying:
         if not active.approval:
             return {}
         call = active.request.envelope.encode()
-        used = self._starter.use_approval(tx, active, requirement, lambda shown: same_effect(shown, call, bound))
+        check = partial(same_effect, call=call, bound=bound)
+        used = use_approval(tx, self._parts, active, requirement=requirement, check=check)
         return {"approvals": [used.body()]}
 
     def _check_acting(self, tx: Transaction, active: ActiveCall, planned: Planned) -> None:

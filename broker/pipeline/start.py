@@ -6,11 +6,9 @@ job that nobody has to agree to is made ready there; nothing of its tool runs be
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from broker.approvals.desk import Used
 from broker.approvals.freezing import check_frozen
 from broker.domain.call import CallRequest, CallState, Decision, PolicyRequest
 from broker.domain.canonical import JsonObject, digest, parse_object
@@ -20,7 +18,6 @@ from broker.domain.events import CallEvent, StateChanged, StoredRequest
 from broker.domain.identity import Caller
 from broker.domain.meter import Step
 from broker.domain.ports import CallRow, SealedObject, Transaction, VaultRow
-from broker.domain.requirement import Requirement
 from broker.domain.tier import Tier
 from broker.domain.workflow import run_tier
 from broker.errors import (
@@ -33,15 +30,15 @@ from broker.errors import (
 from broker.identity.directory import Directory
 from broker.pipeline import journal
 from broker.pipeline.active import ActiveCall, move, write_events
-from broker.pipeline.approving import call_requirement, check_rows, kept_out_now, same_call
+from broker.pipeline.approving import call_requirement, same_call
 from broker.pipeline.blobs import Blobs
 from broker.pipeline.checks import denied, with_hold
 from broker.pipeline.envelope_check import envelope_changed
 from broker.pipeline.hold import Hold
 from broker.pipeline.parts import Parts
 from broker.pipeline.plan import Plan, plan_job, seal_envelope
-from broker.pipeline.runbooks import ask_review, lasting, same_as_runbook
 from broker.pipeline.taking_back import call_inputs, lineage_of
+from broker.pipeline.using import use_approval
 from broker.pipeline.workflows import approved_workflow, check_named
 from broker.specs.catalogue import Tool
 
@@ -52,6 +49,8 @@ class Begun:
 
     plan: Plan
     hold: Hold
+    envelope: bytes = b""
+    """Made of this very plan in the step that admits the call, where it begins in that step; empty where it has waited."""
 
 
 class Starter:
@@ -117,7 +116,7 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
-        self._check_envelope(active, begun.plan, parts.sandboxes.expected_facts(profile))
+        self._check_envelope(active, begun, parts.sandboxes.expected_facts(profile))
         if begun.plan.tree is None or (profile.egress and begun.plan.tree.step is None):
             raise InternalError("a plan runs on a copy of a workspace, and reaches no host")
         decision = self.decide_again(tx, active, directory)
@@ -162,7 +161,7 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
-        envelope = self._check_envelope(active, begun.plan, container or parts.sandboxes.expected_facts(profile))
+        envelope = self._check_envelope(active, begun, container or parts.sandboxes.expected_facts(profile))
         decision = self.decide_again(tx, active, directory)
         requirement = call_requirement(parts, Tier(active.row.tier))
         if requirement is not None and not active.approval:
@@ -177,7 +176,11 @@ class Starter:
         if active.approval:
             self._check_tree(tx, active, begun.plan)
             same = partial(same_call, now=envelope)
-            used = {"approvals": [self.use_approval(tx, active, requirement, same, envelope).body()]}
+            used = {
+                "approvals": [
+                    use_approval(tx, parts, active, requirement=requirement, check=same, envelope=envelope).body()
+                ]
+            }
         tx.meanwhile(begun.hold.begin_soon)  # nothing speaks against it any more; what follows only writes
         move(active.row, CallState.RUNNING)
         body = {
@@ -200,63 +203,6 @@ class Starter:
                 reason="BASE_MOVED",
                 hint="Nothing ran. Call it again.",
             )
-
-    def use_approval(
-        self,
-        tx: Transaction,
-        active: ActiveCall,
-        requirement: Requirement | None,
-        check: Callable[[JsonObject], None],
-        envelope: bytes = b"",
-    ) -> Used:
-        """Uses what people agreed to, once: counted again now, and compared with what is about to happen.
-
-        Args:
-            tx: the writing transaction in which it happens.
-            active: the call.
-            requirement: who has to agree today.
-            check: lets what was shown pass, if it is what is about to happen.
-            envelope: the call's own, as it is about to run; for one that uses a runbook.
-        """
-        barred = kept_out_now(tx, self._parts, active)
-        check_rows(tx, self._parts.desk, active.request)
-        if active.request.context.runbook:
-            return self._use_runbook(tx, active, envelope, requirement, barred)
-        return self._parts.desk.use(
-            tx,
-            active.approval,
-            subject=active.row.id,
-            barred=barred,
-            needed=requirement,
-            check=check,
-        )
-
-    def _use_runbook(
-        self,
-        tx: Transaction,
-        active: ActiveCall,
-        envelope: bytes,
-        requirement: Requirement | None,
-        barred: frozenset[str],
-    ) -> Used:
-        """Uses what people agreed to beforehand, and asks for the look back at it."""
-        approval = self._parts.desk.find(tx, active.approval)
-        used = self._parts.desk.use(
-            tx,
-            active.approval,
-            subject=active.approval,
-            barred=barred,
-            needed=lasting(requirement, approval),
-            check=same_as_runbook(envelope),
-        )
-        identity, certificate = (
-            tx.identities.get(active.row.agent),
-            tx.identities.certificate(active.request.fingerprint),
-        )
-        if identity is None or certificate is None:
-            raise UnauthenticatedError("the certificate of the call has been revoked", reason="CERTIFICATE_REVOKED")
-        ask_review(tx, self._parts, active, Caller(identity, certificate))
-        return used
 
     async def plan(self, active: ActiveCall) -> Plan:
         """What a call runs: from its kept request, and from the tool as it is now.
@@ -286,10 +232,18 @@ class Starter:
             tree=tree,
         )
 
-    def _check_envelope(self, active: ActiveCall, plan: Plan, container: ContainerFacts) -> bytes:
-        """Recomputes the envelope from what is about to run, and where: what was admitted is what runs."""
+    def _check_envelope(self, active: ActiveCall, begun: Begun, container: ContainerFacts) -> bytes:
+        """The envelope of what is about to run, and where: what was admitted is what runs."""
+        now = begun.envelope or self._seal_again(active, begun.plan, container)
+        if digest(now) != active.row.envelope_digest:
+            raise envelope_changed(active.request.envelope.encode(), now, active.row.envelope_digest)
+        return now
+
+    @staticmethod
+    def _seal_again(active: ActiveCall, plan: Plan, container: ContainerFacts) -> bytes:
+        """The envelope made again, from the kept request and what is about to run now."""
         request = active.request
-        now = seal_envelope(
+        return seal_envelope(
             active.row.id,
             request=wire_request(request),
             lineage=request.lineage,
@@ -301,9 +255,6 @@ class Starter:
             expires=request.expires,
             salt=salt_of(request.envelope),
         )
-        if digest(now) != active.row.envelope_digest:
-            raise envelope_changed(request.envelope.encode(), now, active.row.envelope_digest)
-        return now
 
     def decide_again(self, tx: Transaction, active: ActiveCall, directory: Directory) -> Decision:
         """What the policy in force says of a call now, with its workflow, its lineage and what is frozen looked at again.

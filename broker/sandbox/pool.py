@@ -35,6 +35,10 @@ from broker.sandbox.pool_works import CLOSE_S, Works, closed_error
 
 _UNFIT_MAX = 2
 """So many unfit in one claim, and the rest of their profile's are thrown away unasked: each may cost a second."""
+_LOOK_S = 0.05
+"""How long after a claim the keeper looks, if the call takes so long: it can do nothing about a claim while the call is in a
+hurry, and the call would wait for its look.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -138,12 +142,13 @@ class Pool:
                 self._meter.took(Step.CLAIM, perf_counter() - began)
                 self._calls[call_id] = lease.container_id
                 shelf.leased += 1
-                self._changed.set()
+                look = asyncio.get_running_loop().call_later(_LOOK_S, self._changed.set)
                 linger_s = 0.0
                 try:
                     yield lease
                     linger_s = self._sizing.linger_s
                 finally:
+                    look.cancel()
                     shelf.leased -= 1
                     self._works.discard(lease, linger_s=linger_s)
         finally:

@@ -17,7 +17,7 @@ from broker.errors import FailedPreconditionError, InternalError
 from broker.pipeline.active import ActiveCall
 from broker.pipeline.feed import Feed
 from broker.pipeline.plan import Plan, seal_envelope
-from broker.pipeline.start import Starter
+from broker.pipeline.start import Begun, Starter
 from tests.unit.pipeline.test_entry_sizes import REQUEST, ROW
 from tests.unit.specs import test_envelope as parts
 
@@ -79,8 +79,8 @@ def admitted(**changes: Any) -> ActiveCall:  # noqa: ANN401 - fields of several 
     )
 
 
-def check(active: ActiveCall, plan: Plan, container: ContainerFacts = parts.CONTAINER) -> None:
-    Starter(NOBODY, NOBODY)._check_envelope(active, plan, container)
+def check(active: ActiveCall, plan: Plan, container: ContainerFacts = parts.CONTAINER, envelope: bytes = b"") -> None:
+    Starter(NOBODY, NOBODY)._check_envelope(active, Begun(plan, NOBODY, envelope), container)
 
 
 def refused(active: ActiveCall, plan: Plan, container: ContainerFacts = parts.CONTAINER) -> list[str]:
@@ -138,6 +138,13 @@ CHANGED = [
 
 def test_what_was_admitted_may_run() -> None:
     check(admitted(), PLAN)
+
+
+def test_what_was_sealed_in_the_step_that_admits_is_compared_and_not_made_again() -> None:
+    active = admitted()
+    check(active, CHANGED[0], envelope=active.request.envelope.encode())
+    with pytest.raises(FailedPreconditionError, match="not what was admitted"):
+        check(active, PLAN, envelope=b"{}")
 
 
 @pytest.mark.parametrize("plan", CHANGED, ids=[str(number) for number in range(len(CHANGED))])
