@@ -47,6 +47,8 @@ class ActiveCall:
     ending: Ending | None = None
     waiting: bool = True
     """It waits for its turn: nothing but its admission is on record, and it may be left for the next start."""
+    sealed: SealedObject | None = None
+    """What its texts are sealed with, where it began in the step that admitted it; else it is opened for each write."""
     approval: str = ""
     """Id of the approval that it waits for or has been given; empty where nobody has to agree."""
     planned: bool = False
@@ -56,6 +58,8 @@ class ActiveCall:
     applies: EgressSession | None = None
     """The way out of the steps that apply its effect, once they have begun: one for all tries."""
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
+    handed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its job has been let start, or it ended without."""
     task: asyncio.Task[None] | None = None
 
     @property

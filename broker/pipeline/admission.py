@@ -262,7 +262,7 @@ class Admission:
         """Nobody waits before it: the intent goes with the admission, in one transaction."""
         active.row, events = self._starter.write(tx, active, begun, directory, sealed=sealed)
         active.feed.publish(events)
-        active.waiting = False
+        active.waiting, active.sealed = False, sealed
         return Admitted(active.row.id, active, begun)
 
     async def _ask(self, caller: Caller, request: CallRequest, checked: Checked, envelope: bytes) -> Asked:

@@ -9,7 +9,7 @@ from datetime import datetime
 from broker.domain.approval import OPEN_STATES, ApprovalKind, ApprovalState
 from broker.domain.call import CallState
 from broker.domain.events import CallEvent, EventPayload, Finished, Outcome
-from broker.domain.ports import CallRow, Transaction
+from broker.domain.ports import CallRow, SealedObject, Transaction
 from broker.pipeline import journal
 from broker.pipeline.active import move, write_events
 from broker.pipeline.parts import Parts
@@ -23,6 +23,7 @@ async def finish(
     tail: Sequence[EventPayload] = (),
     *,
     also: Callable[[Transaction], None] | None = None,
+    sealed: SealedObject | None = None,
 ) -> tuple[CallRow, list[CallEvent]]:
     """Writes a call's outcome. Durable on return.
 
@@ -33,13 +34,14 @@ async def finish(
         outcome: how it ended.
         tail: events that come before the last one.
         also: what else is written in the same transaction, before the outcome.
+        sealed: what the call's texts are sealed with; ``None`` opens it.
     """
     now = parts.clock()
 
     def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
         if also is not None:
             also(tx)
-        return write_end(tx, parts, row, state, outcome, now=now, tail=tail)
+        return write_end(tx, parts, row, state, outcome, now=now, tail=tail, sealed=sealed)
 
     written = await parts.store.write(work)
     parts.meter.ended(outcome.cause, state.value)
@@ -55,10 +57,11 @@ def write_end(
     *,
     now: datetime,
     tail: Sequence[EventPayload] = (),
+    sealed: SealedObject | None = None,
 ) -> tuple[CallRow, list[CallEvent]]:
     """The same as a part of a transaction: the call as it is once that is durable, and the events to tell then."""
     move(row, state)
-    sealed = parts.vault.open(tx, row.id)
+    sealed = sealed or parts.vault.open(tx, row.id)
     ended = replace(row, state=state, ended=now)
     entry_type = "unknown" if state is CallState.UNKNOWN else "outcome"
     seq = parts.ledger.append(tx, entry_type, journal.outcome_body(ended, outcome, now, sealed), agent=row.agent)

@@ -95,6 +95,8 @@ class Execution:
         except Exception:  # noqa: BLE001 - the fail-closed boundary of a call: its outcome stays unknown
             _log.exception("call.failed", call=active.row.id)
             active.feed.fail(UnavailableError("the broker failed during the call; its outcome is not on record"))
+        finally:
+            active.handed.set()
 
     async def _resume(self, active: ActiveCall) -> None:
         try:
@@ -307,6 +309,7 @@ class Execution:
         approved = frame_digest_of(active.request.envelope) if active.approval and not active.planned else ""
         if active.ending is not None:
             lease.kill(active.ending.cause, active.ending.detail)
+        asyncio.get_running_loop().call_soon(active.handed.set)  # once the step that follows has let the job start
         collected = await collector.consume(lease.run(job, egress, frame_digest=approved), lease.taken)
         active.clock.took(Step.RUN)
         state, outcome = judge(
@@ -338,7 +341,7 @@ class Execution:
         now = self._parts.clock()
 
         def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
-            sealed = self._parts.vault.open(tx, active.row.id)
+            sealed = active.sealed or self._parts.vault.open(tx, active.row.id)
             events = write_events(tx, sealed, active.row.last_event, now, payloads)
             row = replace(active.row, last_event=events[-1].number)
             tx.calls.replace(row)
@@ -362,7 +365,9 @@ class Execution:
         outcome = outcome if outcome.egress else replace(outcome, egress=active.reached)
         outcome = await with_recording(self._parts, active, outcome)
         also = close_approval(self._parts, active.approval, outcome.cause.value) if active.approval else None
-        active.row, events = await finish(self._parts, active.row, state, outcome, tail, also=also)
+        active.row, events = await finish(
+            self._parts, active.row, state, outcome, tail, also=also, sealed=active.sealed
+        )
         active.feed.publish(events)
         active.clock.took(Step.FINISH)
         self._parts.directory.look_soon()

@@ -36,6 +36,10 @@ from broker.specs.catalogue import Tool
 _log = structlog.get_logger(__name__)
 _HOUSEKEEPING_S = 5.0
 _CANCEL_WAIT_S = 10.0
+_HANDED_S = 0.02
+"""How long the first message to a caller waits for the job to be let start. It takes the loop as long as the sandbox takes to
+answer; before the job it would make each call later, after it the tool is at work meanwhile.
+"""
 _STUCK_S = 30.0
 """How long a call that was told to end may take for it at shutdown."""
 
@@ -124,6 +128,8 @@ class Pipeline:
         admitted = await self._admit(caller, request, attended=True)
         active = self.calls.active.get(admitted.call_id)
         try:
+            if active is not None and admitted.begun is not None:
+                await _handed(active)
             if active is not None and admitted.active is active:
                 follow = self.calls.attend(active)
             else:
@@ -256,3 +262,11 @@ class Pipeline:
                 await self._trees.sweep()
             except Exception:  # noqa: BLE001 - it must outlive whatever goes wrong once: retention depends on it
                 _log.exception("housekeeping.failed")
+
+
+async def _handed(active: ActiveCall) -> None:
+    enough = asyncio.get_running_loop().call_later(_HANDED_S, active.handed.set)
+    try:
+        await active.handed.wait()
+    finally:
+        enough.cancel()
