@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -60,6 +61,9 @@ class ActiveCall:
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
     handed: asyncio.Event = field(default_factory=asyncio.Event)
     """Its job has been let start, or it ended without."""
+    foresight: Callable[[CallRow, Sequence[CallEvent]], None] | None = None
+    """Told, on the loop, of the call as it will be and of its last events while these become durable, so that whoever follows it
+    can make ready what is said then. They may never come."""
     task: asyncio.Task[None] | None = None
 
     @property
@@ -71,6 +75,18 @@ class ActiveCall:
     def applying(self) -> bool:
         """Is its effect being applied, as far as is on record?"""
         return self.row.state is CallState.APPLYING
+
+    def foreteller(self) -> Callable[[CallRow, Sequence[CallEvent]], None] | None:
+        """What tells ``foresight`` from any thread; ``None`` where nobody wants to know. Call it on the loop."""
+        loop, foresight = asyncio.get_running_loop(), self.foresight
+        if foresight is None:
+            return None
+
+        def foretell(row: CallRow, events: Sequence[CallEvent]) -> None:
+            with suppress(RuntimeError):  # the loop has ended: the outcome goes on record all the same
+                loop.call_soon_threadsafe(foresight, row, events)
+
+        return foretell
 
     def end(self, cause: EndCause, detail: str) -> None:
         """Ends the call wherever it stands; the first to ask is the one who is named."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -99,28 +99,35 @@ class Calls:
                 return found[: query.limit]
             query = replace(query, before=page[-1].id)
 
-    async def attend(self, active: ActiveCall) -> AsyncGenerator[Told, None]:
+    async def attend(self, active: ActiveCall, foresee: Callable[[Told], None]) -> AsyncGenerator[Told, None]:
         """Events of a call that its own caller has just asked for, from the first on, those together that are ready at the
         same time; who takes them slowly slows the tool. The last comes with the call in its last state.
+
+        Args:
+            active: the call.
+            foresee: shown the last events while they become durable. What it makes of them is not to be told before they come
+                from here, the very same objects; where the disk fails they never do.
         """
         active.feed.watchers += 1
+        active.foresight = lambda row, events: foresee([(event, self._ended(active, event, row)) for event in events])
         try:
             with active.feed.attended() as sent:
                 async for events in self._follow(active.row, active, 1):
-                    told = [(event, self._ended(active, event)) for event in events]
+                    told = [(event, self._ended(active, event, active.row)) for event in events]
                     yield told
                     sent(events[-1].number)
                     if told[-1][1] is not None:
                         return
         finally:
             active.feed.watchers -= 1
+            active.foresight = None
 
     @staticmethod
-    def _ended(active: ActiveCall, event: CallEvent) -> CallView | None:
+    def _ended(active: ActiveCall, event: CallEvent, row: CallRow) -> CallView | None:
         if not isinstance(event.payload, Finished):
             return None
         # What is on record now is what was put there: nothing needs to be read.
-        return call_view(active.row, active.request, event.payload.outcome)
+        return call_view(row, active.request, event.payload.outcome)
 
     async def watch(self, caller: Caller, call_id: str, first: int) -> AsyncGenerator[Told, None]:
         """Events from number ``first`` on, to the last, as ``attend``; the last comes with the call in its last state.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from broker.domain.approval import OPEN_STATES, ApprovalKind, ApprovalState
 from broker.domain.call import CallState
@@ -24,6 +25,7 @@ async def finish(
     *,
     also: Callable[[Transaction], None] | None = None,
     sealed: SealedObject | None = None,
+    foresee: Callable[[CallRow, list[CallEvent]], None] | None = None,
 ) -> tuple[CallRow, list[CallEvent]]:
     """Writes a call's outcome. Durable on return.
 
@@ -35,13 +37,17 @@ async def finish(
         tail: events that come before the last one.
         also: what else is written in the same transaction, before the outcome.
         sealed: what the call's texts are sealed with; ``None`` opens it.
+        foresee: told, in another thread, what this returns before it is durable; it never is where this raises.
     """
     now = parts.clock()
 
     def work(tx: Transaction) -> tuple[CallRow, list[CallEvent]]:
         if also is not None:
             also(tx)
-        return write_end(tx, parts, row, state, outcome, now=now, tail=tail, sealed=sealed)
+        ended = write_end(tx, parts, row, state, outcome, now=now, tail=tail, sealed=sealed)
+        if foresee is not None:
+            tx.meanwhile(partial(foresee, *ended))
+        return ended
 
     written = await parts.store.write(work)
     parts.meter.ended(outcome.cause, state.value)

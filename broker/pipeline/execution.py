@@ -366,7 +366,7 @@ class Execution:
         outcome = await with_recording(self._parts, active, outcome)
         also = close_approval(self._parts, active.approval, outcome.cause.value) if active.approval else None
         active.row, events = await finish(
-            self._parts, active.row, state, outcome, tail, also=also, sealed=active.sealed
+            self._parts, active.row, state, outcome, tail, also=also, sealed=active.sealed, foresee=active.foreteller()
         )
         active.feed.publish(events)
         active.clock.took(Step.FINISH)

@@ -117,7 +117,11 @@ class Pipeline:
         return await self.calls.get(caller, admitted.call_id)
 
     async def run(
-        self, caller: Caller, request: CallRequest, deadline_passed: Callable[[], bool]
+        self,
+        caller: Caller,
+        request: CallRequest,
+        deadline_passed: Callable[[], bool],
+        foresee: Callable[[Told], None] = lambda _: None,
     ) -> AsyncGenerator[Told, None]:
         """Admits a call and follows it to its end, as ``Calls.attend``. Whose stream breaks has a moment to watch the call again; then, or
         at once where the deadline has passed, the call is cancelled.
@@ -129,9 +133,9 @@ class Pipeline:
         active = self.calls.active.get(admitted.call_id)
         try:
             if active is not None and admitted.begun is not None:
-                await _handed(active)
+                await handed(active, within_s=_HANDED_S)
             if active is not None and admitted.active is active:
-                follow = self.calls.attend(active)
+                follow = self.calls.attend(active, foresee)
             else:
                 follow = self.calls.watch(caller, admitted.call_id, 1)
             async with aclosing(follow) as events:
@@ -264,8 +268,9 @@ class Pipeline:
                 _log.exception("housekeeping.failed")
 
 
-async def _handed(active: ActiveCall) -> None:
-    enough = asyncio.get_running_loop().call_later(_HANDED_S, active.handed.set)
+async def handed(active: ActiveCall, *, within_s: float) -> None:
+    """Returns once the call's job has been let start or the call has ended, and after so many seconds in any case."""
+    enough = asyncio.get_running_loop().call_later(within_s, active.handed.set)
     try:
         await active.handed.wait()
     finally:

@@ -9,11 +9,13 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from broker.domain.call import CallRequest
+from broker.domain.events import CallEvent, CallView
 from broker.domain.identity import Caller
 from broker.domain.ids import ID_PATTERN
 from broker.domain.ports import CallQuery
 from broker.domain.spec_parts import SpecWorkspace
 from broker.errors import InvalidArgumentError, NotFoundError
+from broker.pipeline.calls import Told
 from broker.pipeline.pipeline import Pipeline
 from broker.rpc import wire
 from broker.rpc.dispatch import Context
@@ -95,9 +97,10 @@ class ToolBrokerService:
         def deadline_passed() -> bool:
             return deadline is not None and loop.time() >= deadline - _DEADLINE_SLACK_S
 
-        async with aclosing(self._pipeline.run(caller, call, deadline_passed)) as events:
+        made = Made()
+        async with aclosing(self._pipeline.run(caller, call, deadline_passed, made.foresee)) as events:
             async for told in events:
-                messages = [wire.event_message(event, view) for event, view in told]
+                messages = [made.message(event, view) for event, view in told]
                 for first, *more in joined(messages, _MAX_JOINED if request.join_events else 0):
                     yield tool_broker_pb2.RunToolCallResponse(event=first, more_events=more)
 
@@ -182,6 +185,22 @@ class ToolBrokerService:
         blob_id = wire.resource_id(request.name, "blobs")
         async for offset, chunk in self._pipeline.blobs.download(caller, blob_id, request.offset):
             yield tool_broker_pb2.DownloadBlobResponse(offset=offset, chunk=chunk)
+
+
+class Made:
+    """Messages of events, made while these become durable."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[CallEvent, call_pb2.ToolCallEvent]] = {}
+
+    def foresee(self, told: Told) -> None:
+        """Makes ready what is to be said, should these events come."""
+        self._made = {event.number: (event, wire.event_message(event, view)) for event, view in told}
+
+    def message(self, event: CallEvent, view: CallView | None) -> call_pb2.ToolCallEvent:
+        """The message of an event that has come."""
+        foreseen, message = self._made.pop(event.number, (None, None))
+        return message if message is not None and foreseen is event else wire.event_message(event, view)
 
 
 async def _chunks(requests: AsyncIterator[tool_broker_pb2.UploadBlobRequest]) -> AsyncIterator[bytes]:

@@ -131,6 +131,23 @@ async def test_the_last_output_goes_on_record_with_the_outcome() -> None:
     assert collected.tail == [OutputPiece("stdout", 0, b"1\n")]
 
 
+async def test_for_output_that_goes_with_the_outcome_nothing_is_begun() -> None:
+    tasks: list[int] = []
+
+    async def short() -> AsyncIterator[RunEvent]:
+        tasks.append(len(asyncio.all_tasks()))
+        yield Output("stdout", b"1\n")
+        await one_turn()
+        tasks.append(len(asyncio.all_tasks()))
+        yield ENDED
+
+    sink = Sink()
+    await sink.collector.consume(short(), sink.taken.append)
+    assert tasks[0] == tasks[1]
+    await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.05)  # longer than the first one waits
+    assert sink.written == []
+
+
 async def test_output_is_taken_only_once_it_is_on_record() -> None:
     first = Output("stdout", b"first")
     sink = Sink()
