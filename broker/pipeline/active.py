@@ -49,7 +49,8 @@ class ActiveCall:
     waiting: bool = True
     """It waits for its turn: nothing but its admission is on record, and it may be left for the next start."""
     sealed: SealedObject | None = None
-    """What its texts are sealed with, where it began in the step that admitted it; else it is opened for each write."""
+    """What its texts are sealed with, where it began in the step that admitted it and waits for nobody; else it is opened for
+    each write."""
     approval: str = ""
     """Id of the approval that it waits for or has been given; empty where nobody has to agree."""
     planned: bool = False
@@ -60,7 +61,8 @@ class ActiveCall:
     """The way out of the steps that apply its effect, once they have begun: one for all tries."""
     asked_to_end: asyncio.Event = field(default_factory=asyncio.Event)
     handed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Its job has been let start, or it ended without."""
+    """There is nothing more to wait for before its caller is told of it: its job was handed to its lease, or it has ended, or
+    that took too long."""
     foresight: Callable[[CallRow, Sequence[CallEvent]], None] | None = None
     """Told, on the loop, of the call as it will be and of its last events while these become durable, so that whoever follows it
     can make ready what is said then. They may never come."""
@@ -79,7 +81,7 @@ class ActiveCall:
     def foreteller(self) -> Callable[[CallRow, Sequence[CallEvent]], None] | None:
         """What tells ``foresight`` from any thread; ``None`` where nobody wants to know. Call it on the loop."""
         loop, foresight = asyncio.get_running_loop(), self.foresight
-        if foresight is None:
+        if foresight is None or not self.feed.room.is_set():  # who lags behind isn't there when they come
             return None
 
         def foretell(row: CallRow, events: Sequence[CallEvent]) -> None:

@@ -109,6 +109,7 @@ class Execution:
 
     async def _drive_approved(self, active: ActiveCall) -> None:
         """Waits for people, then for its turn; where they no longer agree at the use, it waits again."""
+        active.sealed = None  # people may take days, and no keys are held for so long
         agent = active.row.agent
         while await self._waiting.approved(active):
             count = self._parts.bell.count

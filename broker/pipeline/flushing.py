@@ -164,7 +164,8 @@ class Flusher:
                 await _first(None, self._room, self._exited)  # once the tool has ended there is nobody to slow down
             async with self._writing:
                 pieces, events = self._pending.drain()
-                await self._emit(pieces)
+                if pieces:  # else the run has ended before its turn came, and has them
+                    await self._emit(pieces)
             due = loop.time() + _FLUSH_S
             for event in events:
                 self._taken(event)

@@ -116,7 +116,7 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
-        self._check_envelope(active, begun, parts.sandboxes.expected_facts(profile))
+        self._check_envelope(active, begun, None)
         if begun.plan.tree is None or (profile.egress and begun.plan.tree.step is None):
             raise InternalError("a plan runs on a copy of a workspace, and reaches no host")
         decision = self.decide_again(tx, active, directory)
@@ -144,7 +144,7 @@ class Starter:
         *,
         container: ContainerFacts | None = None,
     ) -> tuple[CallRow, list[CallEvent]]:
-        """Recomputes the envelope, decides again and writes the intent, as a part of a transaction.
+        """Compares the envelope, decides again and writes the intent, as a part of a transaction.
 
         Args:
             tx: a writing transaction.
@@ -161,7 +161,7 @@ class Starter:
             BrokerError: the call may not begin.
         """
         parts, now, profile = self._parts, self._parts.clock(), begun.plan.profile
-        envelope = self._check_envelope(active, begun, container or parts.sandboxes.expected_facts(profile))
+        envelope = self._check_envelope(active, begun, container)
         decision = self.decide_again(tx, active, directory)
         requirement = call_requirement(parts, Tier(active.row.tier))
         if requirement is not None and not active.approval:
@@ -232,9 +232,15 @@ class Starter:
             tree=tree,
         )
 
-    def _check_envelope(self, active: ActiveCall, begun: Begun, container: ContainerFacts) -> bytes:
-        """The envelope of what is about to run, and where: what was admitted is what runs."""
-        now = begun.envelope or self._seal_again(active, begun.plan, container)
+    def _check_envelope(self, active: ActiveCall, begun: Begun, container: ContainerFacts | None) -> bytes:
+        """The envelope of what is about to run, and where: what was admitted is what runs.
+
+        It is made again wherever anything can have come between, and always where people have agreed or a container was looked at.
+        """
+        now = begun.envelope
+        if not now or container is not None or active.approval:
+            expected = container or self._parts.sandboxes.expected_facts(begun.plan.profile)
+            now = self._seal_again(active, begun.plan, expected)
         if digest(now) != active.row.envelope_digest:
             raise envelope_changed(active.request.envelope.encode(), now, active.row.envelope_digest)
         return now

@@ -36,8 +36,8 @@ from broker.sandbox.pool_works import CLOSE_S, Works, closed_error
 _UNFIT_MAX = 2
 """So many unfit in one claim, and the rest of their profile's are thrown away unasked: each may cost a second."""
 _LOOK_S = 0.05
-"""How long after a claim the keeper looks, if the call takes so long: it can do nothing about a claim while the call is in a
-hurry, and the call would wait for its look.
+"""How long after a claim the keeper looks, if the call takes so long. Whatever it finds to do about a claim can wait, and the
+call would wait for its look.
 """
 
 log = structlog.get_logger(__name__)

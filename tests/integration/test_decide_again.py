@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.client import AsyncBroker
-from broker.client.models import Call, Stdout
-from broker.domain.call import CallState
+from broker.client.models import Call, CallContext, InputFile, Stdout
+from broker.domain.call import CallState, Source
 from broker.domain.run import EndCause
 from broker.errors import InvalidArgumentError
 from tests.served import OPERATOR, Served, command, command_json, ledger, make_state, serving
@@ -92,6 +92,34 @@ async def test_a_session_that_ended_meanwhile_stops_a_waiting_call(state: Path) 
     assert ended.state is CallState.DENIED
     assert ended.outcome is not None
     assert "SESSION_INVALID" in ended.outcome.detail
+
+
+async def test_calls_of_several_shapes_that_waited_run_as_they_were_admitted(state: Path) -> None:
+    with serving(state) as served:
+        session = await _session(served)
+        async with served.client() as client, served.client(session=session) as proven:
+            first = await _running(client)
+            code = {"code": "print('\u00fc \U0001f600', 1.5)"}
+            said = CallContext(
+                purpose="an \u00fc and a \U0001f600",
+                model="m-1",
+                prompt_version="7",
+                sources=(Source("https://example.com/a?b=c", f"sha256:{'0' * 64}"), Source("file:b", "")),
+                feature="f",
+                team="t",
+                data_classes=("internal", "pii"),
+            )
+            version = (await client.get_tool("python.run")).version
+            waiting = [
+                await client.create_call("python.run", code),
+                await client.create_call("python.run", code, context=said),
+                await client.create_call("python.run", code, tool_version=version),
+                await client.create_call("python.run", code, files=[InputFile("a/\u00fc.bin", b"bytes")]),
+                await proven.create_call("python.run", code, request_id="req-of-mine"),
+            ]
+            await client.cancel_call(first)
+            ended = [await _end_of(client, call) for call in waiting]
+    assert [call.state for call in ended] == [CallState.SUCCEEDED] * len(waiting), [call.outcome for call in ended]
 
 
 async def _session(served: Served) -> str:

@@ -254,3 +254,29 @@ async def test_what_had_come_of_a_run_that_broke_off_can_still_be_written() -> N
     with pytest.raises(UnavailableError):
         await collector.consume(broken(), ignore)
     assert collector.unwritten() == [OutputPiece("stdout", 0, b"last words")]
+
+
+async def test_a_run_that_ends_while_an_urgent_write_waits_its_turn_writes_nothing_empty() -> None:
+    large = Output("stdout", b"x" * (130 * 1024))
+    writing = asyncio.Event()
+    written: list[list[EventPayload]] = []
+
+    async def emit(payloads: list[EventPayload]) -> None:
+        written.append(payloads)
+        writing.set()
+        for _ in range(5):
+            await one_turn()
+
+    async def twice() -> AsyncIterator[RunEvent]:
+        yield Started()
+        yield large
+        await writing.wait()
+        yield large
+        yield ENDED
+
+    room = asyncio.Event()
+    room.set()
+    collected = await Collector(emit, no_blob, NOW, room).consume(twice(), ignore)
+    pieces = [item for batch in [*written, collected.tail] for item in batch if isinstance(item, OutputPiece)]
+    assert all(written)
+    assert sum(len(item.data) for item in pieces) == 2 * 130 * 1024

@@ -79,7 +79,9 @@ def admitted(**changes: Any) -> ActiveCall:  # noqa: ANN401 - fields of several 
     )
 
 
-def check(active: ActiveCall, plan: Plan, container: ContainerFacts = parts.CONTAINER, envelope: bytes = b"") -> None:
+def check(
+    active: ActiveCall, plan: Plan, container: ContainerFacts | None = parts.CONTAINER, envelope: bytes = b""
+) -> None:
     Starter(NOBODY, NOBODY)._check_envelope(active, Begun(plan, NOBODY, envelope), container)
 
 
@@ -140,11 +142,21 @@ def test_what_was_admitted_may_run() -> None:
     check(admitted(), PLAN)
 
 
-def test_what_was_sealed_in_the_step_that_admits_is_compared_and_not_made_again() -> None:
+def test_what_was_sealed_in_the_step_that_admits_is_not_made_again() -> None:
     active = admitted()
-    check(active, CHANGED[0], envelope=active.request.envelope.encode())
+    check(active, PLAN, None, envelope=active.request.envelope.encode())
     with pytest.raises(FailedPreconditionError, match="not what was admitted"):
-        check(active, PLAN, envelope=b"{}")
+        check(active, PLAN, None, envelope=b"{}")
+
+
+def test_where_people_agreed_or_a_container_was_looked_at_it_is_made_again() -> None:
+    active = admitted()
+    sealed = active.request.envelope.encode()
+    with pytest.raises(FailedPreconditionError, match="not what was admitted"):
+        check(active, PLAN, dataclasses.replace(parts.CONTAINER, user="0:0"), envelope=sealed)
+    active.approval = "apr_1"
+    with pytest.raises(FailedPreconditionError, match="not what was admitted"):
+        check(active, CHANGED[0], parts.CONTAINER, envelope=sealed)
 
 
 @pytest.mark.parametrize("plan", CHANGED, ids=[str(number) for number in range(len(CHANGED))])
