@@ -226,8 +226,7 @@ class Admission:
             last_event=1,
             envelope_digest=digest(envelope),
         )
-        hold = Hold(self._parts.sandboxes, call_id, plan.profile, plan.job)
-        begun = Begun(plan, hold, envelope) if at_once else None
+        begun = Begun(plan, Hold(self._parts.sandboxes, call_id, plan.profile, plan.job), envelope) if at_once else None
 
         def work(tx: Transaction) -> Admitted:
             known = self._checks.known(tx, caller, request)  # another of the same id may have come in the meantime

@@ -176,11 +176,8 @@ class Starter:
         if active.approval:
             self._check_tree(tx, active, begun.plan)
             same = partial(same_call, now=envelope)
-            used = {
-                "approvals": [
-                    use_approval(tx, parts, active, requirement=requirement, check=same, envelope=envelope).body()
-                ]
-            }
+            use = use_approval(tx, parts, active, requirement=requirement, check=same, envelope=envelope)
+            used = {"approvals": [use.body()]}
         tx.meanwhile(begun.hold.begin_soon)  # nothing speaks against it any more; what follows only writes
         move(active.row, CallState.RUNNING)
         body = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.client import AsyncBroker
-from broker.client.models import Call, CallContext, InputFile, Stdout
-from broker.domain.call import CallState, Source
+from broker.client.models import Call, InputFile, Stdout
+from broker.domain.call import CallState
 from broker.domain.run import EndCause
 from broker.errors import InvalidArgumentError
 from tests.served import OPERATOR, Served, command, command_json, ledger, make_state, serving
@@ -94,26 +94,14 @@ async def test_a_session_that_ended_meanwhile_stops_a_waiting_call(state: Path) 
     assert "SESSION_INVALID" in ended.outcome.detail
 
 
-async def test_calls_of_several_shapes_that_waited_run_as_they_were_admitted(state: Path) -> None:
+async def test_what_is_kept_of_a_waiting_call_makes_the_envelope_that_was_admitted(state: Path) -> None:
     with serving(state) as served:
         session = await _session(served)
         async with served.client() as client, served.client(session=session) as proven:
             first = await _running(client)
             code = {"code": "print('\u00fc \U0001f600', 1.5)"}
-            said = CallContext(
-                purpose="an \u00fc and a \U0001f600",
-                model="m-1",
-                prompt_version="7",
-                sources=(Source("https://example.com/a?b=c", f"sha256:{'0' * 64}"), Source("file:b", "")),
-                feature="f",
-                team="t",
-                data_classes=("internal", "pii"),
-            )
-            version = (await client.get_tool("python.run")).version
             waiting = [
                 await client.create_call("python.run", code),
-                await client.create_call("python.run", code, context=said),
-                await client.create_call("python.run", code, tool_version=version),
                 await client.create_call("python.run", code, files=[InputFile("a/\u00fc.bin", b"bytes")]),
                 await proven.create_call("python.run", code, request_id="req-of-mine"),
             ]
